@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Clocks. vgpu_ticks() is the cheap stamp of the data path (the invariant TSC on x86, CNTVCT on Arm,
+ * CLOCK_MONOTONIC elsewhere); comparable between cores and between processes of one host. vgpu_clock_init()
+ * once per process, before vgpu_ticks_to_ns(); all others any thread, never block.
+ */
+#ifndef VGPU_BASE_CLOCK_H
+#define VGPU_BASE_CLOCK_H
+
+#include <stdint.h>
+#include <time.h>
+#if defined(__x86_64__)
+#include <x86intrin.h>
+#endif
+
+static inline uint64_t vgpu_now_ns(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+static inline uint64_t vgpu_ticks(void)
+{
+#if defined(__x86_64__)
+    return __rdtsc();
+#elif defined(__aarch64__)
+    uint64_t v;
+    __asm__ __volatile__("mrs %0, cntvct_el0" : "=r"(v));
+    return v;
+#else
+    return vgpu_now_ns();
+#endif
+}
+
+struct vgpu_clock {
+    uint64_t ticks_hz;
+    uint32_t mult; /* ns = (ticks * mult) >> shift, ticks below 2^32 * 2^shift / mult */
+    uint32_t shift;
+};
+extern struct vgpu_clock vgpu_clock;
+
+/* Measures the tick rate against CLOCK_MONOTONIC, some 10 ms. Idempotent. */
+void vgpu_clock_init(void);
+
+/* Converts a difference of ticks to nanoseconds; 128-bit inside, so any difference is fine. */
+static inline uint64_t vgpu_ticks_to_ns(uint64_t ticks)
+{
+    return (uint64_t)(((unsigned __int128)ticks * vgpu_clock.mult) >> vgpu_clock.shift);
+}
+static inline uint64_t vgpu_ns_to_ticks(uint64_t ns)
+{
+    return (uint64_t)((unsigned __int128)ns * vgpu_clock.ticks_hz / 1000000000u);
+}
+
+#endif

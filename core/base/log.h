@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Log lines on stderr, one write each, with a syslog level prefix when started by systemd. Never on the data path.
+ * Any thread. vgpu_log_level sets what is shown (default VGPU_LOG_INFO).
+ */
+#ifndef VGPU_BASE_LOG_H
+#define VGPU_BASE_LOG_H
+
+enum vgpu_log_level { VGPU_LOG_ERROR = 3, VGPU_LOG_WARN = 4, VGPU_LOG_INFO = 6, VGPU_LOG_DEBUG = 7 };
+extern int vgpu_log_level;
+extern const char *vgpu_log_name; /* program name shown before each line */
+
+void vgpu_log(enum vgpu_log_level level, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+/* An error with a text for a person; code is a positive errno. */
+struct vgpu_err {
+    int code;
+    char text[256];
+};
+/* Fills err (may be NULL) and returns -code. */
+int vgpu_err_set(struct vgpu_err *err, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+
+#endif

@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * vgpud's configuration: read once from a YAML file, checked as a whole, then immutable. Control thread only.
+ * config/vgpud.yaml documents every key with unit, default and range; the table in config.c is its source.
+ */
+#ifndef VGPU_CORE_CONFIG_H
+#define VGPU_CORE_CONFIG_H
+
+#include <limits.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "core/base/log.h"
+#include "rings/abi/vgpu_abi.h"
+
+#define VGPU_CONFIG_MAX_POOLS 16
+#define VGPU_CONFIG_MAX_EXECUTORS 16
+#define VGPU_CONFIG_MAX_POLL_CORES 16
+#define VGPU_CONFIG_PATH_BYTES 108 /* a unix socket path's limit */
+#define VGPU_CPU_ANY (-1)
+
+enum vgpu_scope { VGPU_SCOPE_POOL = 0, VGPU_SCOPE_HOST = 1 };
+
+/* spin, then pause-spin, then sleep; UINT64_MAX in sleep_after means never sleep. */
+struct vgpu_idle_policy {
+    uint64_t spin_ns;  /* busy polling after the last work */
+    uint64_t pause_ns; /* then polling with pause instructions */
+    bool sleep;        /* then arm the doorbell and sleep; false: always poll */
+};
+
+struct vgpu_pool_config {
+    char name[VGPU_NAME_BYTES];
+    char executor[VGPU_NAME_BYTES];   /* name of the executor that serves it */
+    uint32_t capacity;                /* VMs that may be registered */
+    uint32_t budget[VGPU_PRIO_COUNT]; /* in flight on the device, per priority */
+};
+
+struct vgpu_executor_config {
+    char name[VGPU_NAME_BYTES];
+    char backend[VGPU_NAME_BYTES];  /* null, cpu, cuda, auto, fault:NAME */
+    char options[256];              /* backend options "key=value,..." */
+    int cpu;                        /* pinned core, or VGPU_CPU_ANY */
+    bool in_process;                /* run inside the poll core's loop instead of a process of its own */
+    uint64_t heap_bytes;
+};
+
+struct vgpu_config {
+    char path[PATH_MAX]; /* file it came from, for messages */
+    /* paths */
+    char run_dir[PATH_MAX];    /* lock, tokens, default sockets */
+    char state_dir[PATH_MAX];  /* default store */
+    char attach_socket[VGPU_CONFIG_PATH_BYTES];
+    char control_socket[VGPU_CONFIG_PATH_BYTES];
+    char store[PATH_MAX];
+    char token_dir[PATH_MAX];
+    char executor_path[PATH_MAX]; /* vgpu-exec binary; "" : beside vgpud */
+    /* poll cores */
+    uint32_t poll_core_count;
+    int poll_cpu[VGPU_CONFIG_MAX_POLL_CORES]; /* or VGPU_CPU_ANY */
+    struct vgpu_idle_policy poll_idle;
+    struct vgpu_idle_policy exec_idle;
+    uint32_t burst;          /* descriptors taken from one VM in one visit */
+    /* scheduler */
+    enum vgpu_scope scope;
+    uint32_t window;         /* items in each executor ring before backlog stays with the poll core; power of two */
+    /* limits */
+    uint32_t max_vms;        /* attached at once */
+    uint32_t in_flight;      /* default and largest per VM */
+    uint32_t max_handles;    /* device buffers per VM */
+    uint32_t ring_slots;     /* largest ring of a guest */
+    uint64_t arena_bytes;    /* default per VM */
+    uint64_t device_bytes;   /* default per VM */
+    uint64_t max_arena_bytes; /* largest that a VM may be registered with */
+    /* memory */
+    bool hugepages;          /* use them where there are some */
+    bool lock_memory;
+    /* debug */
+    bool debug_ops;
+    bool expose_exec_seq;
+    /* pools and executors */
+    uint32_t pool_count;
+    struct vgpu_pool_config pools[VGPU_CONFIG_MAX_POOLS];
+    uint32_t executor_count;
+    struct vgpu_executor_config executors[VGPU_CONFIG_MAX_EXECUTORS];
+};
+
+/* Fills in every default: pools A and B, executors exec-A and exec-B with the cpu backend, one poll core. */
+void vgpu_config_defaults(struct vgpu_config *c);
+/*
+ * Reads and checks a file. 0; or -errno after printing every fault found to `errors` as
+ * "FILE:LINE:COLUMN: what is wrong; what was expected". Nothing of a faulty file is applied.
+ */
+int vgpu_config_load(struct vgpu_config *c, const char *path, FILE *errors);
+/* The same from memory; `name` stands for the file in messages (tests, fuzzing). */
+int vgpu_config_parse(struct vgpu_config *c, const char *text, size_t bytes, const char *name, FILE *errors);
+/* Writes the key reference as a commented YAML file (how config/vgpud.yaml is made and kept true by a test). */
+void vgpu_config_reference(FILE *out);
+
+#endif

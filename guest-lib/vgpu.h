@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * libvgpu: use a shared GPU from a guest (a virtual machine, a container, a process).
+ *
+ * Ownership and threads: a struct vgpu is used by one thread at a time (one ring has one producer); open several VMs,
+ * or lock around it, for more threads. Calls return 0 or a positive count, or -errno; vgpu_strerror() says what went
+ * wrong with this handle in a sentence. Only vgpu_open, vgpu_close, vgpu_wait* and the blocking convenience calls block.
+ *
+ * Sizes and offsets are in bytes, element counts are named n, times are in nanoseconds.
+ */
+#ifndef VGPU_H
+#define VGPU_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define VGPU_LIB_VERSION "0.1.0"
+
+struct vgpu; /* an attachment to a host */
+
+/* How to attach. Zero everything you do not set; then the environment, then the default counts. */
+struct vgpu_options {
+    uint32_t vm_id;           /* 0: VGPU_VM_ID */
+    const char *socket_path;  /* NULL: VGPU_SOCKET, then /run/vgpu/attach.sock */
+    const char *token_path;   /* NULL: VGPU_TOKEN_FILE, then /run/vgpu/tokens/vm-ID.token */
+    uint64_t arena_bytes;     /* 0: the most that this VM may have */
+    uint32_t ring_slots;      /* 0: 1024. Power of two, 8 to 65536 */
+    uint32_t flags;           /* VGPU_OPEN_* */
+    uint64_t spin_ns;         /* how long a wait polls before it sleeps; 0: 20,000 */
+};
+#define VGPU_OPEN_HUGEPAGES 0x1u /* region in 2 MiB hugepages, fall back to plain pages */
+
+/* Attaches. 0 and *out set; or -errno: EACCES (not registered, wrong token), EBUSY (attached already), EPROTO (versions),
+ * E2BIG (larger than registered), ENOENT/ECONNREFUSED (no daemon), EINVAL, ENOMEM, EAGAIN (pool down).
+ * error_text (may be NULL) receives a sentence. opts may be NULL. */
+int vgpu_open(const struct vgpu_options *opts, struct vgpu **out, char *error_text, size_t error_text_bytes);
+/* Waits for nothing: what is outstanding is cancelled. NULL is fine. All pointers into the arena become invalid. */
+void vgpu_close(struct vgpu *v);
+
+const char *vgpu_strerror(const struct vgpu *v); /* the last error of this handle, "" if none; valid until the next call */
+const char *vgpu_status_string(uint16_t status); /* a completion status as a sentence */
+
+/* What the host says about this VM, read fresh. */
+struct vgpu_properties {
+    uint32_t vm_id, priority, state, reason, max_in_flight, max_handles;
+    uint64_t arena_bytes, max_device_bytes, device_generation, features, epoch;
+    char pool[32], vm_name[32], backend[32];
+};
+int vgpu_properties_get(struct vgpu *v, struct vgpu_properties *out);
+
+/* ---- Buffers ---- */
+/* A range of the arena (handle 0: memory that both sides see, host_ptr is where) or of device memory (host_ptr NULL). */
+struct vgpu_buffer {
+    uint32_t handle;
+    uint64_t offset;
+    uint64_t bytes;
+    void *host_ptr;
+};
+/* Arena allocation, 64-byte aligned. 0 or -ENOMEM. */
+int vgpu_arena_alloc(struct vgpu *v, uint64_t bytes, struct vgpu_buffer *out);
+void vgpu_arena_free(struct vgpu *v, struct vgpu_buffer *buf);
+/* Device memory: submits MEM_ALLOC and waits. Zeroed. 0, -ENOMEM (quota), or another status's errno. */
+int vgpu_device_alloc(struct vgpu *v, uint64_t bytes, struct vgpu_buffer *out);
+int vgpu_device_free(struct vgpu *v, struct vgpu_buffer *buf);
+/* Part of a buffer. The caller checks nothing: the host does. */
+struct vgpu_buffer vgpu_buffer_at(const struct vgpu_buffer *buf, uint64_t offset);
+
+/* ---- Submit and poll: non-blocking ---- */
+/* The wire descriptor without its sequence (see vgpu_abi.h for opcodes and fields). */
+struct vgpu_request {
+    uint8_t opcode, flags, dtype, sub;
+    uint32_t tag; /* yours */
+    struct vgpu_buffer dst, src0, src1;
+    uint64_t n;
+    uint32_t arg[4];
+};
+struct vgpu_completion {
+    uint32_t tag;
+    uint16_t status;     /* 0: done */
+    uint8_t opcode;
+    uint8_t lost_locally; /* 1: made by the library after the host went away */
+    uint64_t position;   /* that vgpu_submit returned */
+    uint64_t value;
+    uint64_t exec_seq;
+    uint64_t latency_ns; /* as seen by the host */
+};
+/* Submits one. 0, or -EAGAIN (ring full or in-flight limit reached: poll, then try again), -ENOTCONN (host went away),
+ * -EPROTO (attachment broken, see vgpu_strerror). *position (may be NULL) identifies it in its completion. */
+int vgpu_submit(struct vgpu *v, const struct vgpu_request *req, uint64_t *position);
+/* Submits up to n as one batch with one doorbell check; returns how many went in (the first ones), or -errno as above. */
+int vgpu_submit_burst(struct vgpu *v, const struct vgpu_request *reqs, unsigned n, uint64_t *first_position);
+/* Fetches up to n completions. Returns how many, 0 if none are ready; -ENOTCONN once the host is gone and every
+ * outstanding descriptor was reported as lost. */
+int vgpu_poll(struct vgpu *v, struct vgpu_completion *out, unsigned n);
+/* As vgpu_poll, but waits for the first one: polls for spin_ns, then sleeps. timeout_ns: 0 returns at once, UINT64_MAX is
+ * forever. -ETIMEDOUT. */
+int vgpu_wait(struct vgpu *v, struct vgpu_completion *out, unsigned n, uint64_t timeout_ns);
+/* Submitted and not yet fetched. */
+uint64_t vgpu_outstanding(const struct vgpu *v);
+/* Readable when a sleeping wait should wake (for your own event loop): call vgpu_event_arm() before you sleep on it; it
+ * returns 1 when completions are there already. */
+int vgpu_event_fd(struct vgpu *v);
+int vgpu_event_arm(struct vgpu *v);
+
+/* ---- Blocking convenience: submit, wait, return 0 or -errno of the status. Nothing else may be outstanding. ---- */
+int vgpu_nop(struct vgpu *v);
+int vgpu_fence(struct vgpu *v);
+int vgpu_fill(struct vgpu *v, const struct vgpu_buffer *dst, uint32_t pattern, uint64_t bytes);
+int vgpu_copy(struct vgpu *v, const struct vgpu_buffer *dst, const struct vgpu_buffer *src, uint64_t bytes);
+int vgpu_vector_add(struct vgpu *v, const struct vgpu_buffer *dst, const struct vgpu_buffer *a,
+                    const struct vgpu_buffer *b, uint64_t n);
+int vgpu_axpy(struct vgpu *v, const struct vgpu_buffer *y, float alpha, const struct vgpu_buffer *x, uint64_t n);
+enum vgpu_reduction { VGPU_SUM = 0, VGPU_MIN = 1, VGPU_MAX = 2 };
+int vgpu_reduce(struct vgpu *v, const struct vgpu_buffer *dst, const struct vgpu_buffer *src, uint64_t n,
+                enum vgpu_reduction how);
+/* dst[m,n] = alpha op(a)[m,k] op(b)[k,n] + beta dst; row-major, packed. flags: VGPU_GEMM_* of vgpu_abi.h. */
+int vgpu_gemm(struct vgpu *v, const struct vgpu_buffer *dst, const struct vgpu_buffer *a, const struct vgpu_buffer *b,
+              uint32_t m, uint32_t n, uint32_t k, float alpha, float beta, unsigned flags, unsigned dtype);
+/* The last completion of a blocking call. */
+const struct vgpu_completion *vgpu_last_completion(const struct vgpu *v);
+
+/* ---- Fill a request without submitting it ---- */
+struct vgpu_request vgpu_req_gemm(const struct vgpu_buffer *dst, const struct vgpu_buffer *a,
+                                  const struct vgpu_buffer *b, uint32_t m, uint32_t n, uint32_t k, float alpha,
+                                  float beta, unsigned flags, unsigned dtype);
+struct vgpu_request vgpu_req_vector_add(const struct vgpu_buffer *dst, const struct vgpu_buffer *a,
+                                        const struct vgpu_buffer *b, uint64_t n);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

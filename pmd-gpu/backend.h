@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The backend interface: what executes operations. Backends are const ops tables, listed in backend.c; `null`, `cpu`,
+ * (`cuda`), and `fault`, a decorator over any of them. All pass tests/unit/pmd-gpu/conformance_test.c.
+ *
+ * Threads: open, close, region_add and region_del are called by the executor's control thread (region_* while the loop
+ * thread runs; no operation of that VM is in flight then). submit and poll are called by the loop thread only and never
+ * block. A backend allocates nothing after open and region_add.
+ *
+ * Order: operations of one VM must take effect in the order of submit, unless flagged VGPU_DESC_INDEPENDENT; barriers
+ * (MEM_ALLOC, MEM_FREE, FENCE) order everything of their VM. Between VMs: a lower `priority` number starts first,
+ * and FIFO inside a priority. Completions may come in any order.
+ */
+#ifndef VGPU_PMD_GPU_BACKEND_H
+#define VGPU_PMD_GPU_BACKEND_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "core/base/log.h"
+#include "rings/abi/vgpu_abi.h"
+#include "rings/work.h"
+
+struct vgpu_backend; /* a backend's own state */
+
+struct vgpu_backend_config {
+    uint64_t heap_bytes;    /* device memory to reserve at open */
+    uint32_t max_vms;       /* VM slots 0..max_vms-1 */
+    uint32_t queues;        /* pools served: submit's `queue` is below this */
+    uint32_t max_in_flight; /* submitted and not polled, at most, over all queues and priorities */
+    const char *options;    /* backend-specific "key=value,key=value", may be "" */
+};
+
+/* One operation. The executor owns it and keeps it unchanged until it comes back from poll. */
+struct vgpu_op {
+    struct vgpu_work work;  /* references are resolved: arena or device-heap offsets */
+    uint32_t vm;            /* VM slot */
+    uint32_t queue;         /* which pool */
+    uint32_t priority;      /* enum vgpu_priority */
+    uint16_t status;        /* out: enum vgpu_status */
+    uint64_t value;         /* out: completion value */
+    uint64_t priv[6];       /* the backend's own */
+};
+
+struct vgpu_backend_ops {
+    size_t size;      /* sizeof(struct vgpu_backend_ops) */
+    const char *name;
+    /* Opens the device and reserves the heap. 0 or -errno with err filled. */
+    int (*open)(const struct vgpu_backend_config *config, struct vgpu_backend **out, struct vgpu_err *err);
+    /* Nothing is in flight. */
+    void (*close)(struct vgpu_backend *b);
+    /* Makes a VM's arena reachable; arena_bytes may be 0 (arena NULL). `fd`/`fd_offset` name the memory behind it, or
+     * -1. 0 or -errno. */
+    int (*region_add)(struct vgpu_backend *b, uint32_t vm, void *arena, uint64_t arena_bytes, int fd,
+                      uint64_t fd_offset, struct vgpu_err *err);
+    void (*region_del)(struct vgpu_backend *b, uint32_t vm);
+    /* Takes the operation (0), or -EAGAIN when it cannot hold more now: try again after a poll. */
+    int (*submit)(struct vgpu_backend *b, struct vgpu_op *op);
+    /* Makes progress for at most some 100 us and hands back at most `max` finished operations. */
+    uint32_t (*poll)(struct vgpu_backend *b, struct vgpu_op **done, uint32_t max);
+    /* The device is gone for good (the process must be restarted)? May be NULL: never. */
+    bool (*lost)(struct vgpu_backend *b);
+};
+
+/* The registered backends by name; "fault:NAME" is the decorator over NAME. NULL when there is none. */
+const struct vgpu_backend_ops *vgpu_backend_find(const char *name);
+/* Their names, comma separated, for error messages. */
+const char *vgpu_backend_names(void);
+
+extern const struct vgpu_backend_ops vgpu_backend_null;
+extern const struct vgpu_backend_ops vgpu_backend_cpu;
+extern const struct vgpu_backend_ops vgpu_backend_fault_null;
+extern const struct vgpu_backend_ops vgpu_backend_fault_cpu;
+
+#endif

@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Single-producer single-consumer ring of 64-byte slots with the lap sequence inside the slot.
+ *
+ * A slot carries 56 bytes of payload and, in its last 8, the position + 1 of the element it holds. A message is
+ * therefore one cache line's transfer. Positions are 64-bit and never wrap in practice; they start anywhere.
+ *
+ * | variable        | sole writer                          | reader   | order                          | label |
+ * |-----------------|--------------------------------------|----------|--------------------------------|-------|
+ * | slot words 0..6 | producer                             | consumer | before S1, after C1            |       |
+ * | slot seq        | producer (lap), consumer (ownership) | consumer | release / acquire              | S1 C1 |
+ * | head (credit)   | consumer                             | producer | release / acquire              | C2 S2 |
+ * | event           | consumer                             | producer | full fence on both sides       | C3 S3 |
+ *
+ * Progress: push and pop are wait-free and bounded by their burst. One producer may run beside one consumer; two
+ * producers, or two consumers, must not. The structs here are private to their side: nothing that the peer can
+ * write is ever read back, only the slots and the peer's credit are read, each word once.
+ * Models: tests/model/ring.pml (S1 C1 C2 S2), tests/model/doorbell.pml (C3 S3).
+ */
+#ifndef VGPU_RINGS_SPSC_H
+#define VGPU_RINGS_SPSC_H
+
+#include <errno.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "core/base/atomic.h"
+#include "rings/abi/vgpu_abi.h"
+
+struct vgpu_slot {
+    uint64_t w[7];
+    uint64_t seq;
+} VGPU_ALIGNED(64);
+VGPU_STATIC_ASSERT(sizeof(struct vgpu_slot) == VGPU_SLOT_BYTES, "a slot is one cache line");
+
+/* The producer's private half. */
+struct vgpu_prod {
+    struct vgpu_slot *slots;
+    const uint64_t *peer_head; /* the consumer's published credit, in memory that the peer writes */
+    uint64_t pos;              /* next position to write */
+    uint64_t limit;            /* first position that may not be written before the credit is read again */
+    uint32_t mask;
+};
+
+/* The consumer's private half. */
+struct vgpu_cons {
+    struct vgpu_slot *slots;
+    uint64_t *head;      /* our published credit */
+    uint64_t pos;        /* next position to read */
+    uint64_t published;  /* last value stored in *head */
+    uint32_t mask;
+    bool read_only;      /* slots are not writable for us: no ownership store */
+};
+
+/* slots_count: power of two. start: the position both sides begin at. */
+static inline void vgpu_prod_init(struct vgpu_prod *p, struct vgpu_slot *slots, uint32_t slots_count,
+                                  const uint64_t *peer_head, uint64_t start)
+{
+    p->slots = slots;
+    p->peer_head = peer_head;
+    p->pos = start;
+    p->limit = start + slots_count;
+    p->mask = slots_count - 1;
+}
+
+static inline void vgpu_cons_init(struct vgpu_cons *c, struct vgpu_slot *slots, uint32_t slots_count, uint64_t *head,
+                                  uint64_t start, bool read_only)
+{
+    c->slots = slots;
+    c->head = head;
+    c->pos = start;
+    c->published = start;
+    c->mask = slots_count - 1;
+    c->read_only = read_only;
+    vgpu_store_release(head, start); /* C2 pairs with S2 in vgpu_prod_room() */
+}
+
+/* Copies a payload between private and shared memory: every shared word is accessed exactly once. */
+static inline void vgpu_slot_store(struct vgpu_slot *to, const struct vgpu_slot *from)
+{
+    for (int i = 0; i < 7; i++)
+        vgpu_store_relaxed(&to->w[i], from->w[i]); /* relaxed: published by the release S1 that follows */
+}
+static inline void vgpu_slot_fetch(struct vgpu_slot *to, const struct vgpu_slot *from)
+{
+    for (int i = 0; i < 7; i++)
+        to->w[i] = vgpu_load_relaxed(&from->w[i]); /* relaxed: ordered by the acquire C1 before */
+}
+
+/* Free slots, at most `want` are looked for. -EPROTO: the peer's credit is impossible. */
+static inline int64_t vgpu_prod_room(struct vgpu_prod *p, uint32_t want)
+{
+    uint64_t room = p->limit - p->pos;
+
+    if (vgpu_likely(room >= want))
+        return (int64_t)room;
+    uint64_t head = vgpu_load_acquire(p->peer_head); /* S2 pairs with C2: slots read before credit */
+    uint64_t used = p->pos - head;
+    if (vgpu_unlikely(used > (uint64_t)p->mask + 1))
+        return -EPROTO;
+    p->limit = head + p->mask + 1;
+    return (int64_t)(p->limit - p->pos);
+}
+
+/* Writes one element at the producer's position. The caller has room (vgpu_prod_room). */
+static inline void vgpu_prod_put(struct vgpu_prod *p, const struct vgpu_slot *item)
+{
+    struct vgpu_slot *slot = &p->slots[p->pos & p->mask];
+
+    vgpu_slot_store(slot, item);
+    vgpu_store_release(&slot->seq, p->pos + 1); /* S1 pairs with C1 in vgpu_cons_pop(): payload before flag */
+    p->pos++;
+}
+
+/* Pushes up to n; returns how many went in (0 when full), or -EPROTO. */
+static inline int vgpu_prod_push(struct vgpu_prod *p, const struct vgpu_slot *items, uint32_t n)
+{
+    int64_t room = vgpu_prod_room(p, n);
+
+    if (vgpu_unlikely(room < 0))
+        return (int)room;
+    if (n > (uint64_t)room)
+        n = (uint32_t)room;
+    for (uint32_t i = 0; i < n; i++)
+        vgpu_prod_put(p, &items[i]);
+    return (int)n;
+}
+
+/* Publishes everything consumed so far. */
+static inline void vgpu_cons_publish(struct vgpu_cons *c)
+{
+    if (c->published != c->pos) {
+        c->published = c->pos;
+        vgpu_store_release(c->head, c->pos); /* C2 pairs with S2 in vgpu_prod_room() */
+    }
+}
+
+/*
+ * Pops up to n elements into out (private memory). Credit is published lazily: every quarter of the ring, and when
+ * nothing was found. Returns the count.
+ */
+static inline uint32_t vgpu_cons_pop(struct vgpu_cons *c, struct vgpu_slot *out, uint32_t n)
+{
+    uint32_t got = 0;
+
+    while (got < n) {
+        struct vgpu_slot *slot = &c->slots[c->pos & c->mask];
+        uint64_t seq = vgpu_load_acquire(&slot->seq); /* C1 pairs with S1 in vgpu_prod_put() */
+        if (seq != c->pos + 1)
+            break;
+        vgpu_slot_fetch(&out[got], slot);
+        out[got].seq = seq;
+        /* Ownership store: moves the line here exclusively, so the producer's next lap needs no upgrade. Relaxed: the
+         * release C2 orders it before the slot may be reused. */
+        if (!c->read_only)
+            vgpu_store_relaxed(&slot->seq, 0);
+        c->pos++;
+        got++;
+    }
+    if (got == 0 || c->pos - c->published > c->mask >> 2)
+        vgpu_cons_publish(c);
+    return got;
+}
+
+/* Is an element ready? One load. */
+static inline bool vgpu_cons_ready(const struct vgpu_cons *c)
+{
+    return vgpu_load_acquire(&c->slots[c->pos & c->mask].seq) == c->pos + 1; /* C1 */
+}
+
+/*
+ * After an empty pop: did the producer run ahead of the ring? A correct producer never makes a sequence larger than
+ * position + 1 visible in the consumer's slot; stale ones of earlier laps or attachments are smaller.
+ */
+static inline bool vgpu_cons_overrun(const struct vgpu_cons *c)
+{
+    uint64_t seq = vgpu_load_relaxed(&c->slots[c->pos & c->mask].seq); /* relaxed: a verdict, no data follows */
+    return (int64_t)(seq - (c->pos + 1)) > 0;
+}
+
+/*
+ * Event suppression. The consumer, before it sleeps: vgpu_ring_event_arm(), then looks at the ring once more, then sleeps.
+ * The producer, after a batch [from, to): vgpu_ring_event_wanted() says whether to ring the doorbell.
+ */
+static inline void vgpu_ring_event_arm(uint64_t *event, uint64_t pos)
+{
+    vgpu_store_relaxed(event, pos); /* C3 pairs with S3: the fence orders it before the last look at the slot */
+    vgpu_fence_full();
+}
+static inline bool vgpu_ring_event_wanted(const uint64_t *event, uint64_t from, uint64_t to)
+{
+    vgpu_fence_full(); /* S3 pairs with C3: the batch's flags before the event is read */
+    return vgpu_load_relaxed(event) - from < to - from;
+}
+
+#endif
