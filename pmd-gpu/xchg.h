@@ -9,7 +9,8 @@
  *
  * Exactly-once: a completion is written to journal[pos & mask] first (label J1), then copied to the guest's ring, then
  * counted in `completed` (label J2). vgpud, once the executor is dead (pidfd) reads the journal: what is there is
- * written again, byte for byte, at the same place; what was dispatched and is not there is completed as LOST.
+ * written again, byte for byte, at the same place; what was dispatched and is not there (nor marked in done[], J4) is
+ * completed as LOST.
  */
 #ifndef VGPU_PMD_GPU_XCHG_H
 #define VGPU_PMD_GPU_XCHG_H
@@ -72,6 +73,7 @@ struct vgpu_xchg_vm {
     struct vgpu_hist service; /* handed to the backend until done */
     /* struct vgpu_cpl journal[journal_slots] follows, 64-byte aligned (J1) */
     /* struct vgpu_inflight inflight[journal_slots] follows: written by the poll core before the item is pushed (J3) */
+    /* uint64_t done[journal_slots] follows: executor-written, submission position + 1 of what was completed (J4) */
 };
 /* What vgpud needs to complete a descriptor that an executor lost. Indexed by submission position. */
 struct vgpu_inflight {
@@ -111,6 +113,10 @@ static inline struct vgpu_cpl *vgpu_xchg_journal(struct vgpu_xchg_vm *vm)
 static inline struct vgpu_inflight *vgpu_xchg_inflight(struct vgpu_xchg_header *h, struct vgpu_xchg_vm *vm)
 {
     return (struct vgpu_inflight *)(vgpu_xchg_journal(vm) + h->journal_slots);
+}
+static inline uint64_t *vgpu_xchg_done(struct vgpu_xchg_header *h, struct vgpu_xchg_vm *vm)
+{
+    return (uint64_t *)(vgpu_xchg_inflight(h, vm) + h->journal_slots);
 }
 
 #endif

@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "core/base/sigbus.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stddef.h>
+#include <sys/mman.h>
+
+#include "core/base/atomic.h"
+
+struct range {
+    uintptr_t base; /* 0: free. Written last on add, first on del (B1) */
+    uint64_t bytes;
+    uint64_t page_bytes;
+    uint32_t *broken;
+};
+static struct range ranges[VGPU_SIGBUS_RANGES];
+static uint32_t range_count; /* entries ever used */
+
+static void on_sigbus(int sig, siginfo_t *info, void *context)
+{
+    uintptr_t at = (uintptr_t)info->si_addr;
+    int saved = errno;
+
+    (void)context;
+    uint32_t n = vgpu_load_acquire(&range_count);
+    for (uint32_t i = 0; i < n; i++) {
+        uintptr_t base = vgpu_load_acquire(&ranges[i].base); /* B1 pairs with B1 in vgpu_sigbus_add() */
+        if (base == 0 || at < base || at - base >= ranges[i].bytes)
+            continue;
+        uintptr_t page = at & ~(uintptr_t)(ranges[i].page_bytes - 1);
+        void *p = mmap((void *)page, ranges[i].page_bytes, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
+        if (p == MAP_FAILED)
+            break;
+        vgpu_store_release(ranges[i].broken, 1);
+        errno = saved;
+        return;
+    }
+    /* Not ours: die as without us, at the same instruction. */
+    signal(sig, SIG_DFL);
+    errno = saved;
+}
+
+int vgpu_sigbus_install(void)
+{
+    struct sigaction sa = {.sa_sigaction = on_sigbus, .sa_flags = SA_SIGINFO | SA_NODEFER};
+
+    sigemptyset(&sa.sa_mask);
+    return sigaction(SIGBUS, &sa, NULL) ? -errno : 0;
+}
+
+int vgpu_sigbus_add(void *base, uint64_t bytes, uint64_t page_bytes, uint32_t *broken)
+{
+    for (uint32_t i = 0; i < VGPU_SIGBUS_RANGES; i++) {
+        if (vgpu_load_relaxed(&ranges[i].base) != 0)
+            continue;
+        ranges[i].bytes = bytes;
+        ranges[i].page_bytes = page_bytes;
+        ranges[i].broken = broken;
+        vgpu_store_release(&ranges[i].base, (uintptr_t)base); /* B1 pairs with B1 in on_sigbus() */
+        if (i >= range_count)
+            vgpu_store_release(&range_count, i + 1);
+        return (int)i;
+    }
+    return -ENOSPC;
+}
+
+void vgpu_sigbus_del(int id)
+{
+    if (id >= 0)
+        vgpu_store_release(&ranges[id].base, 0);
+}
