@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What a polling thread does when it finds nothing: spin, then pause between looks, then sleep. Private to its thread.
+ */
+#ifndef VGPU_BASE_IDLE_H
+#define VGPU_BASE_IDLE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "core/base/atomic.h"
+#include "core/base/clock.h"
+
+struct vgpu_idle {
+    uint64_t spin_ticks;  /* from the last work on: busy polling */
+    uint64_t pause_ticks; /* after that: polling with pauses */
+    bool may_sleep;       /* after that: sleep; false: go on with pauses */
+    uint64_t since;       /* ticks of the first empty round, 0 after work */
+};
+enum vgpu_idle_step { VGPU_IDLE_SPIN, VGPU_IDLE_PAUSE, VGPU_IDLE_SLEEP };
+
+static inline void vgpu_idle_init(struct vgpu_idle *i, uint64_t spin_ns, uint64_t pause_ns, bool may_sleep)
+{
+    i->spin_ticks = vgpu_ns_to_ticks(spin_ns);
+    i->pause_ticks = vgpu_ns_to_ticks(pause_ns);
+    i->may_sleep = may_sleep;
+    i->since = 0;
+}
+static inline void vgpu_idle_worked(struct vgpu_idle *i)
+{
+    i->since = 0;
+}
+/* After an empty round; pauses itself where that is the step. */
+static inline enum vgpu_idle_step vgpu_idle_next(struct vgpu_idle *i)
+{
+    uint64_t now = vgpu_ticks();
+
+    if (i->since == 0) {
+        i->since = now;
+        return VGPU_IDLE_SPIN;
+    }
+    uint64_t idle = now - i->since;
+    if (idle < i->spin_ticks)
+        return VGPU_IDLE_SPIN;
+    vgpu_pause();
+    return i->may_sleep && idle >= i->spin_ticks + i->pause_ticks ? VGPU_IDLE_SLEEP : VGPU_IDLE_PAUSE;
+}
+
+#endif

@@ -1,0 +1,515 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * | variable            | sole writer     | reader          | order                        | label |
+ * |---------------------|-----------------|-----------------|------------------------------|-------|
+ * | feed slots, credit  | see rings/spsc.h                                               | S1 C1 S2 C2 |
+ * | journal slot        | loop thread     | vgpud, after our death                          | J1    |
+ * | done[]              | loop thread     | vgpud, after our death                          | J4    |
+ * | guest's CQ slot     | loop thread     | guest           | release                      | S1    |
+ * | completed           | loop thread     | poll core       | release / acquire            | J2    |
+ * | header.armed        | loop thread     | poll cores      | full fence on both sides     | E1 E2 |
+ * | vm.detach           | both            | both            | release / acquire            | X1 X2 |
+ * Progress: a step is bounded by budgets and bursts. Models: tests/model/complete.pml, doorbell.pml.
+ */
+#include "pmd-gpu/exec.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "core/base/clock.h"
+#include "core/base/sigbus.h"
+#include "core/base/transport.h"
+#include "rings/opcode.h"
+
+#define EXEC_POLL_BURST 64u
+#define EXEC_START_BURST 64u
+#define EXEC_DEAD_VM 0xffffu /* in a queued item: its VM was detached */
+
+enum detach_state { DETACH_NONE = 0, DETACH_ASKED = 1, DETACH_DRAINING = 2, DETACH_DONE = 3 };
+
+struct exec_vm {
+    /* loop thread */
+    struct vgpu_slot *cq;
+    const uint64_t *cq_event;
+    struct vgpu_xchg_vm *x;
+    struct vgpu_slot *journal;
+    uint64_t *done;
+    uint64_t cq_pos;
+    uint64_t cq_rung;    /* completions up to here were considered for a doorbell */
+    uint64_t sq_pos;     /* of the next item of this VM */
+    uint32_t cq_mask;
+    uint32_t in_flight;
+    bool dirty;
+    bool attached;
+    int doorbell_out;
+    uint32_t broken;     /* set by the SIGBUS handler */
+    /* control thread */
+    void *parts[3];      /* guest control page, completion ring, arena */
+    uint64_t part_bytes[3];
+    int sigbus_id[3];
+    /* both */
+    uint32_t detach;     /* enum detach_state (X1, X2) */
+} VGPU_ALIGNED(128);
+
+struct exec_op {
+    struct vgpu_op op;   /* first: the backend hands this back */
+    uint64_t sq_pos;
+    uint64_t exec_seq;
+    uint64_t started;    /* ticks */
+    uint16_t refused;    /* status decided before it ran, or 0 */
+    uint8_t opcode;
+};
+
+struct exec_feed {
+    struct vgpu_cons cons;
+    struct vgpu_work head; /* taken from the ring to compare stamps between feeds */
+    bool has_head;
+};
+
+struct vgpu_exec {
+    struct vgpu_xchg_header *xchg;
+    const struct vgpu_backend_ops *ops;
+    struct vgpu_backend *backend;
+    struct exec_feed *feeds; /* [queue][priority][feed] */
+    uint32_t n_feeds, n_queues;
+    uint32_t in_flight[VGPU_XCHG_MAX_QUEUES][VGPU_PRIO_COUNT];
+    uint32_t in_flight_total;
+    struct exec_op *ops_mem;
+    struct exec_op **ops_free;
+    uint32_t ops_free_count, ops_count;
+    uint64_t exec_seq;
+    uint32_t generation;
+    struct exec_vm *vms;
+    uint32_t *dirty;
+    uint32_t dirty_count;
+    uint32_t detach_pending; /* control thread increments, loop decrements (X1) */
+    uint64_t steps;
+};
+
+int vgpu_exec_open(struct vgpu_xchg_header *xchg, const struct vgpu_backend_ops *ops, uint64_t heap_bytes,
+                   const char *options, struct vgpu_exec **out, struct vgpu_err *err)
+{
+    uint32_t rings = xchg->queues * VGPU_PRIO_COUNT * xchg->feeds;
+    uint32_t budget = 0;
+    int rc = -ENOMEM;
+
+    for (uint32_t q = 0; q < xchg->queues; q++)
+        for (uint32_t p = 0; p < VGPU_PRIO_COUNT; p++)
+            budget += xchg->budget[q][p];
+    struct vgpu_exec *e = aligned_alloc(128, (sizeof(*e) + 127) / 128 * 128);
+    if (!e)
+        return vgpu_err_set(err, ENOMEM, "no memory for the executor");
+    memset(e, 0, sizeof(*e));
+    e->xchg = xchg;
+    e->ops = ops;
+    e->n_feeds = xchg->feeds;
+    e->n_queues = xchg->queues;
+    e->generation = (uint32_t)xchg->generation;
+    e->feeds = aligned_alloc(64, rings * sizeof(*e->feeds));
+    e->vms = aligned_alloc(128, xchg->max_vms * sizeof(*e->vms));
+    e->dirty = calloc(xchg->max_vms, sizeof(*e->dirty));
+    e->ops_mem = aligned_alloc(64, budget * sizeof(*e->ops_mem));
+    e->ops_free = calloc(budget, sizeof(*e->ops_free));
+    if (!e->feeds || !e->vms || !e->dirty || !e->ops_mem || !e->ops_free) {
+        vgpu_err_set(err, ENOMEM, "no memory for the executor");
+        goto err_free;
+    }
+    memset(e->feeds, 0, rings * sizeof(*e->feeds));
+    memset(e->vms, 0, xchg->max_vms * sizeof(*e->vms));
+    memset(e->ops_mem, 0, budget * sizeof(*e->ops_mem));
+    e->ops_count = e->ops_free_count = budget;
+    for (uint32_t i = 0; i < budget; i++)
+        e->ops_free[i] = &e->ops_mem[i];
+    for (uint32_t q = 0; q < e->n_queues; q++)
+        for (uint32_t p = 0; p < VGPU_PRIO_COUNT; p++)
+            for (uint32_t f = 0; f < e->n_feeds; f++)
+                vgpu_cons_init(&e->feeds[(q * VGPU_PRIO_COUNT + p) * e->n_feeds + f].cons,
+                               vgpu_xchg_ring(xchg, q, p, f), xchg->ring_slots,
+                               &vgpu_xchg_credit(xchg, q, p, f)->head, 0, false);
+    struct vgpu_backend_config config = {.heap_bytes = heap_bytes,
+                                         .max_vms = xchg->max_vms,
+                                         .queues = xchg->queues,
+                                         .max_in_flight = budget,
+                                         .options = options ? options : ""};
+    rc = ops->open(&config, &e->backend, err);
+    if (rc)
+        goto err_free;
+    *out = e;
+    return 0;
+
+err_free:
+    free(e->feeds);
+    free(e->vms);
+    free(e->dirty);
+    free(e->ops_mem);
+    free(e->ops_free);
+    free(e);
+    return rc;
+}
+
+void vgpu_exec_close(struct vgpu_exec *e)
+{
+    if (!e)
+        return;
+    e->ops->close(e->backend);
+    free(e->feeds);
+    free(e->vms);
+    free(e->dirty);
+    free(e->ops_mem);
+    free(e->ops_free);
+    free(e);
+}
+
+/* ---- control thread ---- */
+
+static int vm_map(struct exec_vm *vm, int i, const struct vgpu_exec_region *r, uint64_t off, uint64_t bytes, int prot,
+                  struct vgpu_err *err)
+{
+    vm->parts[i] = NULL;
+    vm->sigbus_id[i] = -1;
+    if (bytes == 0)
+        return 0;
+    /* Map whole pages of the memory behind it: a hugepage region has hugepage-aligned mappings. */
+    uint64_t start = off & ~(r->page_bytes - 1);
+    uint64_t span = (off + bytes - start + r->page_bytes - 1) & ~(r->page_bytes - 1);
+    char *p = mmap(NULL, span, prot, MAP_SHARED, r->fd, (off_t)start);
+    if (p == MAP_FAILED)
+        return vgpu_err_set(err, errno, "cannot map the guest's region: %s", strerror(errno));
+    vm->parts[i] = p;
+    vm->part_bytes[i] = span;
+    vm->sigbus_id[i] = vgpu_sigbus_add(p, span, r->page_bytes, &vm->broken);
+    if (vm->sigbus_id[i] < 0)
+        return vgpu_err_set(err, ENOSPC, "too many regions for the memory guard");
+    return 0;
+}
+
+static void vm_unmap(struct exec_vm *vm)
+{
+    for (int i = 0; i < 3; i++) {
+        vgpu_sigbus_del(vm->sigbus_id[i]);
+        if (vm->parts[i])
+            munmap(vm->parts[i], vm->part_bytes[i]);
+        vm->parts[i] = NULL;
+    }
+    if (vm->doorbell_out >= 0)
+        close(vm->doorbell_out);
+    vm->doorbell_out = -1;
+}
+
+int vgpu_exec_attach(struct vgpu_exec *e, uint32_t slot, const struct vgpu_exec_region *r, struct vgpu_err *err)
+{
+    struct exec_vm *vm = &e->vms[slot];
+    uint64_t in_page = r->page_bytes - 1;
+
+    memset(vm, 0, offsetof(struct exec_vm, detach)); /* the loop may look at `detach` */
+    vm->sigbus_id[0] = vm->sigbus_id[1] = vm->sigbus_id[2] = -1;
+    vm->doorbell_out = r->doorbell_out;
+    int rc = vm_map(vm, 0, r, r->guest_ctrl_off, sizeof(struct vgpu_guest_ctrl), PROT_READ | PROT_WRITE, err);
+    if (rc == 0)
+        rc = vm_map(vm, 1, r, r->cq_off, (uint64_t)r->cq_slots * VGPU_SLOT_BYTES, PROT_READ | PROT_WRITE, err);
+    if (rc == 0)
+        rc = vm_map(vm, 2, r, r->arena_off, r->arena_bytes, PROT_READ | PROT_WRITE, err);
+    if (rc)
+        goto err_unmap;
+    const struct vgpu_guest_ctrl *ctrl = (void *)((char *)vm->parts[0] + (r->guest_ctrl_off & in_page));
+    char *arena = r->arena_bytes ? (char *)vm->parts[2] + (r->arena_off & in_page) : NULL;
+    rc = e->ops->region_add(e->backend, slot, arena, r->arena_bytes, r->fd, r->arena_off, err);
+    if (rc)
+        goto err_unmap;
+    vm->cq = (void *)((char *)vm->parts[1] + (r->cq_off & in_page));
+    vm->cq_mask = r->cq_slots - 1;
+    vm->cq_event = &ctrl->cq_event;
+    vm->cq_pos = vm->cq_rung = r->cq_pos;
+    vm->sq_pos = r->sq_pos;
+    vm->x = vgpu_xchg_vm(e->xchg, slot);
+    vm->journal = (struct vgpu_slot *)vgpu_xchg_journal(vm->x);
+    vm->done = vgpu_xchg_done(e->xchg, vm->x);
+    vm->attached = true;
+    return 0;
+
+err_unmap:
+    vm_unmap(vm);
+    return rc;
+}
+
+void vgpu_exec_detach_begin(struct vgpu_exec *e, uint32_t slot)
+{
+    vgpu_store_release(&e->vms[slot].detach, DETACH_ASKED);
+    __atomic_fetch_add(&e->detach_pending, 1, __ATOMIC_RELEASE); /* X1 pairs with X1 in detach_serve() */
+}
+
+bool vgpu_exec_detach_finish(struct vgpu_exec *e, uint32_t slot)
+{
+    struct exec_vm *vm = &e->vms[slot];
+
+    if (vgpu_load_acquire(&vm->detach) != DETACH_DONE) /* X2 pairs with X2 in detach_serve() */
+        return false;
+    e->ops->region_del(e->backend, slot);
+    vm_unmap(vm);
+    vm->attached = false;
+    vgpu_store_relaxed(&vm->detach, DETACH_NONE); /* relaxed: the next attach is ordered by its first work item */
+    return true;
+}
+
+/* ---- loop thread ---- */
+
+/* Writes one completion: journal, guest's ring, counters. */
+static void complete(struct vgpu_exec *e, struct exec_vm *vm, const struct vgpu_cpl *from, uint64_t latency_ns)
+{
+    struct vgpu_slot cpl;
+    uint64_t pos = vm->cq_pos++;
+    uint64_t jmask = e->xchg->journal_slots - 1;
+
+    memcpy(&cpl, from, sizeof(cpl));
+    struct vgpu_slot *journal = &vm->journal[pos & jmask];
+    vgpu_slot_store(journal, &cpl);
+    vgpu_store_release(&journal->seq, pos + 1); /* J1 pairs with vgpu_recover_vm(): recorded before published */
+    vgpu_store_release(&vm->done[from->sq_pos & jmask], from->sq_pos + 1); /* J4 pairs with vgpu_recover_vm() */
+    struct vgpu_slot *slot = &vm->cq[pos & vm->cq_mask];
+    vgpu_slot_store(slot, &cpl);
+    vgpu_store_release(&slot->seq, pos + 1); /* S1 pairs with C1 in the guest's vgpu_cons_pop() */
+
+    vgpu_count(&vm->x->status_count[from->status < VGPU_STATUS_COUNT ? from->status : VGPU_E_BACKEND], 1);
+    vgpu_count(&vm->x->op_count[from->opcode < VGPU_OP_COUNT ? from->opcode : VGPU_OP_COUNT], 1);
+    vgpu_hist_record(&vm->x->latency, latency_ns);
+    if (!vm->dirty) {
+        vm->dirty = true;
+        e->dirty[e->dirty_count++] = (uint32_t)(vm - e->vms);
+    }
+}
+
+/* Publishes counts and rings doorbells for all VMs that got completions; one fence for all. */
+static void flush_dirty(struct vgpu_exec *e)
+{
+    if (e->dirty_count == 0)
+        return;
+    vgpu_fence_full(); /* S3 pairs with C3 in the guest: flags before the event is read */
+    for (uint32_t i = 0; i < e->dirty_count; i++) {
+        struct exec_vm *vm = &e->vms[e->dirty[i]];
+        vm->dirty = false;
+        uint64_t from = vm->cq_rung, to = vm->cq_pos;
+        vm->cq_rung = to;
+        vgpu_store_release(&vm->x->completed, vm->x->completed + (to - from)); /* J2 pairs with J2 in poller.c */
+        if (vgpu_load_relaxed(vm->cq_event) - from < to - from) {
+            vgpu_doorbell_ring(vm->doorbell_out);
+            vgpu_count(&vm->x->doorbells, 1);
+        }
+    }
+    e->dirty_count = 0;
+}
+
+static void finish(struct vgpu_exec *e, struct exec_op *xop)
+{
+    struct exec_vm *vm = &e->vms[xop->op.vm];
+    uint64_t now = vgpu_ticks();
+    uint16_t status = xop->refused ? xop->refused : xop->op.status;
+
+    if (vgpu_unlikely(vgpu_load_relaxed(&vm->broken))) {
+        /* Its memory vanished under the operation: whatever was computed is not what was asked for. */
+        status = status == VGPU_OK ? VGPU_E_FAULT : status;
+        vgpu_store_relaxed(&vm->x->broken, VGPU_BROKEN_MEMORY);
+    }
+    struct vgpu_cpl cpl = {.tag = xop->op.work.tag,
+                           .status = status,
+                           .opcode = xop->opcode,
+                           .sq_pos = xop->sq_pos,
+                           .value = status == VGPU_OK ? xop->op.value : 0,
+                           .exec_seq = e->xchg->expose_exec_seq ? xop->exec_seq : 0,
+                           .device_generation = e->generation};
+    uint64_t since = now - xop->op.work.stamp;
+    cpl.latency_ns = vgpu_ticks_to_ns((int64_t)since < 0 ? 0 : since);
+    if (!xop->refused) {
+        vgpu_hist_record(&vm->x->service, vgpu_ticks_to_ns(now - xop->started));
+        vgpu_count(&vm->x->bytes, vgpu_work_bytes(&xop->op.work));
+    }
+    complete(e, vm, &cpl, cpl.latency_ns);
+    vm->in_flight--;
+    e->in_flight[xop->op.queue][xop->op.priority]--;
+    e->in_flight_total--;
+    e->ops_free[e->ops_free_count++] = xop;
+}
+
+/* The oldest item of this queue and priority over all feeds, or NULL. */
+static struct vgpu_work *next_work(struct vgpu_exec *e, uint32_t queue, uint32_t prio, struct exec_feed **from)
+{
+    struct exec_feed *feeds = &e->feeds[(queue * VGPU_PRIO_COUNT + prio) * e->n_feeds];
+    struct exec_feed *best = NULL;
+
+    for (uint32_t f = 0; f < e->n_feeds; f++) {
+        struct exec_feed *feed = &feeds[f];
+        if (!feed->has_head)
+            feed->has_head = vgpu_cons_pop(&feed->cons, (struct vgpu_slot *)&feed->head, 1) == 1;
+        if (feed->has_head && (!best || (int64_t)(feed->head.stamp - best->head.stamp) < 0))
+            best = feed;
+    }
+    *from = best;
+    return best ? &best->head : NULL;
+}
+
+/* Hands one item to the backend. False: the backend is full, the item stays. */
+static bool start(struct vgpu_exec *e, struct vgpu_work *w, uint32_t queue, uint32_t prio)
+{
+    uint32_t slot = vgpu_work_vm(w);
+
+    if (vgpu_unlikely(slot == EXEC_DEAD_VM))
+        return true;
+    struct exec_vm *vm = &e->vms[slot];
+    uint16_t refused = vgpu_work_status(w);
+    struct exec_op *xop = e->ops_free[e->ops_free_count - 1];
+
+    xop->op.work = *w;
+    xop->op.work.dst = VGPU_WORK_LOW(w->dst);
+    xop->op.work.src0 = VGPU_WORK_LOW(w->src0);
+    xop->op.vm = slot;
+    xop->op.queue = queue;
+    xop->op.priority = prio;
+    xop->op.status = VGPU_OK;
+    xop->op.value = 0;
+    xop->refused = refused;
+    xop->opcode = w->opcode;
+    xop->sq_pos = vm->sq_pos;
+    xop->exec_seq = e->exec_seq + 1;
+    xop->started = w->stamp;
+    if (refused) /* takes its turn behind the VM's earlier ones, as an operation that does nothing */
+        xop->op.work.opcode = VGPU_OP_NOP;
+    bool direct = refused && vm->in_flight == 0;
+    if (!direct) {
+        xop->started = vgpu_ticks();
+        if (e->ops->submit(e->backend, &xop->op) != 0)
+            return false;
+    }
+    e->exec_seq++;
+    vm->sq_pos++;
+    vm->in_flight++;
+    e->in_flight[queue][prio]++;
+    e->in_flight_total++;
+    e->ops_free_count--;
+    if (direct)
+        finish(e, xop);
+    return true;
+}
+
+/* Strict priority inside a queue: nothing lower starts while something higher waits. */
+static uint32_t dispatch(struct vgpu_exec *e, uint32_t queue)
+{
+    uint32_t started = 0;
+
+    for (uint32_t prio = 0; prio < VGPU_PRIO_COUNT; prio++) {
+        for (;;) {
+            struct exec_feed *feed;
+            struct vgpu_work *w = next_work(e, queue, prio, &feed);
+            if (!w)
+                break;
+            if (e->in_flight[queue][prio] >= e->xchg->budget[queue][prio] || started >= EXEC_START_BURST ||
+                !start(e, w, queue, prio))
+                return started;
+            feed->has_head = false;
+            started++;
+        }
+    }
+    return started;
+}
+
+/* Drops what a leaving VM has queued. We are the rings' consumer, so between our position and the producer's flags
+ * the slots are ours to change; the producer reuses them only after our credit. */
+static void drop_queued(struct vgpu_exec *e, uint32_t slot)
+{
+    uint32_t rings = e->n_queues * VGPU_PRIO_COUNT * e->n_feeds;
+
+    for (uint32_t i = 0; i < rings; i++) {
+        struct exec_feed *feed = &e->feeds[i];
+        if (feed->has_head && vgpu_work_vm(&feed->head) == slot)
+            vgpu_work_set_vm(&feed->head, EXEC_DEAD_VM);
+        for (uint64_t pos = feed->cons.pos;; pos++) {
+            struct vgpu_slot *s = &feed->cons.slots[pos & feed->cons.mask];
+            if (vgpu_load_acquire(&s->seq) != pos + 1) /* C1 */
+                break;
+            struct vgpu_work *w = (struct vgpu_work *)s;
+            if (vgpu_work_vm(w) == slot)
+                vgpu_work_set_vm(w, EXEC_DEAD_VM);
+        }
+    }
+}
+
+static void detach_serve(struct vgpu_exec *e)
+{
+    for (uint32_t i = 0; i < e->xchg->max_vms; i++) {
+        struct exec_vm *vm = &e->vms[i];
+        uint32_t state = vgpu_load_acquire(&vm->detach); /* X1 pairs with X1 in vgpu_exec_detach_begin() */
+        if (state == DETACH_ASKED) {
+            drop_queued(e, i);
+            state = DETACH_DRAINING;
+            vgpu_store_relaxed(&vm->detach, state); /* relaxed: only we act on it until DONE */
+        }
+        if (state == DETACH_DRAINING && vm->in_flight == 0) {
+            flush_dirty(e);
+            __atomic_fetch_sub(&e->detach_pending, 1, __ATOMIC_RELAXED);
+            vgpu_store_release(&vm->detach, DETACH_DONE); /* X2 pairs with X2 in vgpu_exec_detach_finish() */
+        }
+    }
+}
+
+uint32_t vgpu_exec_step(struct vgpu_exec *e)
+{
+    struct vgpu_op *done[EXEC_POLL_BURST];
+    uint32_t work = 0;
+
+    if (e->in_flight_total) {
+        uint32_t n = e->ops->poll(e->backend, done, EXEC_POLL_BURST);
+        for (uint32_t i = 0; i < n; i++)
+            finish(e, (struct exec_op *)done[i]);
+        work += n;
+    }
+    for (uint32_t q = 0; q < e->n_queues; q++)
+        work += dispatch(e, q);
+    /* A backend that finishes at once is harvested in the same round: one hop less. */
+    if (e->in_flight_total) {
+        uint32_t n = e->ops->poll(e->backend, done, EXEC_POLL_BURST);
+        for (uint32_t i = 0; i < n; i++)
+            finish(e, (struct exec_op *)done[i]);
+        work += n;
+    }
+    flush_dirty(e);
+    if (vgpu_unlikely(vgpu_load_acquire(&e->detach_pending) != 0)) /* X1 */
+        detach_serve(e);
+    if ((++e->steps & 0xfff) == 0 || work == 0) {
+        vgpu_store_relaxed(&e->xchg->heartbeat, e->steps);
+        vgpu_store_relaxed(&e->xchg->exec_seq, e->exec_seq);
+        for (uint32_t q = 0; q < e->n_queues; q++)
+            for (uint32_t p = 0; p < VGPU_PRIO_COUNT; p++)
+                vgpu_store_relaxed(&e->xchg->in_flight[q][p], e->in_flight[q][p]);
+    }
+    return work;
+}
+
+uint32_t vgpu_exec_in_flight(const struct vgpu_exec *e)
+{
+    return e->in_flight_total;
+}
+
+bool vgpu_exec_arm(struct vgpu_exec *e)
+{
+    uint32_t rings = e->n_queues * VGPU_PRIO_COUNT * e->n_feeds;
+
+    vgpu_store_relaxed(&e->xchg->armed, 1);
+    vgpu_fence_full(); /* E1 pairs with E2 in poller.c: armed before the last look */
+    for (uint32_t i = 0; i < rings; i++)
+        if (e->feeds[i].has_head || vgpu_cons_ready(&e->feeds[i].cons)) {
+            vgpu_exec_disarm(e);
+            return false;
+        }
+    if (vgpu_load_acquire(&e->detach_pending) != 0) {
+        vgpu_exec_disarm(e);
+        return false;
+    }
+    vgpu_count(&e->xchg->sleeps, 1);
+    return true;
+}
+
+void vgpu_exec_disarm(struct vgpu_exec *e)
+{
+    vgpu_store_relaxed(&e->xchg->armed, 0); /* relaxed: at worst one doorbell too many */
+}

@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Control messages between vgpud and a vgpu-exec process that it started: fixed structs over an inherited SOCK_SEQPACKET
+ * pair. Both sides are ours and of one build (xchg.h carries the magic); end of file on either side is the other's death.
+ */
+#ifndef VGPU_PMD_GPU_PROTO_H
+#define VGPU_PMD_GPU_PROTO_H
+
+#include "pmd-gpu/exec.h"
+
+enum vgpu_exec_msg_type {
+    VGPU_EXEC_MSG_READY = 1,    /* exec -> vgpud: backend open */
+    VGPU_EXEC_MSG_FAILED = 2,   /* exec -> vgpud: backend did not open (rc, text); the process ends */
+    VGPU_EXEC_MSG_ATTACH = 3,   /* vgpud -> exec, fds: region, doorbell_out */
+    VGPU_EXEC_MSG_ATTACHED = 4, /* exec -> vgpud: rc, text */
+    VGPU_EXEC_MSG_DETACH = 5,   /* vgpud -> exec */
+    VGPU_EXEC_MSG_DETACHED = 6, /* exec -> vgpud: nothing of this VM is touched any more */
+};
+struct vgpu_exec_msg {
+    uint32_t type;
+    uint32_t slot;
+    int32_t rc;
+    uint32_t reserved;
+    struct vgpu_exec_region region; /* fds in it are meaningless: they travel beside it */
+    char text[256];
+};
+
+#endif
