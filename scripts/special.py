@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sanitizer suites: builds of their own, outside the source tree, and proof that the sanitizers see faults.
+
+Reports go to files, one per process, so that a fault in a daemon or a worker whose exit status nobody looks at still
+fails the suite. Before anything else runs, planted faults (tests/style/canary.c) must be found.
+"""
+import glob
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+
+import testlog
+from mesontest import Build
+
+COMMON = ['--buildtype=debugoptimized', '-Db_lundef=false', '-Dbench=disabled']
+SUITES = {
+    'asan': {
+        'options': [*COMMON, '-Db_sanitize=address,undefined'],
+        'suites': ['unit', 'conformance', 'e2e'],
+        'variables': {
+            'ASAN_OPTIONS': 'detect_leaks=1:detect_stack_use_after_return=1:strict_string_checks=1:exitcode=99',
+            'UBSAN_OPTIONS': 'print_stacktrace=1:halt_on_error=1:exitcode=99',
+            'LSAN_OPTIONS': 'exitcode=99',
+        },
+        'canaries': ['overflow', 'leak', 'shift'],
+    },
+    'tsan': {
+        'options': [*COMMON, '-Db_sanitize=thread'],
+        'suites': ['stress'],
+        'variables': {'TSAN_OPTIONS': 'halt_on_error=1:second_deadlock_stack=1:history_size=4:exitcode=99'},
+        'canaries': ['race'],
+    },
+}
+TIMEOUT_SCALE = 5
+
+
+def directory(root, name):
+    """Special builds live in the cache, keyed by the source tree: the tree itself keeps one build only."""
+    cache = os.environ.get('XDG_CACHE_HOME') or os.path.join(os.path.expanduser('~'), '.cache')
+    key = hashlib.sha256(os.path.realpath(root).encode()).hexdigest()[:12]
+    return os.path.join(cache, 'vgpu', key, f'build-{name}')
+
+
+def fixed_addresses():
+    """A command prefix that switches off address randomisation (ThreadSanitizer of gcc 12 and 13 fails on kernels that
+    randomise more bits than it knows), or [] where it is not allowed."""
+    if not shutil.which('setarch'):
+        return []
+    prefix = ['setarch', platform.machine(), '-R']
+    return prefix if subprocess.run([*prefix, 'true'], stdin=subprocess.DEVNULL,
+                                    capture_output=True).returncode == 0 else []
+
+
+def environment(variables, reports):
+    """The sanitizers' options, with reports going to files under `reports`; the caller's own options come last."""
+    env = {}
+    for name, value in variables.items():
+        own = os.environ.get(name)
+        env[name] = f'{value}:log_path={reports}/report' + (f':{own}' if own else '')
+    # Counts of iterations shrink by this factor: sanitizers cost 2 to 20 times.
+    env['VGPU_TEST_SCALE'] = os.environ.get('VGPU_TEST_SCALE', '0.1')
+    return env
+
+
+def collect(reports):
+    """[(file name, text)] of the sanitizers' reports, and removes them."""
+    found = []
+    for path in sorted(glob.glob(f'{reports}/report*')):
+        with open(path, encoding='utf-8', errors='replace') as text:
+            found.append((os.path.basename(path), text.read()))
+        os.unlink(path)
+    return found
+
+
+def try_canaries(spec, build, env, reports, prefix, outcome):
+    """Each planted fault must end its program and leave a report: else the suite would prove nothing."""
+    program = os.path.join(build.path, 'tests', 'style', 'canary')
+    for fault in spec['canaries']:
+        done = subprocess.run([*prefix, program, fault], stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                              env={**os.environ, **env}, timeout=120)
+        text = done.stdout + done.stderr + ''.join(t for _, t in collect(reports))
+        if done.returncode == 99 and 'Sanitizer' in text or 'runtime error' in text and done.returncode:
+            outcome.passed += 1
+        else:
+            outcome.fail(f'the sanitizer did not find a planted fault ({fault}): exit {done.returncode}', text)
+
+
+def run(root, name, limit_s):
+    """Returns (testlog.Outcome, path of the full log). Raises BuildError."""
+    spec = SUITES[name]
+    build = Build(root, directory(root, name))
+    build.make(spec['options'])
+    outcome = testlog.Outcome(name)
+    prefix = fixed_addresses() if name == 'tsan' else []
+    with tempfile.TemporaryDirectory(prefix=f'vgpu-{name}-') as reports:
+        env = environment(spec['variables'], reports)
+        try_canaries(spec, build, env, reports, prefix, outcome)
+        if outcome.failed:
+            return outcome, ''
+        have = build.suites()
+        for suite in spec['suites']:
+            if suite not in have:
+                outcome.fail(f'{name}: suite {suite} has no tests to run')
+        tests, log = build.run(spec['suites'], serial=True, limit_s=limit_s, logbase=f'test-{name}', env=env,
+                               prefix=prefix, scale=TIMEOUT_SCALE)
+        outcome.add(tests)
+        for title, text in collect(reports):
+            outcome.fail(f'sanitizer report {title}', text)
+    return outcome, log

@@ -1,0 +1,168 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""./run test: runs suites, counts individual tests, ends with one line "N passed, N failed[, N skipped]".
+
+Exit: 0 all passed, 1 something failed, 2 wrong arguments, 77 a suite was asked for by name that this version or this
+machine does not have (and nothing failed).
+"""
+import argparse
+import os
+import sys
+import time
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import special
+import testlog
+from mesontest import Build, BuildError
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+DEFAULT = {
+    'style': 'include arrows, licence lines, lengths, headers compile alone, links in the docs',
+    'unit': 'each room by itself (Criterion)',
+    'conformance': 'every GPU backend passes the same tests',
+    'model': 'SPIN proves the rings and the doorbell, and finds the planted faults',
+    'stress': 'rings and queues under load, random delays, start positions near the wrap',
+    'e2e': 'real processes: daemon, executors, guests',
+    'ordering': 'priorities, FIFO and exactly-once, counted over many descriptors',
+    'asan': 'unit, conformance and e2e under AddressSanitizer, LeakSanitizer and UBSan',
+    'tsan': 'stress under ThreadSanitizer',
+}
+# Suites that are planned. They become real by registering meson tests in a suite of this name.
+NAMED = {
+    'xen': 'the Xen transport is not built yet',
+    'xen-ten': 'the Xen transport is not built yet',
+    'iommu': 'the IOMMU checks are not built yet',
+    'ml': 'compiled machine-learning programs are not built yet',
+    'mutants': 'the mutants of the real code are not written yet',
+    'hostile': 'the hostile guest is not written yet',
+    'kill': 'the kill -9 campaign is not written yet',
+    'fuzz': 'the fuzz targets are not written yet',
+    'coverage': 'the coverage report is not written yet',
+    'soak': 'the soak run is not written yet',
+}
+# Suites whose tests keep several cores busy: one program at a time, or they disturb each other.
+SERIAL = {'stress', 'e2e', 'ordering', 'kill', 'soak', 'hostile', 'xen', 'xen-ten'}
+SUITE_LIMIT_S = 1500
+
+
+def out(text=''):
+    print(text, flush=True)
+
+
+def arguments():
+    parser = argparse.ArgumentParser(prog='./run test', description='Runs test suites; without names the default ones.')
+    parser.add_argument('suites', nargs='*', metavar='SUITE')
+    parser.add_argument('--list', action='store_true', help='name the suites and exit')
+    parser.add_argument('--list-extra', action='store_true', help='name the suites that exist beyond the default ones')
+    return parser.parse_args()
+
+
+def show_list():
+    width = max(map(len, [*DEFAULT, *NAMED])) + 2
+    out('default suites, in order:')
+    for name, what in DEFAULT.items():
+        out(f'  {name:{width}}{what}')
+    have = Build(ROOT, os.path.join(ROOT, 'build')).suites()
+    extra = [s for s in have if s not in DEFAULT]
+    if extra:
+        out('also there, by name:')
+        for name in extra:
+            out(f'  {name}')
+    out('by name, not yet part of this version:')
+    for name, why in NAMED.items():
+        if name not in have:
+            out(f'  {name:{width}}{why}')
+
+
+def report(name, outcome, log):
+    parts = [f'{outcome.passed} passed']
+    if outcome.failed:
+        parts.append(f'{outcome.failed} FAILED')
+    if outcome.skipped:
+        parts.append(f'{len(outcome.skipped)} skipped')
+    out(f'{name:<12} {", ".join(parts):<36} {outcome.seconds:7.1f} s')
+    for line in outcome.shows:
+        out(f'    shows      {line}')
+    for line in outcome.skipped:
+        out(f'    skipped    {line}')
+    for title, text in outcome.failures:
+        out(f'    FAILED     {title}')
+        for line in testlog.excerpt(text):
+            out(f'      | {line[:200]}')
+    if outcome.failures and log:
+        out(f'    log        {os.path.relpath(log, ROOT) if log.startswith(ROOT + os.sep) else log}')
+
+
+def run_plain(name, build):
+    started = time.monotonic()
+    outcome, log = build.run([name], serial=name in SERIAL, limit_s=SUITE_LIMIT_S, logbase=f'test-{name}')
+    outcome.name, outcome.seconds = name, time.monotonic() - started
+    return outcome, log
+
+
+def run_special(name):
+    started = time.monotonic()
+    outcome, log = special.run(ROOT, name, SUITE_LIMIT_S)
+    outcome.name, outcome.seconds = name, time.monotonic() - started
+    return outcome, log
+
+
+def choose(asked, have):
+    """(suites to run, suites asked for that are not there); exits 2 for an unknown name."""
+    if not asked:
+        # A suite that somebody adds runs by default too: nothing is left out unnoticed.
+        plain = [s for s in DEFAULT if s not in special.SUITES]
+        return plain + [s for s in have if s not in DEFAULT and s not in NAMED] + list(special.SUITES), []
+    known = {*DEFAULT, *NAMED, *have}
+    wrong = [s for s in asked if s not in known]
+    if wrong:
+        print(f'vgpu: error: no such suite: {", ".join(wrong)}; ./run test --list names them', file=sys.stderr)
+        sys.exit(2)
+    asked = list(dict.fromkeys(asked))
+    return ([s for s in asked if s not in NAMED or s in have], [s for s in asked if s in NAMED and s not in have])
+
+
+def main():
+    args = arguments()
+    build = Build(ROOT, os.path.join(ROOT, 'build'))
+    if args.list:
+        show_list()
+        return 0
+    have = build.suites()
+    if args.list_extra:
+        out('\n'.join(s for s in have if s in NAMED))
+        return 0
+    chosen, absent = choose(args.suites, have)
+    total = testlog.Outcome('all')
+    for name in chosen:
+        try:
+            outcome, log = run_special(name) if name in special.SUITES else run_plain(name, build)
+        except BuildError as error:
+            outcome, log = testlog.Outcome(name), error.log
+            outcome.fail(str(error), error.text)
+        if outcome.passed + outcome.failed == 0:
+            why = 'every test was skipped' if outcome.skipped else 'no test is registered in this suite'
+            outcome.fail(f'{name}: nothing ran ({why})')
+        report(name, outcome, log)
+        total.add(outcome)
+    for name in absent:
+        out(f'{name:<12} cannot run: {NAMED[name]}')
+        total.skipped.append(name)
+    if not args.suites:
+        missing = [s for s in NAMED if s not in have]
+        if missing:
+            out(f'not yet part of this version: {" ".join(missing)}')
+    line = f'{total.passed} passed, {total.failed} failed'
+    out(line + (f', {len(total.skipped)} skipped' if total.skipped else ''))
+    if total.failed:
+        return 1
+    return 77 if absent else 0
+
+
+if __name__ == '__main__':
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print('\nvgpu: interrupted', file=sys.stderr)
+        sys.exit(130)
