@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Inside libvgpu: the attachment and the functions that its files share. Nothing here is installed or exported.
+ * A struct vgpu belongs to one thread at a time; there is no lock and no thread of our own.
+ *
+ *   open.c   options, region, attach, reattach, close, properties
+ *   ring.c   submit, poll, wait, events; what happens when the host goes away
+ *   arena.c  allocation inside the arena
+ *   calls.c  blocking calls, device memory, request helpers
+ */
+#ifndef VGPU_GUEST_LIB_INTERNAL_H
+#define VGPU_GUEST_LIB_INTERNAL_H
+
+#include <stdbool.h>
+
+/* Only what vgpu.h declares is exported; all else has hidden visibility. */
+#pragma GCC visibility push(default)
+#include "guest-lib/vgpu.h"
+#pragma GCC visibility pop
+
+#include "core/base/log.h"
+#include "local-transport/guest.h"
+#include "rings/spsc.h"
+
+#define VGPU_RING_SLOTS_DEFAULT 1024u
+#define VGPU_SPIN_NS_DEFAULT 20000u
+#define VGPU_ARENA_ALIGN 64u
+#define VGPU_ATTACH_TIMEOUT_NS UINT64_C(5000000000) /* vgpud answers in microseconds; a stuck one is an error */
+#define VGPU_CLOSE_TIMEOUT_NS UINT64_C(2000000000)
+#define VGPU_REATTACH_INTERVAL_NS UINT64_C(50000000)
+
+/*
+ * UP -> LOSING (host gone, or the attachment broken) -> DOWN (host gone: reattaching) or BROKEN (for good).
+ * LOSING: what came is handed out, then every outstanding descriptor as lost.
+ */
+enum vgpu_link { VGPU_LINK_UP = 0, VGPU_LINK_LOSING, VGPU_LINK_DOWN, VGPU_LINK_BROKEN };
+
+/* An outstanding descriptor, at its position & window_mask. Private: the host's completions are checked against it. */
+struct vgpu_outstanding {
+    uint64_t pos_plus_1; /* 0: none */
+    uint32_t tag;
+    uint8_t opcode;
+    uint8_t pad[3];
+};
+
+/* The arena as blocks in address order that cover it without gaps; two neighbours are never both free. */
+struct vgpu_block {
+    uint64_t off;
+    uint64_t bytes; /* multiple of VGPU_ARENA_ALIGN */
+    bool used;
+};
+struct vgpu_arena {
+    struct vgpu_block *blocks;
+    uint32_t count;
+    uint32_t room; /* allocated entries */
+};
+
+struct vgpu {
+    /* What submit and poll touch. */
+    enum vgpu_link link;
+    bool always_poll;             /* the host never sleeps: no fence, no event check */
+    struct vgpu_prod sq;
+    struct vgpu_cons cq;
+    uint64_t outstanding;
+    uint64_t cap;                 /* most that may be outstanding */
+    uint64_t window_tail;         /* no outstanding position is below */
+    uint32_t window_mask;
+    uint32_t empty_polls;
+    struct vgpu_outstanding *window;
+    struct vgpu_guest_ctrl *guest_ctrl;
+    struct vgpu_host_ctrl *host_ctrl;
+
+    /* Health. */
+    enum vgpu_link after_losing;
+    bool cq_untrusted;            /* the host broke the protocol: nothing more is read from the ring */
+    uint64_t next_check_ns;
+    uint64_t next_attach_ns;
+    uint64_t attach_deadline_ns;
+
+    /* Region. */
+    int region_fd;
+    uint8_t *region;
+    uint64_t region_bytes;
+    struct vgpu_region_header header; /* our own copy: what the shared one must say at each attach */
+    struct vgpu_arena arena;
+
+    /* Device handles that vgpu_device_alloc() gave out. */
+    uint64_t handle_used[(VGPU_HANDLE_MAX + 1) / 64];
+    uint32_t handle_last;
+    uint64_t handle_generation;
+
+    /* Attachment. */
+    struct vgpu_local local;
+    int event_fd;                 /* epoll over doorbell and socket */
+    uint32_t vm_id;
+    uint64_t spin_ns;
+    uint8_t token[VGPU_TOKEN_BYTES];
+    char socket_path[256];
+
+    struct vgpu_completion last;  /* of a blocking call */
+    const char *error_static;     /* set without formatting, or NULL: then error.text */
+    struct vgpu_err error;
+};
+
+/* open.c: one bounded, non-blocking step towards a new attachment. 0: attached; -ENOTCONN: not yet. */
+int vgpu_reattach(struct vgpu *v);
+/* Prepares the data path for the attachment that v->local just got. */
+int vgpu_link_begin(struct vgpu *v, struct vgpu_err *err);
+/* ring.c: looks whether the host is there and the attachment whole; cheap when called often. */
+void vgpu_link_check(struct vgpu *v);
+/* arena.c. 0 or -ENOMEM. */
+int vgpu_arena_init(struct vgpu_arena *a, uint64_t bytes);
+void vgpu_arena_fini(struct vgpu_arena *a);
+/* First fit: 0 and *off, -EINVAL, -ENOMEM. */
+int vgpu_arena_take(struct vgpu_arena *a, uint64_t bytes, uint64_t *off);
+/* 0, or -EINVAL: no allocation starts at off. */
+int vgpu_arena_give(struct vgpu_arena *a, uint64_t off);
+
+/* Remembers a constant sentence for vgpu_strerror() and returns -code. */
+static inline int vgpu_fail(struct vgpu *v, int code, const char *sentence)
+{
+    v->error_static = sentence;
+    return -code;
+}
+/* The same for a sentence that was formatted into v->error. */
+#define vgpu_failf(v, code, ...) ((v)->error_static = NULL, vgpu_err_set(&(v)->error, (code), __VA_ARGS__))
+
+static inline const volatile struct vgpu_props *vgpu_props_page(const struct vgpu *v)
+{
+    return v->local.props;
+}
+
+#endif
