@@ -163,8 +163,6 @@ static uint16_t check_gemm(const struct vgpu_desc *d, const struct vgpu_vm_view 
 
 static uint16_t check_debug(const struct vgpu_desc *d, const struct vgpu_vm_view *vm, struct vgpu_work *out)
 {
-    if (!vm->debug_ops)
-        return VGPU_E_OPCODE;
     if (d->sub == VGPU_DEBUG_STALL && d->arg[0] > 60u * 1000000u)
         return VGPU_E_ARG;
     out->arg[0] = d->arg[0];
@@ -200,7 +198,8 @@ static uint16_t validate(const struct vgpu_desc *d, const struct vgpu_vm_view *v
 {
     const struct vgpu_opcode_info *info = vgpu_opcode_info(d->opcode);
 
-    if (vgpu_unlikely(!info))
+    /* Where debugging is off its opcode does not exist, whatever the other fields hold. */
+    if (vgpu_unlikely(!info || (info == &debug_info && !vm->debug_ops)))
         return VGPU_E_OPCODE;
     if (vgpu_unlikely(d->flags & ~VGPU_DESC_FLAGS_KNOWN))
         return VGPU_E_FLAGS;
