@@ -11,7 +11,7 @@
 
 /* What a VM may do; from registration, never from the guest. */
 struct vgpu_vm_view {
-    uint64_t arena_bytes;        /* of the attached region */
+    uint64_t arena_bytes;        /* of the attached region; at most 2^47, so that no offset reaches VGPU_WREF_DEVICE */
     struct vgpu_memspace *space; /* device memory of this VM */
     bool debug_ops;              /* VGPU_OP_DEBUG is served */
 };

@@ -3,7 +3,9 @@
  * Single-producer single-consumer ring of 64-byte slots with the lap sequence inside the slot.
  *
  * A slot carries 56 bytes of payload and, in its last 8, the position + 1 of the element it holds. A message is
- * therefore one cache line's transfer. Positions are 64-bit and never wrap in practice; they start anywhere.
+ * therefore one cache line's transfer. Positions are 64-bit, start anywhere below 2^62 and never wrap in practice. (They
+ * could not: at position 2^64 - 1 the flag would be 0, the value of an unused slot, and from 2^63 on an unused slot would
+ * look like an overrun.)
  *
  * | variable        | sole writer                          | reader   | order                          | label |
  * |-----------------|--------------------------------------|----------|--------------------------------|-------|
@@ -52,7 +54,7 @@ struct vgpu_cons {
     bool read_only;      /* slots are not writable for us: no ownership store */
 };
 
-/* slots_count: power of two. start: the position both sides begin at. */
+/* slots_count: power of two. start: the position both sides begin at, below 2^62, chosen by the host. */
 static inline void vgpu_prod_init(struct vgpu_prod *p, struct vgpu_slot *slots, uint32_t slots_count,
                                   const uint64_t *peer_head, uint64_t start)
 {
