@@ -16,8 +16,11 @@ MAY = {
     'pmd-gpu': LEAF,
     'store': LEAF,
     'host': LEAF,
-    'core': LEAF | {'local-transport', 'xen-transport', 'pmd-gpu', 'store', 'host'},
-    'ctl': LEAF | {'store', 'host'},
+    'core': LEAF | {'core/libcontrol', 'local-transport', 'xen-transport', 'pmd-gpu',
+                    'store', 'host'},
+    'core/libcontrol': LEAF,
+    'ctl': LEAF | {'core/libcontrol', 'store', 'host'},
+    'config': LEAF | {'core'},
     'guest-lib': LEAF | {'guest halves'},
     'guest-lib/examples': {'rings/abi', 'guest-lib'},
 }

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every header compiles alone as C; those that guests include also as C++ and, the wire format, freestanding."""
+"""Every header compiles alone as C (a file that is a template for several inclusions ends in .inc);
+those that guests include also as C++ and, the wire format, freestanding."""
 import concurrent.futures
 import os
 import shlex
