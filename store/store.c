@@ -1,0 +1,316 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Reading and writing the registry. Statements are prepared for each call: this is the control path. */
+#include "store/store_int.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/random.h>
+
+#define BYTES_MAX (UINT64_C(1) << 48)
+#define UID_LAST INT64_C(4294967294) /* the one above means "no uid" */
+
+static bool name_ok(const char *name)
+{
+    size_t n = strnlen(name, VGPU_NAME_BYTES);
+
+    if (n == 0 || n == VGPU_NAME_BYTES)
+        return false;
+    return strspn(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-") == n;
+}
+
+static int check_vm(const struct vgpu_vm_record *vm, struct vgpu_err *err)
+{
+    if (vm->vm_id < 1 || vm->vm_id > VGPU_VM_ID_MAX)
+        return vgpu_err_set(err, EINVAL, "vm_id %u: expected 1 to %u", vm->vm_id, VGPU_VM_ID_MAX);
+    if (vm->name[0] && !name_ok(vm->name))
+        return vgpu_err_set(err, EINVAL, "VM %u: bad name; expected 1 to %u of letters, digits, '.', '_' and '-'",
+                            vm->vm_id, VGPU_NAME_BYTES - 1);
+    if (!name_ok(vm->pool))
+        return vgpu_err_set(err, EINVAL, "VM %u: bad pool name; expected 1 to %u of letters, digits, '.', '_' and '-'",
+                            vm->vm_id, VGPU_NAME_BYTES - 1);
+    if (vm->priority >= VGPU_PRIO_COUNT)
+        return vgpu_err_set(err, EINVAL, "VM %u: priority %u: expected 0 (high), 1 (medium) or 2 (low)", vm->vm_id,
+                            vm->priority);
+    if (vm->in_flight > VGPU_RING_SLOTS_MAX)
+        return vgpu_err_set(err, EINVAL, "VM %u: in_flight %u: expected 0 to %u", vm->vm_id, vm->in_flight,
+                            VGPU_RING_SLOTS_MAX);
+    if (vm->arena_bytes > BYTES_MAX || (vm->device_bytes > BYTES_MAX && vm->device_bytes != UINT64_MAX))
+        return vgpu_err_set(err, EINVAL, "VM %u: arena or device memory of more than 2^48 bytes", vm->vm_id);
+    if (vm->uid < -1 || vm->uid > UID_LAST)
+        return vgpu_err_set(err, EINVAL, "VM %u: uid %lld: expected 0 to %lld", vm->vm_id, (long long)vm->uid,
+                            (long long)UID_LAST);
+    if (vm->has_token && vm->uid < 0)
+        return vgpu_err_set(err, EINVAL, "VM %u: a token without a uid; expected both or none", vm->vm_id);
+    return 0;
+}
+
+int vgpu_store_put_pool(struct vgpu_store *s, const struct vgpu_pool_record *p, struct vgpu_err *err)
+{
+    sqlite3_stmt *st = NULL;
+    int rc = 0;
+
+    if (!name_ok(p->name))
+        return vgpu_err_set(err, EINVAL, "bad pool name; expected 1 to %u of letters, digits, '.', '_' and '-'",
+                            VGPU_NAME_BYTES - 1);
+    if (p->capacity < 1 || p->capacity > VGPU_VM_ID_MAX)
+        return vgpu_err_set(err, EINVAL, "pool %s: capacity %u: expected 1 to %u", p->name, p->capacity, VGPU_VM_ID_MAX);
+    if (sqlite3_prepare_v2(s->db,
+                           "INSERT INTO pools(name, capacity) VALUES(?1, ?2)"
+                           " ON CONFLICT(name) DO UPDATE SET capacity = excluded.capacity",
+                           -1, &st, NULL) != SQLITE_OK) {
+        rc = vgpu_store_fail(s, err, "cannot store a pool");
+        goto out;
+    }
+    sqlite3_bind_text(st, 1, p->name, -1, SQLITE_STATIC);
+    sqlite3_bind_int64(st, 2, p->capacity);
+    if (sqlite3_step(st) == SQLITE_DONE)
+        goto out;
+    if (sqlite3_extended_errcode(s->db) == SQLITE_CONSTRAINT_TRIGGER)
+        rc = vgpu_err_set(err, ENOSPC, "pool %s: has more VMs than the new capacity of %u; remove some or raise it",
+                          p->name, p->capacity);
+    else
+        rc = vgpu_store_fail(s, err, "cannot store a pool");
+out:
+    sqlite3_finalize(st);
+    return rc;
+}
+
+/* Fills a token from the kernel's generator; a pool of randomness that is not ready yet is waited for. */
+static int token_make(uint8_t token[VGPU_TOKEN_LEN], struct vgpu_err *err)
+{
+    size_t have = 0;
+
+    while (have < VGPU_TOKEN_LEN) {
+        ssize_t n = getrandom(token + have, VGPU_TOKEN_LEN - have, 0);
+        if (n < 0 && errno != EINTR)
+            return vgpu_err_set(err, errno, "cannot make a token: %s", strerror(errno));
+        have += n > 0 ? (size_t)n : 0;
+    }
+    return 0;
+}
+
+/* The constraint that refused a VM, in the administrator's words. */
+static int add_refused(struct vgpu_store *s, const struct vgpu_vm_record *vm, const char *name, struct vgpu_err *err)
+{
+    switch (sqlite3_extended_errcode(s->db)) {
+    case SQLITE_CONSTRAINT_PRIMARYKEY:
+    case SQLITE_CONSTRAINT_ROWID:
+        return vgpu_err_set(err, EEXIST, "VM %u is registered already; remove it first or choose another id", vm->vm_id);
+    case SQLITE_CONSTRAINT_UNIQUE:
+        return vgpu_err_set(err, EEXIST, "VM %u: the name %s is taken; choose another", vm->vm_id, name);
+    case SQLITE_CONSTRAINT_FOREIGNKEY:
+        return vgpu_err_set(err, ENOENT, "VM %u: there is no pool %s", vm->vm_id, vm->pool);
+    case SQLITE_CONSTRAINT_TRIGGER:
+        return vgpu_err_set(err, ENOSPC, "VM %u: pool %s is full; raise its capacity or choose another", vm->vm_id,
+                            vm->pool);
+    default:
+        return vgpu_store_fail(s, err, "cannot register");
+    }
+}
+
+static int add_one(struct vgpu_store *s, sqlite3_stmt *st, const struct vgpu_vm_record *vm, struct vgpu_err *err)
+{
+    uint8_t token[VGPU_TOKEN_LEN];
+    char name[VGPU_NAME_BYTES];
+    int rc = check_vm(vm, err);
+
+    if (rc)
+        return rc;
+    if (vm->name[0])
+        memcpy(name, vm->name, sizeof(name));
+    else
+        snprintf(name, sizeof(name), "vm-%u", vm->vm_id);
+    if (vm->has_token)
+        memcpy(token, vm->token, sizeof(token));
+    else if (vm->uid >= 0)
+        rc = token_make(token, err);
+    if (rc)
+        return rc;
+    sqlite3_reset(st);
+    sqlite3_clear_bindings(st); /* unbound is NULL */
+    sqlite3_bind_int64(st, 1, vm->vm_id);
+    sqlite3_bind_text(st, 2, name, -1, SQLITE_TRANSIENT);
+    sqlite3_bind_text(st, 3, vm->pool, -1, SQLITE_STATIC);
+    sqlite3_bind_int64(st, 4, vm->priority);
+    sqlite3_bind_int64(st, 5, vm->in_flight);
+    sqlite3_bind_int64(st, 6, (sqlite3_int64)vm->arena_bytes);
+    if (vm->device_bytes != UINT64_MAX)
+        sqlite3_bind_int64(st, 7, (sqlite3_int64)vm->device_bytes);
+    if (vm->uid >= 0) {
+        sqlite3_bind_int64(st, 8, vm->uid);
+        sqlite3_bind_blob(st, 9, token, sizeof(token), SQLITE_TRANSIENT);
+    }
+    return sqlite3_step(st) == SQLITE_DONE ? 0 : add_refused(s, vm, name, err);
+}
+
+int vgpu_store_add_vms(struct vgpu_store *s, const struct vgpu_vm_record *vms, uint32_t n, struct vgpu_err *err)
+{
+    sqlite3_stmt *st = NULL;
+    int rc = vgpu_store_begin(s, err);
+
+    if (rc)
+        return rc;
+    if (sqlite3_prepare_v2(s->db,
+                           "INSERT INTO vms(vm_id, name, pool, priority, in_flight, arena_bytes, device_bytes, uid,"
+                           " token) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+                           -1, &st, NULL) != SQLITE_OK)
+        rc = vgpu_store_fail(s, err, "cannot register");
+    for (uint32_t i = 0; i < n && !rc; i++)
+        rc = add_one(s, st, &vms[i], err);
+    sqlite3_finalize(st); /* before the commit: an open statement would hold it up */
+    return vgpu_store_end(s, rc, err);
+}
+
+int vgpu_store_remove_vms(struct vgpu_store *s, const uint32_t *vm_ids, uint32_t n, struct vgpu_err *err)
+{
+    sqlite3_stmt *st = NULL;
+    int rc = vgpu_store_begin(s, err);
+
+    if (rc)
+        return rc;
+    if (sqlite3_prepare_v2(s->db, "DELETE FROM vms WHERE vm_id = ?1", -1, &st, NULL) != SQLITE_OK)
+        rc = vgpu_store_fail(s, err, "cannot remove");
+    for (uint32_t i = 0; i < n && !rc; i++) {
+        sqlite3_reset(st);
+        sqlite3_bind_int64(st, 1, vm_ids[i]);
+        if (sqlite3_step(st) != SQLITE_DONE)
+            rc = vgpu_store_fail(s, err, "cannot remove");
+        else if (!sqlite3_changes(s->db))
+            rc = vgpu_err_set(err, ENOENT, "VM %u is not registered", vm_ids[i]);
+    }
+    sqlite3_finalize(st);
+    return vgpu_store_end(s, rc, err);
+}
+
+int vgpu_store_remove_vm(struct vgpu_store *s, uint32_t vm_id, struct vgpu_err *err)
+{
+    return vgpu_store_remove_vms(s, &vm_id, 1, err);
+}
+
+#define VM_COLUMNS "vm_id, name, pool, priority, in_flight, arena_bytes, device_bytes, uid, token"
+
+/* Text of a column, bounded; false when it is not one that we could have written. */
+static bool column_name(sqlite3_stmt *st, int column, char out[VGPU_NAME_BYTES])
+{
+    const unsigned char *text = sqlite3_column_text(st, column);
+    int n = sqlite3_column_bytes(st, column);
+
+    if (!text || n < 1 || n >= (int)VGPU_NAME_BYTES)
+        return false;
+    memset(out, 0, VGPU_NAME_BYTES);
+    memcpy(out, text, (size_t)n);
+    return name_ok(out) && strlen(out) == (size_t)n;
+}
+
+/* A row as a record; checked like a new one, since the file may have been edited with other tools. */
+static int read_vm(struct vgpu_store *s, sqlite3_stmt *st, struct vgpu_vm_record *vm, struct vgpu_err *err)
+{
+    memset(vm, 0, sizeof(*vm));
+    int64_t id = sqlite3_column_int64(st, 0), priority = sqlite3_column_int64(st, 3);
+    int64_t in_flight = sqlite3_column_int64(st, 4);
+    bool ok = column_name(st, 1, vm->name) && column_name(st, 2, vm->pool);
+
+    ok = ok && id >= 1 && id <= VGPU_VM_ID_MAX && priority >= 0 && priority < (int64_t)VGPU_PRIO_COUNT &&
+         in_flight >= 0 && in_flight <= VGPU_RING_SLOTS_MAX;
+    vm->vm_id = (uint32_t)id;
+    vm->priority = (uint32_t)priority;
+    vm->in_flight = (uint32_t)in_flight;
+    vm->arena_bytes = (uint64_t)sqlite3_column_int64(st, 5);
+    vm->device_bytes =
+        sqlite3_column_type(st, 6) == SQLITE_NULL ? UINT64_MAX : (uint64_t)sqlite3_column_int64(st, 6);
+    vm->uid = sqlite3_column_type(st, 7) == SQLITE_NULL ? -1 : sqlite3_column_int64(st, 7);
+    const void *token = sqlite3_column_blob(st, 8);
+    if (token) {
+        ok = ok && sqlite3_column_bytes(st, 8) == VGPU_TOKEN_LEN;
+        if (ok)
+            memcpy(vm->token, token, VGPU_TOKEN_LEN);
+        vm->has_token = ok;
+    }
+    if (!ok || check_vm(vm, NULL))
+        return vgpu_err_set(err, EUCLEAN, "store %s: the row of VM %lld is damaged; restore a backup", s->path,
+                            (long long)id);
+    return 0;
+}
+
+int vgpu_store_get_vm(struct vgpu_store *s, uint32_t vm_id, struct vgpu_vm_record *out, struct vgpu_err *err)
+{
+    sqlite3_stmt *st = NULL;
+    int rc;
+
+    if (sqlite3_prepare_v2(s->db, "SELECT " VM_COLUMNS " FROM vms WHERE vm_id = ?1", -1, &st, NULL) != SQLITE_OK) {
+        rc = vgpu_store_fail(s, err, "cannot read a VM");
+        goto out;
+    }
+    sqlite3_bind_int64(st, 1, vm_id);
+    int step = sqlite3_step(st);
+    if (step == SQLITE_ROW)
+        rc = read_vm(s, st, out, err);
+    else if (step == SQLITE_DONE)
+        rc = vgpu_err_set(err, ENOENT, "VM %u is not registered", vm_id);
+    else
+        rc = vgpu_store_fail(s, err, "cannot read a VM");
+out:
+    sqlite3_finalize(st);
+    return rc;
+}
+
+int vgpu_store_each_vm(struct vgpu_store *s, const char *pool, int priority,
+                       bool (*each)(void *ctx, const struct vgpu_vm_record *vm), void *ctx, struct vgpu_err *err)
+{
+    struct vgpu_vm_record vm;
+    sqlite3_stmt *st = NULL;
+    int rc = 0, step;
+
+    if (sqlite3_prepare_v2(s->db,
+                           "SELECT " VM_COLUMNS " FROM vms WHERE (?1 IS NULL OR pool = ?1)"
+                           " AND (?2 < 0 OR priority = ?2) ORDER BY vm_id",
+                           -1, &st, NULL) != SQLITE_OK) {
+        rc = vgpu_store_fail(s, err, "cannot list VMs");
+        goto out;
+    }
+    if (pool)
+        sqlite3_bind_text(st, 1, pool, -1, SQLITE_STATIC);
+    sqlite3_bind_int64(st, 2, priority);
+    while ((step = sqlite3_step(st)) == SQLITE_ROW) {
+        rc = read_vm(s, st, &vm, err);
+        if (rc || !each(ctx, &vm))
+            goto out;
+    }
+    if (step != SQLITE_DONE)
+        rc = vgpu_store_fail(s, err, "cannot list VMs");
+out:
+    sqlite3_finalize(st);
+    return rc;
+}
+
+int vgpu_store_each_pool(struct vgpu_store *s, bool (*each)(void *ctx, const struct vgpu_pool_record *p), void *ctx,
+                         struct vgpu_err *err)
+{
+    struct vgpu_pool_record p;
+    sqlite3_stmt *st = NULL;
+    int rc = 0, step;
+
+    if (sqlite3_prepare_v2(s->db,
+                           "SELECT name, capacity, (SELECT count(*) FROM vms WHERE pool = pools.name)"
+                           " FROM pools ORDER BY name",
+                           -1, &st, NULL) != SQLITE_OK) {
+        rc = vgpu_store_fail(s, err, "cannot list pools");
+        goto out;
+    }
+    while ((step = sqlite3_step(st)) == SQLITE_ROW) {
+        if (!column_name(st, 0, p.name)) {
+            rc = vgpu_err_set(err, EUCLEAN, "store %s: a pool's row is damaged; restore a backup", s->path);
+            goto out;
+        }
+        p.capacity = (uint32_t)sqlite3_column_int64(st, 1);
+        p.members = (uint32_t)sqlite3_column_int64(st, 2);
+        if (!each(ctx, &p))
+            goto out;
+    }
+    if (step != SQLITE_DONE)
+        rc = vgpu_store_fail(s, err, "cannot list pools");
+out:
+    sqlite3_finalize(st);
+    return rc;
+}
