@@ -7,6 +7,7 @@ machine does not have (and nothing failed).
 """
 import argparse
 import os
+import signal
 import sys
 import time
 
@@ -160,7 +161,13 @@ def main():
     return 77 if absent else 0
 
 
+def interrupted(signum, frame):
+    raise KeyboardInterrupt
+
+
 if __name__ == '__main__':
+    for one in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(one, interrupted)
     try:
         sys.exit(main())
     except KeyboardInterrupt:

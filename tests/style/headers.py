@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every header compiles alone as C (a file that is a template for several inclusions ends in .inc);
-those that guests include also as C++ and, the wire format, freestanding."""
+"""Every header compiles alone as C; those that guests include also as C++ and, the wire format, freestanding.
+
+A file without an include guard is a template, included several times with other macros: only tests and benches may
+have such, and it is compiled by those that include it.
+"""
 import concurrent.futures
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -14,6 +18,7 @@ FLAGS = ['-fsyntax-only', '-Wall', '-Wextra', '-Wno-unused-parameter', '-Wno-unu
 C_FLAGS = ['-xc', '-std=gnu11', '-D_GNU_SOURCE', *FLAGS]
 WIRE_FLAGS = ['-xc', '-std=c11', '-ffreestanding', '-Wpedantic', *FLAGS]
 CXX_FLAGS = ['-xc++', '-std=c++11', '-Wpedantic', *FLAGS]
+GUARD = re.compile(r'^#ifndef (\w+)\n#define \1$|^#pragma once', re.M)
 MODULES = ['libdpdk', 'liburcu-qsbr', 'hwloc', 'sqlite3', 'criterion', 'yaml-0.1', 'jansson', 'openblas', 'libsystemd']
 
 
@@ -47,6 +52,10 @@ def main():
     tally = common.Tally()
     cc = sys.argv[2].split('@') if len(sys.argv) > 2 else ['cc']
     every = common.files('.h')
+    templates = [h for h in every if not GUARD.search('\n'.join(common.lines(h)))]
+    tally.rule('each header has an include guard', (f'{h}: no include guard' for h in templates
+                                                    if not h.startswith(('tests/', 'bench/'))))
+    every = [h for h in every if h not in templates]
     wire = [h for h in every if h.startswith('rings/abi/')]
     check(tally, 'compile alone as C', cc, C_FLAGS + library_flags(), every)
     check(tally, 'of the wire format compile freestanding', cc, WIRE_FLAGS, wire)

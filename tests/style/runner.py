@@ -15,8 +15,8 @@ def record(result='OK', stdout='', stderr='', code=0):
 
 
 def synthesis(tested, failed=0, crashing=0):
-    return (f'[\x1b[0;34m====\x1b[0m] Synthesis: Tested: {tested} | Passed: {tested - failed - crashing} | '
-            f'Failed: {failed} | Crashing: {crashing}\n')
+    return (f'[\x1b[0;34m====\x1b[0m] Synthesis: Tested: {tested} | Passing: {tested - failed - crashing} | '
+            f'Failing: {failed} | Crashing: {crashing}\n')
 
 
 # (what, record, passed, failed, skipped)
@@ -33,6 +33,7 @@ CASES = [
     ('Criterion that times out after some passed', record('TIMEOUT', stderr=synthesis(3), code=-15), 3, 1, 0),
     ('Criterion with no test at all fails', record(stderr=synthesis(0)), 0, 1, 0),
     ('Criterion failures count even with exit 0', record(stderr=synthesis(4, 1)), 3, 1, 0),
+    ('Criterion in words that are not known', record(stderr='[====] Synthesis: 3 of 4'), 0, 1, 0),
     ('a tally counts', record(stdout='ok a\n3 passed, 0 failed\n'), 3, 0, 0),
     ('a tally with failures', record('FAIL', '2 passed, 1 failed\n', code=1), 2, 1, 0),
     ('a tally with skips', record(stdout='SKIP x: why\n2 passed, 0 failed, 1 skipped\n'), 2, 0, 1),
