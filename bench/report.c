@@ -1,0 +1,205 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "bench/harness.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void *must(void *p)
+{
+    if (!p) {
+        fprintf(stderr, "vgpu-bench: no memory\n");
+        exit(1);
+    }
+    return p;
+}
+
+static struct bench_row *find(const struct bench *b, const char *bench, const char *subject, const char *params,
+                              const char *metric)
+{
+    for (size_t i = 0; i < b->n_rows; i++) {
+        struct bench_row *r = &b->rows[i];
+        if (!strcmp(r->bench, bench) && !strcmp(r->subject, subject) && !strcmp(r->params, params) &&
+            !strcmp(r->metric, metric))
+            return r;
+    }
+    return NULL;
+}
+
+const struct bench_row *bench_find(const struct bench *b, const char *bench, const char *subject, const char *params,
+                                   const char *metric)
+{
+    return find(b, bench, subject, params, metric);
+}
+
+void bench_record(struct bench *b, const char *bench, const char *subject, const char *params, const char *metric,
+                  const char *unit, double value)
+{
+    struct bench_row *r = find(b, bench, subject, params, metric);
+
+    if (!r) {
+        if (b->n_rows == b->cap_rows) {
+            b->cap_rows = b->cap_rows ? 2 * b->cap_rows : 64;
+            b->rows = must(realloc(b->rows, b->cap_rows * sizeof(*b->rows)));
+        }
+        r = &b->rows[b->n_rows++];
+        r->bench = must(strdup(bench));
+        r->subject = must(strdup(subject));
+        r->params = must(strdup(params));
+        r->metric = must(strdup(metric));
+        r->unit = must(strdup(unit));
+        r->rounds = 0;
+        for (int i = 0; i < BENCH_REPS_MAX; i++)
+            r->value[i] = NAN;
+    }
+    r->value[b->round] = value;
+    if (b->round >= r->rounds)
+        r->rounds = b->round + 1;
+}
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+
+    return (x > y) - (x < y);
+}
+
+static double median_of(double *v, int n)
+{
+    if (n == 0)
+        return NAN;
+    qsort(v, (size_t)n, sizeof(*v), by_value);
+    return n & 1 ? v[n / 2] : (v[n / 2 - 1] + v[n / 2]) / 2;
+}
+
+/* The rounds that ran, sorted; returns how many. */
+static int sorted(const struct bench_row *row, double *v)
+{
+    int n = 0;
+
+    for (int i = 0; row && i < row->rounds; i++)
+        if (!isnan(row->value[i]))
+            v[n++] = row->value[i];
+    qsort(v, (size_t)n, sizeof(*v), by_value);
+    return n;
+}
+
+double bench_median(const struct bench_row *row)
+{
+    double v[BENCH_REPS_MAX];
+    int n = sorted(row, v);
+
+    return median_of(v, n);
+}
+
+double bench_min(const struct bench_row *row)
+{
+    double v[BENCH_REPS_MAX];
+
+    return sorted(row, v) ? v[0] : NAN;
+}
+
+double bench_max(const struct bench_row *row)
+{
+    double v[BENCH_REPS_MAX];
+    int n = sorted(row, v);
+
+    return n ? v[n - 1] : NAN;
+}
+
+double bench_ratio(const struct bench_row *a, const struct bench_row *b)
+{
+    double v[BENCH_REPS_MAX];
+    int n = 0;
+
+    for (int i = 0; a && b && i < a->rounds && i < b->rounds; i++)
+        if (!isnan(a->value[i]) && !isnan(b->value[i]) && b->value[i] > 0)
+            v[n++] = a->value[i] / b->value[i];
+    return median_of(v, n);
+}
+
+void bench_json_flush(struct bench *b)
+{
+    double v[BENCH_REPS_MAX];
+
+    for (size_t i = 0; i < b->n_rows; i++) {
+        struct bench_row *r = &b->rows[i];
+        int n = sorted(r, v);
+        if (b->json && n)
+            fprintf(b->json,
+                    "{\"bench\":\"%s\",\"subject\":\"%s\",\"params\":%s,\"metric\":\"%s\",\"value\":%.6g,"
+                    "\"min\":%.6g,\"max\":%.6g,\"unit\":\"%s\",\"reps\":%d,\"host\":%s}\n",
+                    r->bench, r->subject, r->params, r->metric, bench_median(r), v[0], v[n - 1], r->unit, n,
+                    b->host_json);
+        free(r->bench);
+        free(r->subject);
+        free(r->params);
+        free(r->metric);
+        free(r->unit);
+    }
+    b->n_rows = 0;
+}
+
+/* ---- Tables ---- */
+void bench_table_init(struct bench_table *t, int columns)
+{
+    memset(t, 0, sizeof(*t));
+    t->columns = columns;
+}
+
+void bench_table_add(struct bench_table *t, const char *fmt, ...)
+{
+    va_list args;
+
+    if (t->cells == t->cap) {
+        t->cap = t->cap ? 2 * t->cap : 64;
+        t->cell = must(realloc(t->cell, (size_t)t->cap * sizeof(*t->cell)));
+    }
+    va_start(args, fmt);
+    if (vasprintf(&t->cell[t->cells], fmt, args) < 0)
+        must(NULL);
+    va_end(args);
+    t->cells++;
+}
+
+void bench_table_num(struct bench_table *t, double value, int decimals)
+{
+    if (isnan(value))
+        bench_table_add(t, "-");
+    else
+        bench_table_add(t, "%.*f", decimals, value);
+}
+
+void bench_table_print(struct bench_table *t, FILE *to)
+{
+    for (int i = 0; i < t->cells; i++) {
+        int column = i % t->columns, width = 0;
+        for (int k = column; k < t->cells; k += t->columns)
+            if ((int)strlen(t->cell[k]) > width)
+                width = (int)strlen(t->cell[k]);
+        fprintf(to, column == 0 ? "  %-*s" : "  %*s", width, t->cell[i]);
+        if (column == t->columns - 1)
+            fputc('\n', to);
+    }
+    for (int i = 0; i < t->cells; i++)
+        free(t->cell[i]);
+    free(t->cell);
+    memset(t, 0, sizeof(*t));
+}
+
+double bench_hist_quantile_ns(const struct bench_hist *h, double q)
+{
+    uint64_t want = (uint64_t)(q * (double)h->count), seen = 0;
+
+    for (uint32_t i = 0; i < BENCH_HIST_BUCKETS; i++) {
+        if (h->bucket[i] && seen + h->bucket[i] > want) {
+            /* Inside a bucket: by its share, so that the bucket's width does not show in ratios. */
+            double part = (double)(want - seen) / (double)h->bucket[i];
+            double ticks = ((double)i + part) * (double)(1u << BENCH_HIST_SHIFT);
+            return ticks * 1e9 / (double)vgpu_clock.ticks_hz;
+        }
+        seen += h->bucket[i];
+    }
+    return NAN;
+}
