@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The control server: docs/control-protocol.md over a unix socket. It owns one epoll descriptor that the control thread
+ * puts into its own loop: readable means vgpu_control_dispatch() has work. Control thread only. It never waits for a
+ * client; it does wait for the store's disk. Clients are bounded: VGPU_CONTROL_MAX_CLIENTS at once, a deadline each,
+ * VGPU_CONTROL_MAX_REQUEST_BYTES of request; root and the daemon's own user only.
+ */
+#ifndef VGPU_CORE_CONTROL_H
+#define VGPU_CORE_CONTROL_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "core/base/log.h"
+#include "core/config.h"
+#include "store/store.h"
+
+#define VGPU_CONTROL_MAX_CLIENTS 64u
+#define VGPU_CONTROL_MAX_REQUEST_BYTES 65536u /* without the newline */
+#define VGPU_CONTROL_DEADLINE_MS 5000u        /* to send the request, and again to take the response */
+
+struct vgpu_control;
+
+/* What only the running daemon knows of a VM. */
+struct vgpu_vm_live {
+    char state[16];         /* attached, broken, paused, draining */
+    char broken_reason[96]; /* "" : none */
+    int64_t pid;            /* of the attached process; -1: unknown */
+    uint64_t arena_bytes;   /* that it attached */
+};
+/* What only the running daemon knows of a pool. */
+struct vgpu_pool_live {
+    char executor[VGPU_NAME_BYTES];
+    char backend[VGPU_NAME_BYTES]; /* the one that runs, where the configuration says auto */
+    char state[16];                /* up, restarting, down */
+    int64_t executor_pid;          /* -1: none, or in process */
+};
+
+/* Calls into the daemon, on the control thread, from inside vgpu_control_dispatch(). None may block or call back. */
+struct vgpu_control_ops {
+    /* The result of `stats`, a new reference; vm_id -1: all VMs, else a registered one. NULL: failed. Required. */
+    json_t *(*stats)(void *ctx, int64_t vm_id);
+    /* False: not attached. NULL: none ever is. */
+    bool (*vm_live)(void *ctx, uint32_t vm_id, struct vgpu_vm_live *out);
+    /* False: not running. NULL: none ever is. */
+    bool (*pool_live)(void *ctx, const char *pool, struct vgpu_pool_live *out);
+};
+
+struct vgpu_control_params {
+    const char *socket_path;          /* <= 107 bytes; its directory exists */
+    uint32_t socket_mode;             /* 0: 0660 */
+    uint32_t deadline_ms;             /* 0: VGPU_CONTROL_DEADLINE_MS */
+    struct vgpu_store *store;         /* stays the caller's, outlives the server */
+    const struct vgpu_config *config; /* likewise */
+    const struct vgpu_control_ops *ops;
+    void *ctx;
+};
+
+/*
+ * Listens, creates token_dir (0711) where it is missing, writes the token files that a reboot took and deletes those of
+ * VMs that are gone. A dead daemon's socket is replaced. 0 or -errno: -EADDRINUSE when a live daemon serves it, or
+ * something there is no socket. The caller has put the pools into the store.
+ */
+int vgpu_control_open(const struct vgpu_control_params *params, struct vgpu_control **out, struct vgpu_err *err);
+/* Epoll descriptor to watch for reading; valid until close. */
+int vgpu_control_fd(const struct vgpu_control *c);
+/* Handles what is ready, a bounded amount of it; the descriptor stays readable while there is more. */
+void vgpu_control_dispatch(struct vgpu_control *c);
+/* Ends all clients and removes the socket if it is still this server's. NULL is fine. */
+void vgpu_control_close(struct vgpu_control *c);
+
+/*
+ * One request, without the newline, to one response: what the server does for each client, here for tests and fuzzing.
+ * The response is malloc'ed text ending in a newline, *bytes long; NULL when out of memory.
+ */
+char *vgpu_control_handle(struct vgpu_control *c, const char *request, size_t request_bytes, size_t *bytes);
+
+#endif

@@ -1,0 +1,198 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Checks a request along the command's table of arguments, so that commands see only what they take. */
+#include "core/control_int.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/base/suggest.h"
+
+static const char *const priorities[VGPU_PRIO_COUNT] = {"high", "medium", "low"};
+
+/* What a client wrote, for a message: short, printable, quoted. */
+static const char *shown(const char *text, char out[48])
+{
+    size_t n = 0;
+
+    out[n++] = '"';
+    for (; *text && n < 40; text++)
+        out[n++] = *text >= 0x20 && *text < 0x7f ? *text : '?';
+    if (*text)
+        n = (size_t)(stpcpy(out + n, "...") - out);
+    out[n++] = '"';
+    out[n] = 0;
+    return out;
+}
+
+const char *vgpu_priority_name(uint32_t priority)
+{
+    return priority < VGPU_PRIO_COUNT ? priorities[priority] : "?";
+}
+
+static int priority_find(const char *text)
+{
+    for (uint32_t i = 0; i < VGPU_PRIO_COUNT; i++)
+        if (!strcmp(text, priorities[i]))
+            return (int)i;
+    return -1;
+}
+
+static bool name_ok(const char *text)
+{
+    size_t n = strlen(text);
+    return n > 0 && n < VGPU_NAME_BYTES &&
+           strspn(text, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-") == n;
+}
+
+static int check_ids(const struct vgpu_arg *arg, const json_t *value, struct vgpu_err *err)
+{
+    uint8_t seen[(VGPU_VM_ID_MAX + 8) / 8] = {0};
+    size_t n = json_array_size(value); /* 0 for what is no array */
+
+    if (!n)
+        return vgpu_err_set(err, EINVAL, "%s: expected a list of VM ids, at least one", arg->name);
+    for (size_t i = 0; i < n; i++) {
+        const json_t *item = json_array_get(value, i);
+        json_int_t id = json_integer_value(item); /* 0 for what is no integer */
+        if (id < 1 || id > VGPU_VM_ID_MAX)
+            return vgpu_err_set(err, EINVAL, "%s[%zu]: expected a VM id from 1 to %u", arg->name, i, VGPU_VM_ID_MAX);
+        if (seen[id / 8] & (1u << (id % 8)))
+            return vgpu_err_set(err, EINVAL, "%s[%zu]: VM %" JSON_INTEGER_FORMAT " stands there twice", arg->name, i,
+                                id);
+        seen[id / 8] |= (uint8_t)(1u << (id % 8));
+    }
+    return 0;
+}
+
+static int check_arg(const struct vgpu_arg *arg, const json_t *value, struct vgpu_err *err)
+{
+    char text[48];
+
+    switch (arg->type) {
+    case VGPU_ARG_INT:
+        if (!json_is_integer(value))
+            return vgpu_err_set(err, EINVAL, "%s: expected a whole number from %" PRId64 " to %" PRId64, arg->name,
+                                arg->min, arg->max);
+        if (json_integer_value(value) < arg->min || json_integer_value(value) > arg->max)
+            return vgpu_err_set(err, EINVAL,
+                                "%s: %" JSON_INTEGER_FORMAT " is out of range; expected %" PRId64 " to %" PRId64,
+                                arg->name, json_integer_value(value), arg->min, arg->max);
+        return 0;
+    case VGPU_ARG_NAME:
+        if (!json_is_string(value) || !name_ok(json_string_value(value)))
+            return vgpu_err_set(err, EINVAL, "%s: %s is not a name; expected 1 to %u of letters, digits, '.', '_', '-'",
+                                arg->name, json_is_string(value) ? shown(json_string_value(value), text) : "this",
+                                VGPU_NAME_BYTES - 1);
+        return 0;
+    case VGPU_ARG_PRIORITY:
+        if (!json_is_string(value) || priority_find(json_string_value(value)) < 0)
+            return vgpu_err_set(err, EINVAL, "%s: %s is no priority; expected high, medium or low", arg->name,
+                                json_is_string(value) ? shown(json_string_value(value), text) : "this");
+        return 0;
+    case VGPU_ARG_VM_IDS:
+        return check_ids(arg, value, err);
+    }
+    return vgpu_err_set(err, EINVAL, "%s: of no known type", arg->name);
+}
+
+static const struct vgpu_command *command_find(const char *name, struct vgpu_err *err)
+{
+    const char *best = NULL;
+    unsigned distance = ~0u;
+    char text[48];
+
+    for (uint32_t i = 0; i < vgpu_command_count; i++) {
+        if (!strcmp(vgpu_commands[i].name, name))
+            return &vgpu_commands[i];
+        vgpu_suggest_consider(name, vgpu_commands[i].name, &best, &distance);
+    }
+    vgpu_err_set(err, ENOSYS, "unknown command %s%s%s%s", shown(name, text), best ? "; did you mean " : "",
+                 best ? best : "", best ? "?" : "");
+    return NULL;
+}
+
+static int args_check(const struct vgpu_command *command, const json_t *args, struct vgpu_err *err)
+{
+    const char *key;
+    json_t *value;
+
+    json_object_foreach ((json_t *)args, key, value) {
+        const struct vgpu_arg *arg = command->args;
+        const char *best = NULL;
+        unsigned distance = ~0u;
+        char text[48];
+
+        for (; arg->name && strcmp(arg->name, key); arg++)
+            vgpu_suggest_consider(key, arg->name, &best, &distance);
+        if (!arg->name)
+            return vgpu_err_set(err, EINVAL, "%s takes no argument %s%s%s%s", command->name, shown(key, text),
+                                best ? "; did you mean " : "", best ? best : "", best ? "?" : "");
+        int rc = check_arg(arg, value, err);
+        if (rc)
+            return rc;
+    }
+    for (const struct vgpu_arg *arg = command->args; arg->name; arg++)
+        if (arg->required && !json_object_get(args, arg->name))
+            return vgpu_err_set(err, EINVAL, "%s needs the argument %s", command->name, arg->name);
+    return 0;
+}
+
+int vgpu_request_check(const json_t *request, const struct vgpu_command **command, const json_t **args,
+                       struct vgpu_err *err)
+{
+    const char *key;
+    json_t *value;
+    const json_t *name = json_object_get(request, "command");
+
+    if (!json_is_object(request))
+        return vgpu_err_set(err, EINVAL, "the request is not an object; expected {\"command\":NAME,\"args\":{...}}");
+    json_object_foreach ((json_t *)request, key, value) {
+        char text[48];
+        if (strcmp(key, "command") && strcmp(key, "args"))
+            return vgpu_err_set(err, EINVAL, "unknown key %s in the request; expected command and args",
+                                shown(key, text));
+    }
+    if (!json_is_string(name))
+        return vgpu_err_set(err, EINVAL, "command: expected a command's name");
+    *args = json_object_get(request, "args");
+    if (*args && !json_is_object(*args))
+        return vgpu_err_set(err, EINVAL, "args: expected an object");
+    *command = command_find(json_string_value(name), err);
+    if (!*command)
+        return -ENOSYS;
+    return args_check(*command, *args, err);
+}
+
+int64_t vgpu_arg_int(const json_t *args, const char *name, int64_t otherwise)
+{
+    const json_t *v = json_object_get(args, name);
+    return v ? json_integer_value(v) : otherwise;
+}
+
+const char *vgpu_arg_string(const json_t *args, const char *name)
+{
+    return json_string_value(json_object_get(args, name));
+}
+
+int vgpu_arg_priority(const json_t *args, int otherwise)
+{
+    const char *text = vgpu_arg_string(args, "priority");
+    return text ? priority_find(text) : otherwise;
+}
+
+json_t *vgpu_json_text(const char *text)
+{
+    json_t *v = json_string(text);
+    char *plain;
+
+    if (v || !(plain = strdup(text)))
+        return v;
+    for (char *p = plain; *p; p++)
+        if ((unsigned char)*p >= 0x80)
+            *p = '?';
+    v = json_string(plain);
+    free(plain);
+    return v;
+}

@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Private to core/control*.c. control.c is the server; control_args.c checks a request along a command's table of
+ * arguments; control_commands.c has the commands; control_tokens.c the token files. A new command is one row of
+ * vgpu_commands, its arguments, and a function.
+ */
+#ifndef VGPU_CORE_CONTROL_INT_H
+#define VGPU_CORE_CONTROL_INT_H
+
+#include "core/control.h"
+
+struct client;
+
+struct vgpu_control {
+    struct vgpu_control_params params;
+    char socket_path[VGPU_CONFIG_PATH_BYTES];
+    uint64_t socket_dev, socket_ino; /* of our socket file, so that close removes no other's */
+    int epoll_fd, listen_fd, timer_fd, token_dir_fd;
+    bool listening; /* accepting; off while all client slots are taken */
+    bool accept_failed;       /* told once */
+    uint64_t accept_retry_ns; /* 0: none due */
+    uint32_t client_count;
+    struct client *clients; /* [VGPU_CONTROL_MAX_CLIENTS] */
+};
+
+enum vgpu_arg_type {
+    VGPU_ARG_INT,      /* min..max */
+    VGPU_ARG_NAME,     /* letters, digits, '.', '_', '-'; 1 to 31 */
+    VGPU_ARG_PRIORITY, /* high, medium, low */
+    VGPU_ARG_VM_IDS,   /* [int...], 1..VGPU_VM_ID_MAX, no two alike, at least one */
+};
+struct vgpu_arg {
+    const char *name;
+    enum vgpu_arg_type type;
+    bool required;
+    int64_t min, max;
+};
+#define VGPU_COMMAND_MAX_ARGS 12u
+struct vgpu_command {
+    const char *name;
+    /* Checked args in, a new reference out; NULL with err filled. */
+    json_t *(*run)(struct vgpu_control *c, const json_t *args, struct vgpu_err *err);
+    struct vgpu_arg args[VGPU_COMMAND_MAX_ARGS]; /* ends at name NULL */
+};
+extern const struct vgpu_command vgpu_commands[];
+extern const uint32_t vgpu_command_count;
+
+/* Takes the request apart. 0, or -errno with err: -EINVAL for all that is malformed, -ENOSYS for an unknown command.
+ * *args is borrowed from the request, NULL when it has none. */
+int vgpu_request_check(const json_t *request, const struct vgpu_command **command, const json_t **args,
+                       struct vgpu_err *err);
+/* Checked arguments. */
+int64_t vgpu_arg_int(const json_t *args, const char *name, int64_t otherwise);
+const char *vgpu_arg_string(const json_t *args, const char *name); /* NULL: not given */
+int vgpu_arg_priority(const json_t *args, int otherwise);
+const char *vgpu_priority_name(uint32_t priority);
+/* A string for a response; bytes that are not UTF-8 become '?'. */
+json_t *vgpu_json_text(const char *text);
+
+/* Opens token_dir, makes it where it is missing; brings its files in line with the store. */
+int vgpu_tokens_open(struct vgpu_control *c, struct vgpu_err *err);
+/* Writes vm-ID.token, mode 0600, owned by the VM's uid; replaces it as a whole. */
+int vgpu_token_write(struct vgpu_control *c, const struct vgpu_vm_record *vm, struct vgpu_err *err);
+void vgpu_token_remove(struct vgpu_control *c, uint32_t vm_id);
+json_t *vgpu_token_path(const struct vgpu_control *c, uint32_t vm_id);
+
+#endif
