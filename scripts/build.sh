@@ -46,7 +46,7 @@ vgpu_build_locked() {
     if [ $rc -ne 0 ]; then
         complain "build failed. The first errors of build/log/build.log:"
         { grep -E -A4 'error:|ninja: error|undefined reference|FAILED:' "$log" || tail -n 30 "$log"; } |
-            head -n 30 | sed 's/^/    /' >&2
+            cut -c1-240 | head -n 30 | sed 's/^/    /' >&2
         return 1
     fi
     if ! grep -q 'no work to do' "$log"; then say "build: done in $((SECONDS - start)) s"; fi
