@@ -111,9 +111,9 @@ int vgpu_local_connect(struct vgpu_local *l, const char *path, uint32_t vm_id, c
         return vgpu_err_set(err, errno, "cannot make a unix socket: %s", strerror(errno));
     if (connect(l->socket_fd, (struct sockaddr *)&addr, sizeof(addr)) < 0)
         return fail(l, connect_error(path, errno, err));
-    if (send(l->socket_fd, &hello, sizeof(hello), MSG_NOSIGNAL) != (ssize_t)sizeof(hello))
-        return fail(l, vgpu_err_set(err, errno ? errno : EIO, "cannot send HELLO to %s: %s; see vgpud's log", path,
-                                    strerror(errno)));
+    /* A host that refused before it read anything has closed already: its reason waits to be received. */
+    if (send(l->socket_fd, &hello, sizeof(hello), MSG_NOSIGNAL) < 0 && errno != EPIPE && errno != ECONNRESET)
+        return fail(l, vgpu_err_set(err, errno, "cannot send HELLO to %s: %s; see vgpud's log", path, strerror(errno)));
     l->step = VGPU_LOCAL_HELLO_SENT;
     return 0;
 }
@@ -135,8 +135,8 @@ int vgpu_local_attach(struct vgpu_local *l, int region_fd, uint64_t region_bytes
     c->cmsg_type = SCM_RIGHTS;
     c->cmsg_len = CMSG_LEN(sizeof(int));
     memcpy(CMSG_DATA(c), &region_fd, sizeof(int));
-    if (sendmsg(l->socket_fd, &msg, MSG_NOSIGNAL) != (ssize_t)sizeof(attach))
-        return fail(l, vgpu_err_set(err, errno ? errno : EIO, "cannot hand the region to the host: %s; see vgpud's log",
+    if (sendmsg(l->socket_fd, &msg, MSG_NOSIGNAL) < 0 && errno != EPIPE && errno != ECONNRESET)
+        return fail(l, vgpu_err_set(err, errno, "cannot hand the region to the host: %s; see vgpud's log",
                                     strerror(errno)));
     l->step = VGPU_LOCAL_ATTACH_SENT;
     return 0;
@@ -172,9 +172,12 @@ static void receive(int socket_fd, struct received *r)
         .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof(control.bytes)};
 
     memset(r, 0, sizeof(*r));
-    do {
+    /* ECONNRESET (the peer closed with our message unread) is reported once, before what the peer sent last. */
+    for (int tries = 0; tries < 4; tries++) {
         r->bytes = recvmsg(socket_fd, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-    } while (r->bytes < 0 && errno == EINTR);
+        if (r->bytes >= 0 || (errno != EINTR && errno != ECONNRESET))
+            break;
+    }
     if (r->bytes >= 0)
         take_fds(&msg, r);
 }

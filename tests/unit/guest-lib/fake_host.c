@@ -242,8 +242,6 @@ static void put_completion(struct fake_host *h, const struct vgpu_cpl *c)
 {
     uint64_t from = h->cq.pos;
 
-    if (vgpu_prod_room(&h->cq, 1) < 1)
-        abort(); /* the guest broke its promise to keep no more outstanding than the ring holds */
     vgpu_prod_put(&h->cq, (const struct vgpu_slot *)c);
     if (vgpu_ring_event_wanted(&h->guest_ctrl->cq_event, from, h->cq.pos)) {
         vgpu_count(&h->n.bells, 1);
@@ -274,10 +272,14 @@ static uint32_t serve(struct fake_host *h)
     struct vgpu_slot got[BURST];
     uint32_t fault = vgpu_load_relaxed(&h->fault);
     uint64_t first = h->sq.pos;
-    uint32_t n = vgpu_cons_pop(&h->sq, got, BURST);
+    /* Room for each completion is reserved before its descriptor is taken (one more for FAKE_TWICE). */
+    int64_t room = vgpu_prod_room(&h->cq, 2 * BURST) / 2;
+    uint32_t n = room < 1 ? 0 : vgpu_cons_pop(&h->sq, got, room < BURST ? (uint32_t)room : BURST);
 
     vgpu_count(&h->n.descriptors, n);
-    for (uint32_t i = 0; fault != FAKE_HOLD && i < n; i++) {
+    if (n > 0 && h->o.delay_us)
+        usleep(h->o.delay_us);
+    for (uint32_t i = 0; fault != FAKE_HOLD && fault != FAKE_OVERRUN && i < n; i++) {
         uint32_t at = fault == FAKE_REVERSE ? n - 1 - i : i;
         complete(h, (const struct vgpu_desc *)&got[at], first + at, fault);
     }
@@ -294,12 +296,12 @@ static bool act(struct fake_host *h)
         refuse(h, VGPU_ATTACH_E_UNAVAILABLE, "the operator ended it");
         return true;
     }
+    if (fault == FAKE_BAD_CREDIT) /* again and again: our own consumer publishes the right one in between */
+        vgpu_store_release(&h->host_ctrl->sq_head, h->sq.pos + 100000);
     if (h->fault_done)
         return false;
     h->fault_done = true;
-    if (fault == FAKE_BAD_CREDIT)
-        vgpu_store_release(&h->host_ctrl->sq_head, h->sq.pos + 100000);
-    else if (fault == FAKE_OVERRUN)
+    if (fault == FAKE_OVERRUN)
         vgpu_store_release(&h->cq.slots[h->cq.pos & h->cq.mask].seq, h->cq.pos + 1 + h->header.cq_slots);
     else if (fault == FAKE_BREAK) {
         h->props->reason = VGPU_BROKEN_OPERATOR;

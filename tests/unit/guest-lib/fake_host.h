@@ -42,6 +42,7 @@ struct fake_options {
     uint64_t sq_start;
     uint64_t cq_start;
     uint32_t refuse;      /* enum vgpu_attach_error: refuse HELLO with it */
+    uint32_t delay_us;    /* each batch takes so long */
     uint32_t spin_polls;  /* empty polls before it sleeps with an armed doorbell; 0: at once */
 };
 
