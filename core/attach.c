@@ -1,0 +1,647 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Attachments: from a peer's offer to a polled ring and back. Control thread.
+ *
+ *   (attach) -> STARTING -> ACTIVE -> DETACHING -> free       the usual life
+ *                 ^           |  executor died
+ *                 +- PAUSED <-+                               outstanding ones completed as LOST, then attached anew
+ *
+ * A VM enters or leaves its poll core's table by a new table being published and a grace period passing; only then does
+ * the control thread touch what belonged to the poll core.
+ */
+#define URCU_INLINE_SMALL_FUNCTIONS
+#include <urcu-qsbr.h>
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "core/daemon.h"
+
+/* ---- tables ---- */
+
+static struct vgpu_poll_table *table_make(struct vgpud *d, uint32_t poller)
+{
+    struct vgpu_poll_table *t = calloc(1, sizeof(*t));
+
+    if (!t)
+        abort(); /* a table of pointers: without it nothing can be taken out of use safely */
+    t->vms = calloc(d->config.max_vms + 1, sizeof(*t->vms));
+    t->by_slot = calloc(d->config.max_vms + 1, sizeof(*t->by_slot));
+    if (!t->vms || !t->by_slot)
+        abort();
+    t->generation = ++d->table_generation;
+    t->max_vms = d->config.max_vms;
+    for (uint32_t i = 0; i < d->executor_count; i++)
+        if (d->executors[i].state == VGPU_EXECUTOR_READY)
+            t->feeds[i] = d->executors[i].feeds[poller];
+    for (uint32_t s = 0; s < d->config.max_vms; s++) {
+        struct vgpu_attachment *a = &d->attachments[s];
+        if (a->state == VGPU_ATTACH_ACTIVE && a->vm->poll_core == poller) {
+            t->vms[t->vm_count++] = a->vm;
+            t->by_slot[s] = a->vm;
+        }
+    }
+    return t;
+}
+
+static void table_free(struct vgpu_poll_table *t)
+{
+    if (!t)
+        return;
+    free(t->vms);
+    free(t->by_slot);
+    free(t);
+}
+
+void vgpud_tables_publish(struct vgpud *d)
+{
+    struct vgpu_poll_table *old[VGPU_CONFIG_MAX_POLL_CORES];
+
+    for (uint32_t i = 0; i < d->poller_count; i++)
+        old[i] = vgpu_poller_publish(d->pollers[i], table_make(d, i));
+    synchronize_rcu();
+    for (uint32_t i = 0; i < d->poller_count; i++)
+        table_free(old[i]);
+}
+
+/* ---- properties ---- */
+
+static void props_state(struct vgpud *d, struct vgpu_attachment *a, uint32_t state, uint32_t reason)
+{
+    struct vgpu_props *p = a->session->props;
+
+    vgpu_props_begin(p);
+    p->state = state;
+    p->reason = reason;
+    p->device_generation = d->executors[a->vm->executor].generation;
+    vgpu_props_end(p);
+    vgpu_doorbell_ring(a->session->doorbell_out); /* a guest that sleeps looks */
+}
+
+static void props_fill(struct vgpud *d, struct vgpu_attachment *a, uint32_t state)
+{
+    struct vgpu_props *p = a->session->props;
+    const struct vgpu_vm *vm = a->vm;
+    const struct vgpu_executor *e = &d->executors[vm->executor];
+
+    vgpu_props_begin(p);
+    p->magic = VGPU_PROPS_MAGIC;
+    p->abi_version = VGPU_ABI_VERSION;
+    p->props_bytes = sizeof(*p);
+    p->vm_id = vm->vm_id;
+    p->priority = vm->priority;
+    p->state = state;
+    p->reason = VGPU_BROKEN_NONE;
+    p->max_in_flight = vm->cap;
+    p->max_handles = vm->space.max_handles;
+    p->max_arena_bytes = vm->view.arena_bytes;
+    p->max_device_bytes = vm->space.bytes;
+    p->device_generation = e->generation;
+    p->features = (d->config.poll_idle.sleep ? 0 : VGPU_FEATURE_ALWAYS_POLL) |
+                  (d->config.expose_exec_seq ? VGPU_FEATURE_EXEC_SEQ : 0) |
+                  (d->config.debug_ops ? VGPU_FEATURE_DEBUG_OPS : 0);
+    p->epoch = a->epoch;
+    p->sq_start = vm->sq_start;
+    p->cq_start = vm->cq_start;
+    snprintf(p->pool, sizeof(p->pool), "%s", a->record.pool);
+    if (a->record.name[0])
+        snprintf(p->vm_name, sizeof(p->vm_name), "%s", a->record.name);
+    else
+        snprintf(p->vm_name, sizeof(p->vm_name), "vm-%u", vm->vm_id);
+    snprintf(p->backend, sizeof(p->backend), "%s", e->backend);
+    vgpu_props_end(p);
+}
+
+/* ---- making and freeing ---- */
+
+static int refuse(struct vgpu_refusal *r, uint32_t error, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+static int refuse(struct vgpu_refusal *r, uint32_t error, const char *fmt, ...)
+{
+    va_list ap;
+
+    r->error = error;
+    va_start(ap, fmt);
+    vsnprintf(r->text, sizeof(r->text), fmt, ap);
+    va_end(ap);
+    return -1;
+}
+
+struct vgpu_attachment *vgpud_attachment_of(struct vgpud *d, uint32_t vm_id)
+{
+    for (uint32_t s = 0; s < d->config.max_vms; s++)
+        if (d->attachments[s].state != VGPU_ATTACH_FREE && d->attachments[s].vm->vm_id == vm_id)
+            return &d->attachments[s];
+    return NULL;
+}
+
+/*
+ * Epochs go up over attachments and over restarts of the daemon, because they follow the clock: seconds since 2020, at
+ * least one more than the last. Positions start at epoch << 32, so whatever an old epoch left in a ring's slots is
+ * behind the new start (no ring moves 2^32 descriptors a second).
+ */
+static uint64_t next_epoch(struct vgpud *d)
+{
+    uint64_t epoch = (uint64_t)(time(NULL) - 1577836800);
+
+    if (epoch <= d->last_epoch)
+        epoch = d->last_epoch + 1;
+    d->last_epoch = epoch;
+    return epoch;
+}
+
+static uint32_t least_loaded_poller(struct vgpud *d, uint32_t executor)
+{
+    uint32_t best = 0;
+
+    if (d->executors[executor].in_process)
+        return 0; /* it runs in that loop */
+    uint32_t load[VGPU_CONFIG_MAX_POLL_CORES] = {0};
+    for (uint32_t s = 0; s < d->config.max_vms; s++)
+        if (d->attachments[s].state != VGPU_ATTACH_FREE && d->attachments[s].vm)
+            load[d->attachments[s].vm->poll_core]++;
+    for (uint32_t i = 1; i < d->poller_count; i++)
+        if (load[i] < load[best])
+            best = i;
+    return best;
+}
+
+static void vm_bind_exchange(struct vgpud *d, struct vgpu_vm *vm)
+{
+    struct vgpu_xchg_header *x = d->executors[vm->executor].xchg;
+
+    vm->x = vgpu_xchg_vm(x, vm->slot);
+    memset(vm->x, 0, sizeof(*vm->x));
+    vm->inflight = vgpu_xchg_inflight(x, vm->x);
+    vm->inflight_mask = x->journal_slots - 1;
+    vgpu_store_relaxed(&vm->x->completed, vm->accepted); /* relaxed: the executor learns of the VM later */
+    vm->completed_seen = vm->accepted;
+}
+
+static struct vgpu_vm *vm_make(struct vgpud *d, struct vgpu_attachment *a, uint32_t slot, uint32_t pool,
+                               struct vgpu_refusal *r)
+{
+    const struct vgpu_region *region = &a->session->region;
+    const struct vgpu_vm_record *rec = &a->record;
+    uint32_t executor = d->pool_executor[pool];
+    struct vgpu_executor *e = &d->executors[executor];
+    uint64_t device = rec->device_bytes == UINT64_MAX ? d->config.device_bytes : rec->device_bytes;
+    uint64_t heap_off = 0;
+
+    struct vgpu_vm *vm = aligned_alloc(64, (sizeof(*vm) + 63) / 64 * 64);
+    if (!vm) {
+        refuse(r, VGPU_ATTACH_E_NOMEM, "the host has no memory for this attachment");
+        return NULL;
+    }
+    memset(vm, 0, sizeof(*vm));
+    vm->slot = slot;
+    vm->vm_id = rec->vm_id;
+    vm->gen = ++d->vm_gen;
+    vm->executor = executor;
+    vm->queue = d->pool_queue[pool];
+    vm->pool = pool;
+    vm->priority = rec->priority;
+    vm->poll_core = least_loaded_poller(d, executor);
+    vm->cap = rec->in_flight && rec->in_flight < d->config.in_flight ? rec->in_flight : d->config.in_flight;
+    vm->cq_slots = region->layout.cq_slots;
+    if (vm->cap > vm->cq_slots)
+        vm->cap = vm->cq_slots;
+    /* Rings of different VMs start in different cache sets. */
+    vm->sq_start = vm->cq_start = (a->epoch << 32) + slot * 5u;
+    vm->cq_head = &region->guest_ctrl->cq_head;
+    vm->sq_event = &region->host_ctrl->sq_event;
+    vm->region_broken = &a->session->region.broken;
+    vm->doorbell_in = a->session->doorbell_in;
+    vm->fifo_mask = 1;
+    while (vm->fifo_mask < vm->cap)
+        vm->fifo_mask <<= 1;
+    vm->fifo = aligned_alloc(64, vm->fifo_mask * sizeof(*vm->fifo));
+    vm->fifo_mask -= 1;
+    if (!vm->fifo) {
+        refuse(r, VGPU_ATTACH_E_NOMEM, "the host has no memory for this attachment");
+        goto err_free;
+    }
+    if (device && vgpu_memspace_alloc(&e->heap, slot + 1, device)) {
+        refuse(r, VGPU_ATTACH_E_NOMEM,
+               "this VM is promised %" PRIu64 " bytes of device memory, and executor %s has no such range left of %" PRIu64
+               " (executors.heap_bytes, limits.device_bytes)",
+               device, e->config->name, e->heap.bytes);
+        goto err_free;
+    }
+    if (device)
+        heap_off = e->heap.handles[slot + 1].off;
+    if (vgpu_memspace_init(&vm->space, heap_off, device, d->config.max_handles)) {
+        refuse(r, VGPU_ATTACH_E_NOMEM, "the host has no memory for this attachment");
+        goto err_heap;
+    }
+    vm->view = (struct vgpu_vm_view){
+        .arena_bytes = region->layout.arena_bytes, .space = &vm->space, .debug_ops = d->config.debug_ops};
+    vgpu_cons_init(&vm->sq, region->sq, region->layout.sq_slots, &region->host_ctrl->sq_head, vm->sq_start, false);
+    vgpu_store_relaxed(vm->sq_event, vm->sq_start - 1); /* no doorbell wanted; relaxed: the guest is told later */
+    return vm;
+
+err_heap:
+    vgpu_memspace_free(&e->heap, slot + 1);
+err_free:
+    free(vm->fifo);
+    free(vm);
+    return NULL;
+}
+
+/* The attachment is in no table and in no executor. Ends it; the session's descriptor closes last. */
+static void attachment_free(struct vgpud *d, uint32_t slot)
+{
+    struct vgpu_attachment *a = &d->attachments[slot];
+    struct vgpu_vm *vm = a->vm;
+
+    if (a->accepted) {
+        vgpud_totals_fold(d, vm);
+        vgpu_poller_unwatch(d->pollers[vm->poll_core], vm->doorbell_in);
+        vgpu_log(VGPU_LOG_INFO, "VM %u detached", vm->vm_id);
+    }
+    vgpu_memspace_free(&d->executors[vm->executor].heap, slot + 1);
+    vgpu_memspace_fini(&vm->space);
+    struct vgpu_session *session = a->session;
+    free(vm->fifo);
+    free(vm);
+    memset(a, 0, sizeof(*a));
+    if (session)
+        session->ops->session_close(session);
+}
+
+/* ---- transport events ---- */
+
+static int on_hello(void *ctx, struct vgpu_session *s, const struct vgpu_peer *peer, struct vgpu_attach_limits *limits,
+                    struct vgpu_refusal *r)
+{
+    struct vgpud *d = ctx;
+    struct vgpu_vm_record rec;
+    struct vgpu_err err;
+    uint8_t differ = 0;
+
+    if (d->stopping)
+        return refuse(r, VGPU_ATTACH_E_UNAVAILABLE, "the daemon is shutting down");
+    int rc = vgpu_store_get_vm(d->store, peer->vm_id, &rec, &err);
+    if (rc == 0 && rec.has_token)
+        for (uint32_t i = 0; i < VGPU_TOKEN_LEN; i++) /* time does not depend on where they differ */
+            differ |= (uint8_t)(rec.token[i] ^ peer->token[i]);
+    if (rc || !rec.has_token || rec.uid < 0 || (uint64_t)rec.uid != peer->uid || differ) {
+        vgpu_log(VGPU_LOG_WARN, "refused: uid %u, pid %d wanted to attach as VM %u", peer->uid, (int)peer->pid,
+                 peer->vm_id);
+        return refuse(r, VGPU_ATTACH_E_UNKNOWN_VM,
+                      "VM %u may not attach from here: it is not registered, or not for your uid (%u), or the token is "
+                      "not its own (vgpu-ctl register-vm --vm-id=%u --uid=%u)",
+                      peer->vm_id, peer->uid, peer->vm_id, peer->uid);
+    }
+    if (vgpud_attachment_of(d, peer->vm_id))
+        return refuse(r, VGPU_ATTACH_E_BUSY, "VM %u is attached already (one attachment at a time)", peer->vm_id);
+    limits->arena_bytes = rec.arena_bytes ? rec.arena_bytes : d->config.arena_bytes;
+    limits->device_bytes = rec.device_bytes == UINT64_MAX ? d->config.device_bytes : rec.device_bytes;
+    limits->in_flight = rec.in_flight && rec.in_flight < d->config.in_flight ? rec.in_flight : d->config.in_flight;
+    limits->ring_slots = d->config.ring_slots;
+    return 0;
+}
+
+static int find_pool(const struct vgpud *d, const char *name)
+{
+    for (uint32_t i = 0; i < d->config.pool_count; i++)
+        if (strcmp(d->config.pools[i].name, name) == 0)
+            return (int)i;
+    return -1;
+}
+
+/* Judges the offer again (time has passed since HELLO) and asks the executor to map it. */
+static int attach_begin(struct vgpud *d, struct vgpu_session *s, struct vgpu_refusal *r)
+{
+    struct vgpu_err err;
+    uint32_t slot = 0;
+    struct vgpu_vm_record rec;
+
+    if (d->stopping)
+        return refuse(r, VGPU_ATTACH_E_UNAVAILABLE, "the daemon is shutting down");
+    if (vgpu_store_get_vm(d->store, s->peer.vm_id, &rec, &err))
+        return refuse(r, VGPU_ATTACH_E_UNKNOWN_VM, "VM %u is not registered any more", s->peer.vm_id);
+    if (vgpud_attachment_of(d, s->peer.vm_id))
+        return refuse(r, VGPU_ATTACH_E_BUSY, "VM %u is attached already (one attachment at a time)", s->peer.vm_id);
+    int pool = find_pool(d, rec.pool);
+    if (pool < 0)
+        return refuse(r, VGPU_ATTACH_E_UNAVAILABLE, "pool %s of VM %u is not in the daemon's configuration", rec.pool,
+                      rec.vm_id);
+    struct vgpu_executor *e = &d->executors[d->pool_executor[pool]];
+    if (e->state != VGPU_EXECUTOR_READY)
+        return refuse(r, VGPU_ATTACH_E_UNAVAILABLE, "pool %s is down (executor %s: %.80s); try again", rec.pool,
+                      e->config->name, e->fault[0] ? e->fault : "starting");
+    while (slot < d->config.max_vms && d->attachments[slot].state != VGPU_ATTACH_FREE)
+        slot++;
+    if (slot == d->config.max_vms)
+        return refuse(r, VGPU_ATTACH_E_NOMEM, "%u VMs are attached, this host takes no more (limits.attached_vms)", slot);
+    struct vgpu_attachment *a = &d->attachments[slot];
+    memset(a, 0, sizeof(*a));
+    a->record = rec;
+    a->session = s;
+    a->epoch = next_epoch(d);
+    a->vm = vm_make(d, a, slot, (uint32_t)pool, r);
+    if (!a->vm) {
+        memset(a, 0, sizeof(*a));
+        return -1;
+    }
+    vm_bind_exchange(d, a->vm);
+    a->state = VGPU_ATTACH_STARTING;
+    a->deadline_ns = vgpu_now_ns() + VGPU_DETACH_DEADLINE_NS;
+    s->user = a;
+    if (vgpud_executor_attach(d, e, slot)) {
+        s->user = NULL;
+        a->session = NULL;
+        attachment_free(d, slot);
+        return refuse(r, VGPU_ATTACH_E_UNAVAILABLE, "executor %s is too busy to take another VM; try again",
+                      e->config->name);
+    }
+    return 0;
+}
+
+static void on_attach(void *ctx, struct vgpu_session *s)
+{
+    struct vgpu_refusal r = {0};
+
+    if (attach_begin(ctx, s, &r))
+        s->ops->session_refuse(s, &r);
+}
+
+/* Out of the table, then out of the executor. */
+static void detach_begin(struct vgpud *d, uint32_t slot)
+{
+    struct vgpu_attachment *a = &d->attachments[slot];
+    bool listed = a->state == VGPU_ATTACH_ACTIVE;
+
+    a->state = VGPU_ATTACH_DETACHING;
+    a->detach_sent = false;
+    a->deadline_ns = vgpu_now_ns() + VGPU_DETACH_DEADLINE_NS;
+    if (listed)
+        vgpud_tables_publish(d);
+    vgpud_executor_detach(d, &d->executors[a->vm->executor], slot);
+}
+
+static void on_gone(void *ctx, struct vgpu_session *s)
+{
+    struct vgpud *d = ctx;
+    struct vgpu_attachment *a = s->user;
+
+    if (!a) {
+        s->ops->session_close(s);
+        return;
+    }
+    uint32_t slot = (uint32_t)(a - d->attachments);
+    a->gone = true;
+    switch (a->state) {
+    case VGPU_ATTACH_ACTIVE:
+        detach_begin(d, slot);
+        break;
+    case VGPU_ATTACH_PAUSED:
+        attachment_free(d, slot);
+        break;
+    default: /* STARTING, DETACHING: goes on when the executor answers */
+        break;
+    }
+}
+
+/* ---- executor's answers ---- */
+
+static void attachment_accept(struct vgpud *d, struct vgpu_attachment *a)
+{
+    struct vgpu_vm *vm = a->vm;
+    uint32_t slot = vm->slot;
+    struct vgpu_msg_attached reply = {.magic = VGPU_ATTACH_MAGIC,
+                                      .type = VGPU_ATTACH_ATTACHED,
+                                      .epoch = a->epoch,
+                                      .sq_start = vm->sq_start,
+                                      .cq_start = vm->cq_start};
+
+    if (!a->accepted) {
+        props_fill(d, a, VGPU_VM_RUNNING);
+        if (a->session->ops->session_accept(a->session, &reply) ||
+            vgpu_poller_watch(d->pollers[vm->poll_core], vm->doorbell_in, slot)) {
+            a->gone = true; /* `gone` follows, or has been: end it here either way */
+            detach_begin(d, slot);
+            return;
+        }
+        a->accepted = true;
+        vgpud_totals_get(d, vm->vm_id)->attachments++;
+        vgpu_log(VGPU_LOG_INFO, "VM %u attached: pool %s, priority %s, uid %u, pid %d, arena %" PRIu64 " MiB", vm->vm_id,
+                 a->record.pool, vm->priority == 0 ? "high" : vm->priority == 1 ? "medium" : "low", a->session->peer.uid,
+                 (int)a->session->peer.pid, vm->view.arena_bytes >> 20);
+        a->state = VGPU_ATTACH_ACTIVE;
+    } else {
+        a->state = VGPU_ATTACH_ACTIVE;
+        props_state(d, a, VGPU_VM_RUNNING, VGPU_BROKEN_NONE);
+    }
+    vgpud_tables_publish(d);
+}
+
+void vgpud_vm_mapped(struct vgpud *d, uint32_t slot, int rc, const char *text)
+{
+    struct vgpu_attachment *a = &d->attachments[slot];
+
+    if (a->state != VGPU_ATTACH_STARTING)
+        return;
+    if (rc) {
+        vgpu_log(VGPU_LOG_ERROR, "VM %u: executor cannot map its region: %s", a->vm->vm_id, text);
+        struct vgpu_session *s = a->session;
+        if (!a->accepted && !a->gone) {
+            struct vgpu_refusal r;
+            refuse(&r, VGPU_ATTACH_E_NOMEM, "the executor cannot map the region: %.120s", text);
+            s->user = NULL;
+            a->session = NULL;
+            attachment_free(d, slot);
+            s->ops->session_refuse(s, &r);
+        } else {
+            attachment_free(d, slot);
+        }
+    } else if (a->gone) {
+        detach_begin(d, slot);
+    } else {
+        attachment_accept(d, a);
+    }
+}
+
+void vgpud_vm_released(struct vgpud *d, uint32_t slot)
+{
+    if (d->attachments[slot].state == VGPU_ATTACH_DETACHING)
+        attachment_free(d, slot);
+}
+
+void vgpud_vms_lost(struct vgpud *d, struct vgpu_executor *e)
+{
+    uint8_t lost[VGPU_HANDLE_MAX / 8 + 1] = {0};
+
+    for (uint32_t s = 0; s < d->config.max_vms; s++) {
+        struct vgpu_attachment *a = &d->attachments[s];
+        if (a->state == VGPU_ATTACH_FREE || a->vm->executor != e->index)
+            continue;
+        if (a->state == VGPU_ATTACH_ACTIVE) {
+            a->state = VGPU_ATTACH_PAUSED;
+            lost[s / 8] |= (uint8_t)(1u << (s % 8));
+        } else if (a->state == VGPU_ATTACH_STARTING) {
+            a->state = VGPU_ATTACH_PAUSED;
+        }
+    }
+    vgpud_tables_publish(d); /* from here on these VMs are ours alone */
+    for (uint32_t s = 0; s < d->config.max_vms; s++) {
+        struct vgpu_attachment *a = &d->attachments[s];
+        if (a->state == VGPU_ATTACH_FREE || a->vm->executor != e->index)
+            continue;
+        if (a->state == VGPU_ATTACH_DETACHING || a->gone || !a->accepted) {
+            attachment_free(d, s); /* a guest that was not told yet sees its connection close and may try again */
+            continue;
+        }
+        if (!(lost[s / 8] & (1u << (s % 8))))
+            continue;
+        uint64_t n = vgpu_recover_vm(a->vm, e->xchg, a->session->region.cq, (uint32_t)e->generation);
+        if (n)
+            vgpu_log(VGPU_LOG_WARN, "VM %u: %" PRIu64 " descriptors completed as lost", a->vm->vm_id, n);
+        vgpud_totals_fold(d, a->vm);
+        a->vm->gen = ++d->vm_gen; /* tokens of its backlog in the poll core's order lead nowhere now */
+        a->vm->fifo_head = a->vm->fifo_tail = 0;
+        vgpu_memspace_reset(&a->vm->space);
+        a->vm->x = NULL;
+        props_state(d, a, VGPU_VM_PAUSED, VGPU_BROKEN_NONE);
+    }
+}
+
+void vgpud_vms_resume(struct vgpud *d, struct vgpu_executor *e)
+{
+    for (uint32_t s = 0; s < d->config.max_vms; s++) {
+        struct vgpu_attachment *a = &d->attachments[s];
+        if (a->state != VGPU_ATTACH_PAUSED || a->vm->executor != e->index)
+            continue;
+        vm_bind_exchange(d, a->vm);
+        a->state = VGPU_ATTACH_STARTING;
+        a->deadline_ns = vgpu_now_ns() + VGPU_DETACH_DEADLINE_NS;
+        if (vgpud_executor_attach(d, e, s))
+            a->state = VGPU_ATTACH_PAUSED; /* tried again on the next tick */
+    }
+}
+
+/* ---- time ---- */
+
+static const char *broken_text(uint32_t reason)
+{
+    switch (reason) {
+    case VGPU_BROKEN_SQ_SEQ:
+        return "a submission slot's sequence ran ahead of its position";
+    case VGPU_BROKEN_CQ_CREDIT:
+        return "cq_head went backwards or beyond what was reserved";
+    case VGPU_BROKEN_MEMORY:
+        return "its region's memory vanished";
+    default:
+        return "stopped by the operator";
+    }
+}
+
+/* A VM that broke a rule: told once, no longer polled, detached when the guest closes. */
+static void check_broken(struct vgpud *d, struct vgpu_attachment *a)
+{
+    uint32_t reason = vgpu_load_acquire(&a->vm->broken);
+
+    if (!reason && a->vm->x)
+        reason = vgpu_load_relaxed(&a->vm->x->broken);
+    if (!reason && vgpu_load_relaxed(a->vm->region_broken))
+        reason = VGPU_BROKEN_MEMORY;
+    if (!reason || a->broken_told)
+        return;
+    a->broken_told = true;
+    vgpu_store_release(&a->vm->broken, reason);
+    vgpu_log(VGPU_LOG_WARN, "VM %u broke a rule: %s; its ring is no longer served until it attaches again", a->vm->vm_id,
+             broken_text(reason));
+    props_state(d, a, VGPU_VM_BROKEN, reason);
+}
+
+void vgpud_attach_tick(struct vgpud *d, uint64_t now_ns)
+{
+    for (uint32_t s = 0; s < d->config.max_vms; s++) {
+        struct vgpu_attachment *a = &d->attachments[s];
+        if (a->state == VGPU_ATTACH_FREE)
+            continue;
+        struct vgpu_executor *e = &d->executors[a->vm->executor];
+        if (a->state == VGPU_ATTACH_ACTIVE)
+            check_broken(d, a);
+        else if (a->state == VGPU_ATTACH_DETACHING && !a->detach_sent && e->state == VGPU_EXECUTOR_READY)
+            vgpud_executor_detach(d, e, s);
+        else if (a->state == VGPU_ATTACH_PAUSED && e->state == VGPU_EXECUTOR_READY)
+            vgpud_vms_resume(d, e);
+        if ((a->state == VGPU_ATTACH_DETACHING || a->state == VGPU_ATTACH_STARTING) && now_ns > a->deadline_ns) {
+            a->deadline_ns = UINT64_MAX;
+            vgpud_executor_kill(d, e, "it does not let go of a VM's memory in time");
+        }
+    }
+}
+
+bool vgpud_attach_pending(const struct vgpud *d)
+{
+    for (uint32_t s = 0; s < d->config.max_vms; s++)
+        if (d->attachments[s].state != VGPU_ATTACH_FREE && d->attachments[s].state != VGPU_ATTACH_ACTIVE)
+            return true;
+    return false;
+}
+
+/* ---- shutdown ---- */
+
+void vgpud_attach_stop(struct vgpud *d)
+{
+    for (uint32_t s = 0; s < d->config.max_vms; s++) {
+        struct vgpu_attachment *a = &d->attachments[s];
+        if (a->state == VGPU_ATTACH_FREE)
+            continue;
+        vgpu_store_release(&a->vm->mode, VGPU_VM_MODE_CANCEL);
+        if (a->accepted)
+            props_state(d, a, VGPU_VM_CLOSING, VGPU_BROKEN_NONE);
+    }
+    for (uint32_t i = 0; i < d->poller_count; i++)
+        vgpu_poller_wake(d->pollers[i]);
+}
+
+bool vgpud_attach_drained(struct vgpud *d)
+{
+    for (uint32_t s = 0; s < d->config.max_vms; s++) {
+        struct vgpu_attachment *a = &d->attachments[s];
+        if (a->state == VGPU_ATTACH_FREE || a->state == VGPU_ATTACH_PAUSED)
+            continue;
+        if (a->state != VGPU_ATTACH_ACTIVE)
+            return false;
+        if (!a->vm->broken && (vgpu_cons_ready(&a->vm->sq) ||
+                               vgpu_load_relaxed(&a->vm->stat_accepted) != vgpu_load_acquire(&a->vm->x->completed)))
+            return false;
+    }
+    return true;
+}
+
+/* ---- open, close ---- */
+
+int vgpud_attach_open(struct vgpud *d, struct vgpu_err *err)
+{
+    static const struct vgpu_transport_events events = {.hello = on_hello, .attach = on_attach, .gone = on_gone};
+
+    d->attachments = calloc(d->config.max_vms, sizeof(*d->attachments));
+    if (!d->attachments)
+        return vgpu_err_set(err, ENOMEM, "no memory for %u attachments", d->config.max_vms);
+    d->transport_ops = &vgpu_transport_local;
+    return d->transport_ops->open(d->config.attach_socket, &events, d, &d->transport, err);
+}
+
+/* Poll cores and executors have ended. */
+void vgpud_attach_close(struct vgpud *d)
+{
+    for (uint32_t s = 0; d->attachments && s < d->config.max_vms; s++)
+        if (d->attachments[s].state != VGPU_ATTACH_FREE)
+            attachment_free(d, s);
+    if (d->transport)
+        d->transport_ops->close(d->transport);
+    d->transport = NULL;
+    for (uint32_t i = 0; i < d->poller_count; i++)
+        table_free(vgpu_poller_publish(d->pollers[i], NULL));
+    free(d->attachments);
+    d->attachments = NULL;
+}

@@ -1,0 +1,399 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* vgpud's life: start, the control thread's loop, shutdown. */
+#include "core/daemon.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
+#ifdef VGPU_HAVE_SYSTEMD
+#include <systemd/sd-daemon.h>
+#endif
+
+#include "core/base/sigbus.h"
+#include "core/control.h"
+
+#define READY_DEADLINE_NS UINT64_C(30000000000)
+#define LOCK_WAIT_MS 15000
+
+/* What the loop watches; executors are told apart by their address. */
+static char tag_transport, tag_control, tag_signals, tag_notify, tag_timer;
+
+/* ---- start ---- */
+
+static int make_dir(const char *path, mode_t mode, struct vgpu_err *err)
+{
+    if (mkdir(path, mode) && errno != EEXIST)
+        return vgpu_err_set(err, errno, "cannot make the directory %s: %s (paths.run_dir, paths.state_dir)", path,
+                            strerror(errno));
+    return 0;
+}
+
+/*
+ * One daemon per run_dir. Executors inherit the lock's descriptor, so it is held until the last of them is gone: a new
+ * daemon never shares a guest's memory with an executor of the old one.
+ */
+static int take_lock(struct vgpud *d, struct vgpu_err *err)
+{
+    char path[PATH_MAX];
+
+    if ((size_t)snprintf(path, sizeof(path), "%s/vgpud.lock", d->config.run_dir) >= sizeof(path))
+        return vgpu_err_set(err, ENAMETOOLONG, "paths.run_dir is too long");
+    d->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (d->lock_fd < 0)
+        return vgpu_err_set(err, errno, "cannot open %s: %s", path, strerror(errno));
+    for (int waited_ms = 0; flock(d->lock_fd, LOCK_EX | LOCK_NB); waited_ms += 20) {
+        if (errno != EWOULDBLOCK && errno != EINTR)
+            return vgpu_err_set(err, errno, "cannot lock %s: %s", path, strerror(errno));
+        char pid[32] = "";
+        ssize_t n = pread(d->lock_fd, pid, sizeof(pid) - 1, 0);
+        pid[n > 0 ? n : 0] = 0;
+        /* The holder lives: give up at once. It is dead: its executors are ending. */
+        if (atoi(pid) > 0 && kill(atoi(pid), 0) == 0)
+            return vgpu_err_set(err, EBUSY, "another vgpud (pid %d) runs with run_dir %s", atoi(pid),
+                                d->config.run_dir);
+        if (waited_ms >= LOCK_WAIT_MS)
+            return vgpu_err_set(err, EBUSY, "an executor of an earlier vgpud still holds %s", path);
+        usleep(20000);
+    }
+    char pid[32];
+    int n = snprintf(pid, sizeof(pid), "%d\n", (int)getpid());
+    if (ftruncate(d->lock_fd, 0) || pwrite(d->lock_fd, pid, (size_t)n, 0) != n)
+        return vgpu_err_set(err, errno, "cannot write %s: %s", path, strerror(errno));
+    return 0;
+}
+
+static void raise_limits(struct vgpud *d)
+{
+    struct rlimit r;
+
+    if (getrlimit(RLIMIT_NOFILE, &r) == 0 && r.rlim_cur < r.rlim_max) {
+        r.rlim_cur = r.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &r);
+    }
+    if (d->config.lock_memory && mlockall(MCL_CURRENT | MCL_FUTURE))
+        vgpu_log(VGPU_LOG_WARN, "memory.lock: cannot lock memory (%s): a page fault may cost a poll core milliseconds",
+                 strerror(errno));
+}
+
+static int watch(struct vgpud *d, int fd, void *tag)
+{
+    struct epoll_event ev = {.events = EPOLLIN, .data.ptr = tag};
+
+    return epoll_ctl(d->epoll, EPOLL_CTL_ADD, fd, &ev);
+}
+
+static int loop_open(struct vgpud *d, struct vgpu_err *err)
+{
+    sigset_t set;
+
+    /* Before any thread starts: signals come to the loop, as events. */
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGHUP);
+    sigprocmask(SIG_BLOCK, &set, NULL);
+    signal(SIGPIPE, SIG_IGN);
+    d->epoll = epoll_create1(EPOLL_CLOEXEC);
+    d->timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+    d->signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+    d->notify_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (d->epoll < 0 || d->timer < 0 || d->signals < 0 || d->notify_fd < 0 || watch(d, d->timer, &tag_timer) ||
+        watch(d, d->signals, &tag_signals) || watch(d, d->notify_fd, &tag_notify))
+        return vgpu_err_set(err, errno, "cannot make the control loop: %s", strerror(errno));
+    return 0;
+}
+
+static int store_open(struct vgpud *d, struct vgpu_err *err)
+{
+    int rc = vgpu_store_open(d->config.store, &d->store, err);
+
+    for (uint32_t i = 0; rc == 0 && i < d->config.pool_count; i++) {
+        struct vgpu_pool_record p = {.capacity = d->config.pools[i].capacity};
+        memcpy(p.name, d->config.pools[i].name, sizeof(p.name));
+        rc = vgpu_store_put_pool(d->store, &p, err);
+    }
+    return rc;
+}
+
+static int run_poller(void *arg)
+{
+    vgpu_poller_run(arg);
+    return 0;
+}
+
+static int pollers_open(struct vgpud *d, struct vgpu_err *err)
+{
+    struct vgpu_poller_params params = {.executors = d->executor_count,
+                                        .max_vms = d->config.max_vms,
+                                        .in_flight = d->config.in_flight,
+                                        .burst = d->config.burst,
+                                        .spin_ns = d->config.poll_idle.spin_ns,
+                                        .pause_ns = d->config.poll_idle.pause_ns,
+                                        .sleep = d->config.poll_idle.sleep,
+                                        .notify_fd = d->notify_fd,
+                                        .alloc = vgpu_eal_alloc,
+                                        .release = vgpu_eal_release};
+
+    for (uint32_t i = 0; i < d->executor_count; i++)
+        params.queues[i] = d->executors[i].queues;
+    for (uint32_t i = 0; i < d->config.poll_core_count; i++) {
+        params.index = i;
+        int rc = vgpu_poller_open(&params, &d->pollers[i]);
+        if (rc)
+            return vgpu_err_set(err, -rc, "no memory for poll core %u (limits.attached_vms x limits.in_flight)", i);
+        d->poller_count++;
+        rc = vgpu_eal_launch(i, run_poller, d->pollers[i]);
+        if (rc)
+            return vgpu_err_set(err, -rc, "poll core %u does not start: %s", i, strerror(-rc));
+    }
+    return 0;
+}
+
+static int control_open(struct vgpud *d, struct vgpu_err *err)
+{
+    struct vgpu_control_params params = {.socket_path = d->config.control_socket,
+                                         .store = d->store,
+                                         .config = &d->config,
+                                         .ops = &vgpud_control_ops,
+                                         .ctx = d};
+
+    int rc = vgpu_control_open(&params, &d->control, err);
+    if (rc == 0 && watch(d, vgpu_control_fd(d->control), &tag_control))
+        rc = vgpu_err_set(err, errno, "cannot watch the control socket: %s", strerror(errno));
+    return rc;
+}
+
+static void executor_path_find(struct vgpud *d)
+{
+    char self[PATH_MAX];
+
+    if (d->config.executor_path[0]) {
+        snprintf(d->executor_path, sizeof(d->executor_path), "%s", d->config.executor_path);
+        return;
+    }
+    /* Beside vgpud where installed; in the next room in a build tree. */
+    ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
+    self[n > 0 ? n : 0] = 0;
+    char *slash = strrchr(self, '/');
+    if (slash)
+        *slash = 0;
+    static const char *const places[] = {"%.4000s/vgpu-exec", "%.4000s/../pmd-gpu/vgpu-exec",
+                                         "%.4000s/../libexec/vgpu/vgpu-exec"};
+    for (int i = 0; i < 3; i++) {
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wformat-nonliteral"
+        snprintf(d->executor_path, sizeof(d->executor_path), places[i], self);
+#pragma GCC diagnostic pop
+        if (access(d->executor_path, X_OK) == 0)
+            return;
+    }
+    snprintf(d->executor_path, sizeof(d->executor_path), "vgpu-exec");
+}
+
+int vgpud_open(struct vgpud *d, struct vgpu_err *err)
+{
+    d->epoll = d->timer = d->signals = d->notify_fd = d->lock_fd = -1;
+    d->started_ns = vgpu_now_ns();
+    executor_path_find(d);
+    int rc = make_dir(d->config.run_dir, 0755, err);
+    if (rc == 0)
+        rc = make_dir(d->config.state_dir, 0700, err);
+    if (rc == 0)
+        rc = take_lock(d, err);
+    if (rc == 0)
+        rc = loop_open(d, err);
+    if (rc)
+        goto err_close;
+    raise_limits(d);
+    vgpu_sigbus_install();
+    vgpu_clock_init();
+    vgpu_topology_report(&d->config, d->startup_report, sizeof(d->startup_report));
+    rc = store_open(d, err);
+    if (rc)
+        goto err_close;
+    rc = vgpud_executors_open(d, err);
+    if (rc)
+        goto err_close;
+    rc = vgpu_eal_open(d->config.poll_cpu, d->config.poll_core_count, d->config.hugepages, d->startup_report,
+                       sizeof(d->startup_report), err);
+    if (rc == 0)
+        rc = pollers_open(d, err);
+    if (rc == 0)
+        rc = vgpud_attach_open(d, err);
+    if (rc == 0 && watch(d, d->transport_ops->fd(d->transport), &tag_transport))
+        rc = vgpu_err_set(err, errno, "cannot watch the attach socket: %s", strerror(errno));
+    if (rc == 0)
+        rc = control_open(d, err);
+    if (rc)
+        goto err_close;
+    return 0;
+
+err_close:
+    vgpud_close(d);
+    return rc;
+}
+
+/* ---- loop ---- */
+
+/* Ticks only while something waits for time. */
+static void timer_set(struct vgpud *d)
+{
+    struct itimerspec it = {0};
+    bool attached = false;
+    long ms = 0;
+
+    for (uint32_t s = 0; s < d->config.max_vms && !attached; s++)
+        attached = d->attachments[s].state != VGPU_ATTACH_FREE;
+    if (d->stopping || vgpud_attach_pending(d))
+        ms = 2;
+    else if (vgpud_executors_pending(d))
+        ms = 5;
+    else if (attached)
+        ms = 100;
+    it.it_value.tv_nsec = it.it_interval.tv_nsec = ms * 1000000;
+    timerfd_settime(d->timer, 0, &it, NULL);
+}
+
+static void on_signals(struct vgpud *d)
+{
+    struct signalfd_siginfo si;
+
+    while (read(d->signals, &si, sizeof(si)) == sizeof(si)) {
+        if (si.ssi_signo == SIGHUP) {
+            vgpu_log(VGPU_LOG_INFO, "SIGHUP: this version reads its configuration at start only");
+            continue;
+        }
+        if (d->stopping) {
+            d->stop_done = true; /* asked twice: at once */
+            continue;
+        }
+        vgpu_log(VGPU_LOG_INFO, "stopping: finishing what is in flight");
+        d->stopping = true;
+        d->stop_deadline_ns = vgpu_now_ns() + VGPU_SHUTDOWN_DEADLINE_NS;
+#ifdef VGPU_HAVE_SYSTEMD
+        sd_notify(0, "STOPPING=1");
+#endif
+        vgpud_attach_stop(d);
+    }
+}
+
+static void tick(struct vgpud *d)
+{
+    uint64_t now = vgpu_now_ns();
+
+    vgpud_executors_tick(d, now);
+    vgpud_attach_tick(d, now);
+    if (d->stopping && (vgpud_attach_drained(d) || now > d->stop_deadline_ns)) {
+        if (now > d->stop_deadline_ns)
+            vgpu_log(VGPU_LOG_WARN, "stopping: some descriptors did not finish in time; their guests will see them lost");
+        d->stop_done = true;
+    }
+}
+
+static void drain_fd(int fd)
+{
+    uint64_t value;
+    ssize_t ignored = read(fd, &value, sizeof(value));
+    (void)ignored;
+}
+
+static void dispatch(struct vgpud *d, void *tag)
+{
+    if (tag == &tag_transport)
+        d->transport_ops->dispatch(d->transport);
+    else if (tag == &tag_control)
+        vgpu_control_dispatch(d->control);
+    else if (tag == &tag_signals)
+        on_signals(d);
+    else if (tag == &tag_notify)
+        drain_fd(d->notify_fd);
+    else if (tag == &tag_timer)
+        drain_fd(d->timer);
+    else
+        vgpud_executor_event(d, tag);
+}
+
+static void tell_ready(struct vgpud *d, int *ready_fd)
+{
+    bool failing = false;
+
+    for (uint32_t i = 0; i < d->executor_count; i++)
+        failing |= d->executors[i].state != VGPU_EXECUTOR_READY && d->executors[i].restarts == 0 &&
+                   d->executors[i].fault[0] == 0;
+    if (failing && vgpu_now_ns() - d->started_ns < READY_DEADLINE_NS)
+        return; /* some executor is still at its first start */
+    vgpu_log(VGPU_LOG_INFO, "ready: guests attach at %s, administrators at %s", d->config.attach_socket,
+             d->config.control_socket);
+#ifdef VGPU_HAVE_SYSTEMD
+    sd_notify(0, "READY=1");
+#endif
+    if (*ready_fd >= 0) {
+        ssize_t ignored = write(*ready_fd, "ready\n", 6);
+        (void)ignored;
+        close(*ready_fd);
+    }
+    *ready_fd = -2;
+}
+
+void vgpud_run(struct vgpud *d, int ready_fd)
+{
+    struct epoll_event ev[32];
+
+    for (char *line = strtok(strdup(d->startup_report), "\n"); line; line = strtok(NULL, "\n"))
+        vgpu_log(VGPU_LOG_INFO, "%s", line);
+    tick(d);
+    while (!d->stop_done) {
+        if (ready_fd > -2)
+            tell_ready(d, &ready_fd);
+        timer_set(d);
+        int n = epoll_wait(d->epoll, ev, 32, -1);
+        for (int i = 0; i < n; i++)
+            dispatch(d, ev[i].data.ptr);
+        tick(d);
+    }
+}
+
+/* ---- end ---- */
+
+static void close_fd(int fd)
+{
+    if (fd >= 0)
+        close(fd);
+}
+
+void vgpud_close(struct vgpud *d)
+{
+    vgpu_control_close(d->control);
+    for (uint32_t i = 0; i < d->poller_count; i++)
+        vgpu_poller_stop(d->pollers[i]);
+    vgpu_eal_wait();
+    vgpud_executors_stop(d);
+    vgpud_attach_close(d);
+    vgpud_executors_close(d);
+    for (uint32_t i = 0; i < d->poller_count; i++)
+        vgpu_poller_close(d->pollers[i]);
+    vgpu_eal_close();
+    vgpu_store_close(d->store);
+    while (d->totals) {
+        struct vgpu_vm_totals *next = d->totals->next;
+        free(d->totals);
+        d->totals = next;
+    }
+    close_fd(d->epoll);
+    close_fd(d->timer);
+    close_fd(d->signals);
+    close_fd(d->notify_fd);
+    close_fd(d->lock_fd);
+}

@@ -1,0 +1,171 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * vgpud's own state, shared by the files of core/. Everything here belongs to the control thread, except where a struct
+ * says otherwise; poll cores see only what is published to them (poller.h).
+ */
+#ifndef VGPU_CORE_DAEMON_H
+#define VGPU_CORE_DAEMON_H
+
+#include <sys/types.h>
+
+#include "core/config.h"
+#include "core/poller.h"
+#include "core/vm.h"
+#include "pmd-gpu/proto.h"
+#include "store/store.h"
+
+#define VGPU_DETACH_DEADLINE_NS UINT64_C(5000000000)    /* an executor that does not let go of a VM is killed */
+#define VGPU_START_DEADLINE_NS UINT64_C(60000000000)    /* an executor that does not become ready is killed */
+#define VGPU_SHUTDOWN_DEADLINE_NS UINT64_C(10000000000) /* after that what is in flight is abandoned */
+#define VGPU_BACKOFF_MIN_NS UINT64_C(20000000)
+#define VGPU_BACKOFF_MAX_NS UINT64_C(5000000000)
+
+/* ---- executors ---- */
+enum vgpu_executor_state {
+    VGPU_EXECUTOR_DOWN = 0,     /* will be started at restart_at_ns */
+    VGPU_EXECUTOR_STARTING = 1, /* process runs, backend not open yet */
+    VGPU_EXECUTOR_READY = 2,
+};
+struct vgpu_executor {
+    const struct vgpu_executor_config *config;
+    uint32_t index;
+    uint32_t queues;        /* pools served (1 with scope host) */
+    enum vgpu_executor_state state;
+    char backend[VGPU_NAME_BYTES]; /* what runs: "auto" resolved */
+    char fault[256];        /* why it is down, for people */
+    /* this incarnation */
+    struct vgpu_xchg_header *xchg;
+    uint64_t xchg_bytes;
+    int xchg_fd, event_fd, control_fd, pid_fd;
+    pid_t pid;
+    struct vgpu_exec *in_process;
+    struct vgpu_feed *feeds[VGPU_CONFIG_MAX_POLL_CORES]; /* one per poll core */
+    /* over incarnations */
+    uint64_t generation;    /* device generation: goes up with each start */
+    uint64_t restarts;
+    uint64_t started_ns, restart_at_ns, backoff_ns;
+    struct vgpu_memspace heap; /* handle = VM slot + 1: the slice of that VM */
+};
+
+/* ---- attachments ---- */
+enum vgpu_attach_state {
+    VGPU_ATTACH_FREE = 0,
+    VGPU_ATTACH_STARTING = 1,  /* executor asked to map it */
+    VGPU_ATTACH_ACTIVE = 2,    /* polled */
+    VGPU_ATTACH_PAUSED = 3,    /* executor down; out of the poll core's table */
+    VGPU_ATTACH_DETACHING = 4, /* executor asked to let go; out of the table */
+};
+struct vgpu_attachment {
+    enum vgpu_attach_state state;
+    bool accepted;            /* the guest was told: a second STARTING is a re-attach after a restart */
+    bool gone;                /* the peer went away */
+    bool detach_sent;
+    bool broken_told;
+    uint64_t deadline_ns;     /* of STARTING and DETACHING */
+    uint64_t epoch;
+    struct vgpu_vm *vm;
+    struct vgpu_session *session;
+    struct vgpu_vm_record record;
+};
+
+/* What a VM did in earlier attachments and incarnations; added to the live figures. */
+struct vgpu_vm_totals {
+    struct vgpu_vm_totals *next;
+    uint32_t vm_id;
+    uint64_t accepted, refused, completed, bytes, doorbells_in, doorbells_out, attachments;
+    uint64_t status_count[VGPU_STATUS_COUNT];
+    struct vgpu_hist latency, service;
+};
+
+struct vgpu_control;
+struct vgpud {
+    struct vgpu_config config;
+    struct vgpu_store *store;
+    struct vgpu_control *control;
+    struct vgpu_transport *transport;
+    const struct vgpu_transport_ops *transport_ops;
+    int epoll, timer, signals, notify_fd, lock_fd;
+    bool stopping, stop_done;
+    uint64_t stop_deadline_ns;
+    uint64_t started_ns;
+    uint64_t last_epoch, table_generation;
+    uint32_t vm_gen;
+    uint32_t poller_count;
+    struct vgpu_poller *pollers[VGPU_CONFIG_MAX_POLL_CORES];
+    uint32_t executor_count;
+    struct vgpu_executor executors[VGPU_CONFIG_MAX_EXECUTORS];
+    uint32_t pool_queue[VGPU_CONFIG_MAX_POOLS];    /* queue of the pool at its executor */
+    uint32_t pool_executor[VGPU_CONFIG_MAX_POOLS]; /* index */
+    struct vgpu_attachment *attachments; /* [max_vms], by slot */
+    struct vgpu_vm_totals *totals;
+    char executor_path[PATH_MAX];
+    char startup_report[2048]; /* what was placed where, what was degraded */
+};
+
+/* executor.c */
+int vgpud_executors_open(struct vgpud *d, struct vgpu_err *err);
+/* Ends the processes and waits for them: from here on nobody writes into a guest's memory. */
+void vgpud_executors_stop(struct vgpud *d);
+void vgpud_executors_close(struct vgpud *d);
+/* Serves events and timeouts; called when its descriptors are readable and on each tick. */
+void vgpud_executor_event(struct vgpud *d, struct vgpu_executor *e);
+void vgpud_executors_tick(struct vgpud *d, uint64_t now_ns);
+/* Asks the executor to map a VM's region. 0, or -errno: it cannot be asked now. The answer is vgpud_vm_mapped(). */
+int vgpud_executor_attach(struct vgpud *d, struct vgpu_executor *e, uint32_t slot);
+/* Asks it to let go; retried on ticks until it could be asked. The answer is vgpud_vm_released(). */
+void vgpud_executor_detach(struct vgpud *d, struct vgpu_executor *e, uint32_t slot);
+void vgpud_executor_kill(struct vgpud *d, struct vgpu_executor *e, const char *why);
+bool vgpud_executors_pending(const struct vgpud *d);
+
+/* attach.c */
+int vgpud_attach_open(struct vgpud *d, struct vgpu_err *err);
+void vgpud_attach_close(struct vgpud *d);
+void vgpud_vm_mapped(struct vgpud *d, uint32_t slot, int rc, const char *text);
+void vgpud_vm_released(struct vgpud *d, uint32_t slot);
+/* The executor is dead: finishes what its VMs had outstanding and pauses them. Then, once it is ready again: */
+void vgpud_vms_lost(struct vgpud *d, struct vgpu_executor *e);
+void vgpud_vms_resume(struct vgpud *d, struct vgpu_executor *e);
+/* Rebuilds and publishes every poll core's table, waits a grace period, frees the old ones. */
+void vgpud_tables_publish(struct vgpud *d);
+void vgpud_attach_tick(struct vgpud *d, uint64_t now_ns);
+bool vgpud_attach_pending(const struct vgpud *d);
+/* Shutdown: cancels what is queued; true once nothing is outstanding. */
+void vgpud_attach_stop(struct vgpud *d);
+bool vgpud_attach_drained(struct vgpud *d);
+struct vgpu_attachment *vgpud_attachment_of(struct vgpud *d, uint32_t vm_id);
+
+/* recover.c */
+/* Completes as LOST, or again, all that the VM had outstanding at a dead executor. Returns how many were lost. */
+uint64_t vgpu_recover_vm(struct vgpu_vm *vm, struct vgpu_xchg_header *xchg, struct vgpu_slot *cq, uint32_t generation);
+
+/* stats.c: what the control server asks for. */
+struct vgpu_control_ops;
+extern const struct vgpu_control_ops vgpud_control_ops;
+/* Adds the figures of this attachment at this executor to the VM's totals. */
+void vgpud_totals_fold(struct vgpud *d, const struct vgpu_vm *vm);
+struct vgpu_vm_totals *vgpud_totals_get(struct vgpud *d, uint32_t vm_id);
+
+/* eal.c: the only file that knows DPDK. */
+/* Starts EAL with one lcore per poll core on the given CPUs (VGPU_CPU_ANY: any of the process). Appends to report what
+ * was degraded. 0 or -errno. */
+int vgpu_eal_open(const int *cpus, uint32_t n, bool hugepages, char *report, size_t report_bytes, struct vgpu_err *err);
+/* Runs fn(arg) on the lcore of poll core i. */
+int vgpu_eal_launch(uint32_t i, int (*fn)(void *), void *arg);
+void vgpu_eal_wait(void);
+void vgpu_eal_close(void);
+void *vgpu_eal_alloc(size_t bytes);
+void vgpu_eal_release(void *mem);
+
+/* topology.c: the only file that knows hwloc. */
+/* Describes the host and judges the wanted placement, into report. */
+void vgpu_topology_report(const struct vgpu_config *c, char *report, size_t report_bytes);
+
+/* daemon.c */
+/* Starts everything, in order, undoing it when a step fails. 0 or -errno. */
+int vgpud_open(struct vgpud *d, struct vgpu_err *err);
+/* Serves until SIGTERM or SIGINT; then completes or cancels what is in flight. ready_fd: "ready\n" goes there once all
+ * executors are up (or have failed to); -1: nobody waits. */
+void vgpud_run(struct vgpud *d, int ready_fd);
+void vgpud_close(struct vgpud *d);
+
+#endif

@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The only file that knows DPDK: EAL's start, lcores and hugepage memory. Control thread. */
+#include <errno.h>
+#include <rte_eal.h>
+#include <rte_errno.h>
+#include <rte_launch.h>
+#include <rte_lcore.h>
+#include <rte_malloc.h>
+#include <rte_memory.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/daemon.h"
+
+static bool have_eal;
+
+/* "0@(0-3),1@2": lcore 0 is the control thread, on every CPU that we may use; lcore i + 1 is poll core i. */
+static int lcores_arg(const int *cpus, uint32_t n, char *out, size_t bytes, struct vgpu_err *err)
+{
+    cpu_set_t may;
+    char all[1024] = "";
+    size_t at = 0;
+
+    if (sched_getaffinity(0, sizeof(may), &may))
+        return vgpu_err_set(err, errno, "cannot read the CPU affinity: %s", strerror(errno));
+    for (int c = 0; c < CPU_SETSIZE && at < sizeof(all) - 8; c++)
+        if (CPU_ISSET(c, &may))
+            at += (size_t)snprintf(all + at, sizeof(all) - at, "%s%d", at ? "," : "", c);
+    int len = snprintf(out, bytes, "--lcores=0@(%s)", all);
+    for (uint32_t i = 0; i < n; i++) {
+        if (cpus[i] == VGPU_CPU_ANY) {
+            len += snprintf(out + len, bytes - (size_t)len, ",%u@(%s)", i + 1, all);
+        } else if (cpus[i] >= CPU_SETSIZE || !CPU_ISSET(cpus[i], &may)) {
+            return vgpu_err_set(err, EINVAL,
+                                "poll_cores.cpus: CPU %d is not there, or not allowed for this process (allowed: %s)",
+                                cpus[i], all);
+        } else {
+            len += snprintf(out + len, bytes - (size_t)len, ",%u@%d", i + 1, cpus[i]);
+        }
+        if ((size_t)len >= bytes)
+            return vgpu_err_set(err, E2BIG, "too many CPUs for EAL's --lcores");
+    }
+    return 0;
+}
+
+static uint64_t free_hugepages(void)
+{
+    static const char *const files[] = {"/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages",
+                                        "/sys/kernel/mm/hugepages/hugepages-1048576kB/free_hugepages"};
+    uint64_t bytes = 0;
+
+    for (int i = 0; i < 2; i++) {
+        FILE *f = fopen(files[i], "re");
+        unsigned long n = 0;
+        if (f && fscanf(f, "%lu", &n) == 1)
+            bytes += n * (i ? 1ul << 30 : 2ul << 20);
+        if (f)
+            fclose(f);
+    }
+    return bytes;
+}
+
+static int eal_try(char *lcores, bool huge)
+{
+    char *argv[12];
+    int argc = 0;
+    argv[argc++] = (char *)"vgpud";
+    argv[argc++] = lcores;
+    argv[argc++] = (char *)"--in-memory"; /* nothing of DPDK's is shared with anyone */
+    argv[argc++] = (char *)"--no-pci";
+    argv[argc++] = (char *)"--no-telemetry";
+    argv[argc++] = (char *)"--log-level=lib.eal:error";
+    if (!huge) {
+        argv[argc++] = (char *)"--no-huge";
+        argv[argc++] = (char *)"-m";
+        argv[argc++] = (char *)"64";
+    }
+    return rte_eal_init(argc, argv);
+}
+
+int vgpu_eal_open(const int *cpus, uint32_t n, bool hugepages, char *report, size_t report_bytes, struct vgpu_err *err)
+{
+    char lcores[32768];
+    uint64_t huge = free_hugepages();
+    size_t at = strlen(report);
+
+    int rc = lcores_arg(cpus, n, lcores, sizeof(lcores), err);
+    if (rc)
+        return rc;
+    /* EAL starts once in a process: choose before. */
+    bool use_huge = hugepages && huge >= (64u << 20);
+    if (!use_huge)
+        snprintf(report + at, report_bytes - at,
+                 "memory: 4 KiB pages (%s); with many VMs each poll of a ring may miss the TLB, some 5 to 10 ns; to mend: "
+                 "sysctl vm.nr_hugepages=256\n",
+                 !hugepages ? "memory.hugepages is false" : "fewer than 64 MiB of hugepages are free");
+    else
+        snprintf(report + at, report_bytes - at, "memory: hugepages (%llu MiB free at start)\n",
+                 (unsigned long long)(huge >> 20));
+    rc = eal_try(lcores, use_huge);
+    if (rc < 0)
+        return vgpu_err_set(err, rte_errno ? rte_errno : EIO, "DPDK's EAL does not start: %s%s", rte_strerror(rte_errno),
+                            use_huge ? " (hugepages not usable by this user? set memory.hugepages: false)" : "");
+    have_eal = true;
+    return 0;
+}
+
+int vgpu_eal_launch(uint32_t i, int (*fn)(void *), void *arg)
+{
+    return rte_eal_remote_launch(fn, arg, i + 1);
+}
+
+void vgpu_eal_wait(void)
+{
+    rte_eal_mp_wait_lcore();
+}
+
+void vgpu_eal_close(void)
+{
+    if (have_eal)
+        rte_eal_cleanup();
+    have_eal = false;
+}
+
+/* Poll cores' memory: EAL's (hugepages, near the core) while it has room, else the C library's. */
+void *vgpu_eal_alloc(size_t bytes)
+{
+    void *p = have_eal ? rte_zmalloc(NULL, bytes, VGPU_LINE_PAIR_BYTES) : NULL;
+
+    return p ? p : calloc(1, bytes);
+}
+
+void vgpu_eal_release(void *mem)
+{
+    if (mem && have_eal && rte_mem_virt2memseg_list(mem))
+        rte_free(mem);
+    else
+        free(mem);
+}

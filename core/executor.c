@@ -1,0 +1,472 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Executors: started, watched, killed, started again. Control thread. */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "core/base/fdpass.h"
+#include "core/daemon.h"
+
+extern char **environ;
+
+static void close_fd(int *fd)
+{
+    if (*fd >= 0)
+        close(*fd);
+    *fd = -1;
+}
+
+static void executor_fault(struct vgpu_executor *e, const char *text)
+{
+    snprintf(e->fault, sizeof(e->fault), "%s", text);
+}
+
+/* ---- the exchange of one incarnation ---- */
+
+static uint32_t journal_slots(const struct vgpud *d)
+{
+    uint32_t n = 8;
+
+    while (n < d->config.in_flight)
+        n <<= 1;
+    return n;
+}
+
+static int exchange_open(struct vgpud *d, struct vgpu_executor *e, struct vgpu_err *err)
+{
+    struct vgpu_xchg_geometry g = {.feeds = d->poller_count,
+                                   .queues = e->queues,
+                                   .ring_slots = d->config.window,
+                                   .max_vms = d->config.max_vms,
+                                   .journal_slots = journal_slots(d)};
+    struct vgpu_xchg_header h = {0};
+
+    e->xchg_bytes = vgpu_xchg_layout(&h, &g);
+    e->xchg_fd = memfd_create("vgpu-exchange", MFD_CLOEXEC);
+    if (e->xchg_fd < 0 || ftruncate(e->xchg_fd, (off_t)e->xchg_bytes))
+        return vgpu_err_set(err, errno, "cannot make the exchange of executor %s: %s", e->config->name,
+                            strerror(errno));
+    e->xchg = mmap(NULL, e->xchg_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, e->xchg_fd, 0);
+    if (e->xchg == MAP_FAILED) {
+        e->xchg = NULL;
+        return vgpu_err_set(err, errno, "cannot map the exchange of executor %s: %s", e->config->name,
+                            strerror(errno));
+    }
+    memcpy(e->xchg, &h, sizeof(h));
+    e->xchg->expose_exec_seq = d->config.expose_exec_seq;
+    e->xchg->generation = e->generation;
+    for (uint32_t i = 0; i < d->config.pool_count; i++)
+        if (d->pool_executor[i] == e->index)
+            memcpy(e->xchg->budget[d->pool_queue[i]], d->config.pools[i].budget, sizeof(e->xchg->budget[0]));
+    e->event_fd = eventfd(0, EFD_CLOEXEC);
+    if (e->event_fd < 0)
+        return vgpu_err_set(err, errno, "cannot make an eventfd: %s", strerror(errno));
+    for (uint32_t f = 0; f < d->poller_count; f++) {
+        struct vgpu_feed *feed = aligned_alloc(64, (sizeof(*feed) + 63) / 64 * 64);
+        if (!feed)
+            return vgpu_err_set(err, ENOMEM, "no memory for executor %s", e->config->name);
+        memset(feed, 0, sizeof(*feed));
+        feed->xchg = e->xchg;
+        feed->event_fd = e->event_fd;
+        for (uint32_t q = 0; q < e->queues; q++)
+            for (uint32_t p = 0; p < VGPU_PRIO_COUNT; p++)
+                vgpu_prod_init(&feed->ring[q][p], vgpu_xchg_ring(e->xchg, q, p, f), d->config.window,
+                               &vgpu_xchg_credit(e->xchg, q, p, f)->head, 0);
+        e->feeds[f] = feed;
+    }
+    return 0;
+}
+
+/* No poll core and no attachment refers to this incarnation any more. */
+static void incarnation_close(struct vgpud *d, struct vgpu_executor *e)
+{
+    if (e->in_process)
+        vgpu_exec_close(e->in_process);
+    e->in_process = NULL;
+    for (uint32_t f = 0; f < d->poller_count; f++) {
+        free(e->feeds[f]);
+        e->feeds[f] = NULL;
+    }
+    if (e->xchg)
+        munmap(e->xchg, e->xchg_bytes);
+    e->xchg = NULL;
+    close_fd(&e->xchg_fd);
+    close_fd(&e->event_fd);
+    close_fd(&e->control_fd);
+    close_fd(&e->pid_fd);
+    e->pid = 0;
+}
+
+/* ---- start ---- */
+
+static int spawn(struct vgpud *d, struct vgpu_executor *e, int child_control, struct vgpu_err *err)
+{
+    char args[12][320];
+    char *argv[14];
+    int n = 0;
+    posix_spawn_file_actions_t fa;
+    posix_spawnattr_t attr;
+    sigset_t none;
+
+    /* The child's descriptors 3 to 6; the lock travels so that it is held while any executor lives. */
+    const int inherit[4] = {child_control, e->xchg_fd, e->event_fd, d->lock_fd};
+    snprintf(args[0], sizeof(args[0]), "vgpu-exec");
+    snprintf(args[1], sizeof(args[1]), "--control-fd=3");
+    snprintf(args[2], sizeof(args[2]), "--xchg-fd=4");
+    snprintf(args[3], sizeof(args[3]), "--event-fd=5");
+    snprintf(args[4], sizeof(args[4]), "--backend=%s", e->backend);
+    snprintf(args[5], sizeof(args[5]), "--options=%s", e->config->options);
+    snprintf(args[6], sizeof(args[6]), "--name=%s", e->config->name);
+    snprintf(args[7], sizeof(args[7]), "--cpu=%d", e->config->cpu);
+    snprintf(args[8], sizeof(args[8]), "--heap-bytes=%" PRIu64, e->config->heap_bytes);
+    snprintf(args[9], sizeof(args[9]), "--spin-ns=%" PRIu64, d->config.exec_idle.spin_ns);
+    snprintf(args[10], sizeof(args[10]), "--pause-ns=%" PRIu64, d->config.exec_idle.pause_ns);
+    snprintf(args[11], sizeof(args[11]), "--sleep=%d", d->config.exec_idle.sleep);
+    for (; n < 12; n++)
+        argv[n] = args[n];
+    argv[n] = NULL;
+
+    posix_spawn_file_actions_init(&fa);
+    posix_spawnattr_init(&attr);
+    /* First far up, then down to 3..6: a target may be one of the sources. */
+    for (int i = 0; i < 4; i++)
+        posix_spawn_file_actions_adddup2(&fa, inherit[i], 1000 + i);
+    for (int i = 0; i < 4; i++)
+        posix_spawn_file_actions_adddup2(&fa, 1000 + i, 3 + i);
+    for (int i = 0; i < 4; i++)
+        posix_spawn_file_actions_addclose(&fa, 1000 + i);
+    sigemptyset(&none);
+    posix_spawnattr_setsigmask(&attr, &none);
+    posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK);
+    int rc = posix_spawn(&e->pid, d->executor_path, &fa, &attr, argv, environ);
+    posix_spawn_file_actions_destroy(&fa);
+    posix_spawnattr_destroy(&attr);
+    if (rc) {
+        e->pid = 0;
+        return vgpu_err_set(err, rc, "cannot start %s: %s (paths.executor names it)", d->executor_path, strerror(rc));
+    }
+    return 0;
+}
+
+static int start_process(struct vgpud *d, struct vgpu_executor *e, struct vgpu_err *err)
+{
+    int pair[2];
+
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair))
+        return vgpu_err_set(err, errno, "cannot make a socket pair: %s", strerror(errno));
+    e->control_fd = pair[0];
+    int rc = spawn(d, e, pair[1], err);
+    close(pair[1]);
+    if (rc)
+        return rc;
+    e->pid_fd = (int)syscall(SYS_pidfd_open, e->pid, 0);
+    struct epoll_event ev = {.events = EPOLLIN, .data.ptr = e};
+    if (e->pid_fd < 0 || epoll_ctl(d->epoll, EPOLL_CTL_ADD, e->pid_fd, &ev) ||
+        epoll_ctl(d->epoll, EPOLL_CTL_ADD, e->control_fd, &ev)) {
+        rc = vgpu_err_set(err, errno, "cannot watch executor %s (Linux 5.3 or later is needed): %s", e->config->name,
+                          strerror(errno));
+        kill(e->pid, SIGKILL);
+        waitpid(e->pid, NULL, 0);
+        return rc;
+    }
+    e->state = VGPU_EXECUTOR_STARTING;
+    return 0;
+}
+
+static int start_in_process(struct vgpud *d, struct vgpu_executor *e, struct vgpu_err *err)
+{
+    const struct vgpu_backend_ops *ops = vgpu_backend_find(e->backend);
+
+    if (!ops)
+        return vgpu_err_set(err, ENOENT, "no backend '%s' in this build (has: %s)", e->backend, vgpu_backend_names());
+    int rc = vgpu_exec_open(e->xchg, ops, e->config->heap_bytes, e->config->options, &e->in_process, err);
+    if (rc)
+        return rc;
+    e->feeds[0]->in_process = e->in_process; /* the first poll core runs it */
+    e->state = VGPU_EXECUTOR_READY;
+    return 0;
+}
+
+static void executor_start(struct vgpud *d, struct vgpu_executor *e)
+{
+    struct vgpu_err err = {0};
+
+    e->generation++;
+    e->started_ns = vgpu_now_ns();
+    int rc = exchange_open(d, e, &err);
+    if (rc == 0)
+        rc = e->config->in_process ? start_in_process(d, e, &err) : start_process(d, e, &err);
+    if (rc) {
+        executor_fault(e, err.text);
+        vgpu_log(VGPU_LOG_ERROR, "executor %s: %s", e->config->name, err.text);
+        incarnation_close(d, e);
+        e->backoff_ns = e->backoff_ns ? e->backoff_ns * 2 : VGPU_BACKOFF_MIN_NS;
+        if (e->backoff_ns > VGPU_BACKOFF_MAX_NS)
+            e->backoff_ns = VGPU_BACKOFF_MAX_NS;
+        e->restart_at_ns = vgpu_now_ns() + e->backoff_ns;
+        return;
+    }
+    if (e->state == VGPU_EXECUTOR_READY) {
+        vgpud_tables_publish(d);
+        vgpud_vms_resume(d, e);
+    }
+}
+
+/* ---- death ---- */
+
+static void executor_died(struct vgpud *d, struct vgpu_executor *e)
+{
+    int status = 0;
+    char how[64] = "ended";
+
+    /* The process is gone or going; wait for the kernel to have ended all of it before touching any ring. */
+    kill(e->pid, SIGKILL);
+    waitpid(e->pid, &status, 0);
+    if (WIFSIGNALED(status))
+        snprintf(how, sizeof(how), "was killed by signal %d", WTERMSIG(status));
+    else if (WIFEXITED(status) && WEXITSTATUS(status))
+        snprintf(how, sizeof(how), "exited with status %d", WEXITSTATUS(status));
+    epoll_ctl(d->epoll, EPOLL_CTL_DEL, e->pid_fd, NULL);
+    epoll_ctl(d->epoll, EPOLL_CTL_DEL, e->control_fd, NULL);
+    bool was_ready = e->state == VGPU_EXECUTOR_READY;
+    e->state = VGPU_EXECUTOR_DOWN;
+    uint64_t lived_ns = vgpu_now_ns() - e->started_ns;
+    if (!e->fault[0])
+        executor_fault(e, how);
+    vgpud_vms_lost(d, e); /* publishes tables without this executor; a grace period passes */
+    incarnation_close(d, e);
+    e->restarts++;
+    /* Back off when it does not live long. */
+    if (was_ready && lived_ns > VGPU_BACKOFF_MAX_NS)
+        e->backoff_ns = 0;
+    else
+        e->backoff_ns = e->backoff_ns ? e->backoff_ns * 2 : VGPU_BACKOFF_MIN_NS;
+    if (e->backoff_ns > VGPU_BACKOFF_MAX_NS)
+        e->backoff_ns = VGPU_BACKOFF_MAX_NS;
+    e->restart_at_ns = vgpu_now_ns() + e->backoff_ns;
+    if (!d->stopping)
+        vgpu_log(VGPU_LOG_ERROR, "executor %s %s (%s); its device memory is lost, starting it again in %" PRIu64 " ms",
+                 e->config->name, how, e->fault, e->backoff_ns / 1000000);
+}
+
+void vgpud_executor_kill(struct vgpud *d, struct vgpu_executor *e, const char *why)
+{
+    if (e->pid <= 0)
+        return;
+    executor_fault(e, why);
+    vgpu_log(VGPU_LOG_ERROR, "executor %s: %s: killing it", e->config->name, why);
+    kill(e->pid, SIGKILL); /* its pidfd tells us when it is over */
+}
+
+/* ---- messages ---- */
+
+static void on_message(struct vgpud *d, struct vgpu_executor *e, const struct vgpu_exec_msg *m)
+{
+    switch (m->type) {
+    case VGPU_EXEC_MSG_READY:
+        e->state = VGPU_EXECUTOR_READY;
+        e->fault[0] = 0;
+        vgpu_log(VGPU_LOG_INFO, "executor %s is ready (backend %s, pid %d)", e->config->name, e->backend, (int)e->pid);
+        vgpud_tables_publish(d);
+        vgpud_vms_resume(d, e);
+        break;
+    case VGPU_EXEC_MSG_FAILED:
+        executor_fault(e, m->text);
+        break; /* it ends by itself */
+    case VGPU_EXEC_MSG_ATTACHED:
+        if (m->slot < d->config.max_vms)
+            vgpud_vm_mapped(d, m->slot, m->rc, m->text);
+        break;
+    case VGPU_EXEC_MSG_DETACHED:
+        if (m->slot < d->config.max_vms)
+            vgpud_vm_released(d, m->slot);
+        break;
+    default:
+        break;
+    }
+}
+
+void vgpud_executor_event(struct vgpud *d, struct vgpu_executor *e)
+{
+    struct vgpu_exec_msg m;
+
+    /* What it said before it died counts. */
+    for (int i = 0; i < 64 && e->control_fd >= 0; i++) {
+        int n_fds = 0;
+        ssize_t n = vgpu_fd_recv(e->control_fd, &m, sizeof(m), NULL, &n_fds, MSG_DONTWAIT);
+        if (n == -EAGAIN || n == -EINTR)
+            break;
+        if (n != sizeof(m)) {
+            executor_died(d, e);
+            return;
+        }
+        m.text[sizeof(m.text) - 1] = 0;
+        on_message(d, e, &m);
+    }
+    struct pollfd p = {.fd = e->pid_fd, .events = POLLIN};
+    if (e->pid_fd >= 0 && poll(&p, 1, 0) == 1)
+        executor_died(d, e);
+}
+
+int vgpud_executor_attach(struct vgpud *d, struct vgpu_executor *e, uint32_t slot)
+{
+    struct vgpu_attachment *a = &d->attachments[slot];
+    const struct vgpu_region_header *h = &a->session->region.layout;
+    struct vgpu_exec_msg m = {.type = VGPU_EXEC_MSG_ATTACH, .slot = slot};
+
+    if (e->state != VGPU_EXECUTOR_READY)
+        return -EAGAIN;
+    m.region = (struct vgpu_exec_region){
+        .fd = a->session->region.fd,
+        .page_bytes = a->session->region.page_bytes,
+        .region_bytes = h->region_bytes,
+        .guest_ctrl_off = h->guest_ctrl_off,
+        .cq_off = h->cq_off,
+        .arena_off = h->arena_off,
+        .arena_bytes = h->arena_bytes,
+        .cq_slots = h->cq_slots,
+        .sq_pos = a->vm->sq_start + a->vm->accepted,
+        .cq_pos = a->vm->cq_start + a->vm->accepted, /* all earlier ones are completed */
+        .doorbell_out = a->session->doorbell_out,
+    };
+    if (e->in_process) {
+        struct vgpu_err err = {0};
+        m.region.doorbell_out = fcntl(a->session->doorbell_out, F_DUPFD_CLOEXEC, 3);
+        int rc = vgpu_exec_attach(e->in_process, slot, &m.region, &err);
+        vgpud_vm_mapped(d, slot, rc, err.text);
+        return 0;
+    }
+    int fds[2] = {a->session->region.fd, a->session->doorbell_out};
+    ssize_t n = vgpu_fd_send(e->control_fd, &m, sizeof(m), fds, 2, MSG_DONTWAIT);
+    return n == sizeof(m) ? 0 : -EAGAIN;
+}
+
+void vgpud_executor_detach(struct vgpud *d, struct vgpu_executor *e, uint32_t slot)
+{
+    struct vgpu_attachment *a = &d->attachments[slot];
+    struct vgpu_exec_msg m = {.type = VGPU_EXEC_MSG_DETACH, .slot = slot};
+
+    if (e->in_process) {
+        if (!a->detach_sent)
+            vgpu_exec_detach_begin(e->in_process, slot);
+        a->detach_sent = true;
+        vgpu_poller_wake(d->pollers[0]);
+        return;
+    }
+    if (!a->detach_sent)
+        a->detach_sent = vgpu_fd_send(e->control_fd, &m, sizeof(m), NULL, 0, MSG_DONTWAIT) == sizeof(m);
+}
+
+/* ---- time ---- */
+
+void vgpud_executors_tick(struct vgpud *d, uint64_t now_ns)
+{
+    for (uint32_t i = 0; i < d->executor_count; i++) {
+        struct vgpu_executor *e = &d->executors[i];
+        if (e->state == VGPU_EXECUTOR_DOWN && !d->stopping && now_ns >= e->restart_at_ns)
+            executor_start(d, e);
+        else if (e->state == VGPU_EXECUTOR_STARTING && now_ns - e->started_ns > VGPU_START_DEADLINE_NS)
+            vgpud_executor_kill(d, e, "its backend did not open in time");
+        if (e->in_process)
+            for (uint32_t s = 0; s < d->config.max_vms; s++) {
+                struct vgpu_attachment *a = &d->attachments[s];
+                if (a->state == VGPU_ATTACH_DETACHING && a->detach_sent && a->vm->executor == i &&
+                    vgpu_exec_detach_finish(e->in_process, s))
+                    vgpud_vm_released(d, s);
+            }
+    }
+}
+
+bool vgpud_executors_pending(const struct vgpud *d)
+{
+    for (uint32_t i = 0; i < d->executor_count; i++)
+        if (d->executors[i].state != VGPU_EXECUTOR_READY)
+            return true;
+    return false;
+}
+
+static int resolve_backend(struct vgpu_executor *e, struct vgpu_err *err)
+{
+    const char *name = e->config->backend;
+
+    if (strcmp(name, "auto") == 0)
+        name = vgpu_backend_find("cuda") ? "cuda" : "cpu";
+    if (!vgpu_backend_find(name))
+        return vgpu_err_set(err, ENOENT,
+                            "executor %s: backend '%s' is not in this build (it has: %s); set executors.backend to one "
+                            "of these, or to auto",
+                            e->config->name, name, vgpu_backend_names());
+    snprintf(e->backend, sizeof(e->backend), "%s", name);
+    if (strcmp(e->config->backend, "auto") == 0)
+        vgpu_log(VGPU_LOG_INFO, "executor %s: backend auto: no GPU backend in this build, using %s", e->config->name,
+                 name);
+    return 0;
+}
+
+int vgpud_executors_open(struct vgpud *d, struct vgpu_err *err)
+{
+    d->executor_count = d->config.executor_count;
+    for (uint32_t i = 0; i < d->executor_count; i++) {
+        struct vgpu_executor *e = &d->executors[i];
+        e->config = &d->config.executors[i];
+        e->index = i;
+        e->xchg_fd = e->event_fd = e->control_fd = e->pid_fd = -1;
+    }
+    for (uint32_t p = 0; p < d->config.pool_count; p++)
+        for (uint32_t i = 0; i < d->executor_count; i++)
+            if (strcmp(d->config.pools[p].executor, d->config.executors[i].name) == 0) {
+                d->pool_executor[p] = i;
+                d->pool_queue[p] = d->config.scope == VGPU_SCOPE_HOST ? 0 : d->executors[i].queues;
+                if (d->config.scope != VGPU_SCOPE_HOST || d->executors[i].queues == 0)
+                    d->executors[i].queues++;
+            }
+    for (uint32_t i = 0; i < d->executor_count; i++) {
+        struct vgpu_executor *e = &d->executors[i];
+        if (e->queues == 0)
+            e->queues = 1; /* serves no pool yet */
+        int rc = resolve_backend(e, err);
+        if (rc == 0)
+            rc = vgpu_memspace_init(&e->heap, 0, e->config->heap_bytes, d->config.max_vms);
+        if (rc)
+            return rc;
+    }
+    return 0;
+}
+
+void vgpud_executors_stop(struct vgpud *d)
+{
+    for (uint32_t i = 0; i < d->executor_count; i++) {
+        struct vgpu_executor *e = &d->executors[i];
+        if (e->pid <= 0)
+            continue;
+        /* End of file on its control socket tells it to go; nothing is in flight. */
+        close_fd(&e->control_fd);
+        struct pollfd p = {.fd = e->pid_fd, .events = POLLIN};
+        if (poll(&p, 1, 2000) != 1)
+            kill(e->pid, SIGKILL);
+        waitpid(e->pid, NULL, 0);
+        e->pid = 0;
+        e->state = VGPU_EXECUTOR_DOWN;
+    }
+}
+
+void vgpud_executors_close(struct vgpud *d)
+{
+    for (uint32_t i = 0; i < d->executor_count; i++) {
+        incarnation_close(d, &d->executors[i]);
+        vgpu_memspace_fini(&d->executors[i].heap);
+    }
+}

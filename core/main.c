@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* vgpud: command line. See vgpud(8). */
+#include <errno.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "core/daemon.h"
+
+#define DEFAULT_CONFIG "/etc/vgpu/vgpud.yaml"
+
+static const char usage[] =
+    "vgpud: shares GPUs between virtual machines over rings in shared memory\n\n"
+    "  vgpud [--config FILE] [--ready-fd N] [--verbose]   serve, in the foreground, until SIGTERM\n"
+    "  vgpud --check-config FILE                          say what is wrong with a configuration\n"
+    "  vgpud --print-config                               print the default configuration with every key explained\n"
+    "  vgpud --version | --help\n\n"
+    "Without --config, " DEFAULT_CONFIG " is read if it exists, else the defaults are used.\n";
+
+static int load(struct vgpu_config *c, const char *path)
+{
+    if (!path && access(DEFAULT_CONFIG, F_OK) == 0)
+        path = DEFAULT_CONFIG;
+    if (!path) {
+        vgpu_config_defaults(c);
+        return 0;
+    }
+    return vgpu_config_load(c, path, stderr);
+}
+
+static int serve(const char *config_path, int ready_fd)
+{
+    static struct vgpud d; /* large; zeroed */
+    struct vgpu_err err = {0};
+
+    if (load(&d.config, config_path))
+        return 1;
+    if (vgpud_open(&d, &err)) {
+        vgpu_log(VGPU_LOG_ERROR, "%s", err.text);
+        return 1;
+    }
+    vgpud_run(&d, ready_fd);
+    vgpud_close(&d);
+    vgpu_log(VGPU_LOG_INFO, "stopped");
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    enum { CONFIG = 1, CHECK, PRINT, READY_FD };
+    static const struct option longs[] = {{"config", 1, 0, CONFIG},     {"check-config", 1, 0, CHECK},
+                                          {"print-config", 0, 0, PRINT}, {"ready-fd", 1, 0, READY_FD},
+                                          {"verbose", 0, 0, 'v'},        {"version", 0, 0, 'V'},
+                                          {"help", 0, 0, 'h'},           {0}};
+    static struct vgpu_config config;
+    const char *config_path = NULL;
+    int ready_fd = -1, c;
+
+    vgpu_log_name = "vgpud";
+    while ((c = getopt_long(argc, argv, "hVv", longs, NULL)) != -1) {
+        switch (c) {
+        case CONFIG:
+            config_path = optarg;
+            break;
+        case CHECK:
+            if (vgpu_config_load(&config, optarg, stderr))
+                return 1;
+            printf("%s: good\n", optarg);
+            return 0;
+        case PRINT:
+            vgpu_config_reference(stdout);
+            return 0;
+        case READY_FD:
+            ready_fd = atoi(optarg);
+            break;
+        case 'v':
+            vgpu_log_level = VGPU_LOG_DEBUG;
+            break;
+        case 'V':
+            printf("vgpud %s (ABI %u.%u)\n", VGPU_VERSION, VGPU_ABI_MAJOR, VGPU_ABI_MINOR);
+            return 0;
+        case 'h':
+            fputs(usage, stdout);
+            return 0;
+        default:
+            fputs(usage, stderr);
+            return 2;
+        }
+    }
+    if (optind < argc) {
+        fprintf(stderr, "vgpud: unexpected argument '%s'\n%s", argv[optind], usage);
+        return 2;
+    }
+    return serve(config_path, ready_fd);
+}

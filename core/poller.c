@@ -1,0 +1,509 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * | variable                | sole writer  | reader        | order                    | label |
+ * |-------------------------|--------------|---------------|--------------------------|-------|
+ * | submission slots, head  | see rings/spsc.h                                        | S1 C1 S2 C2 |
+ * | sq_event                | poll core    | guest         | full fence on both sides | C3 S3 |
+ * | cq_head                 | guest        | poll core     | acquire                  | S2 (guest: C2) |
+ * | feed slots, credit      | see rings/spsc.h; producer here, executor consumes     | S1 C1 S2 C2 |
+ * | vm.x->completed         | executor     | poll core     | release / acquire        | J2    |
+ * | header.armed            | executor     | poll core     | full fence on both sides | E1 E2 |
+ * | table                   | control      | poll core     | rcu publish / dereference | -    |
+ * Progress: a step takes at most `burst` descriptors of each VM and allocates nothing.
+ */
+#define URCU_INLINE_SMALL_FUNCTIONS
+#include <urcu-qsbr.h>
+
+#include "core/poller.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#define BURST_MAX 64u
+#define HOT_ALWAYS 8u      /* with so few VMs all are polled each round */
+#define COLD_PER_ROUND 4u  /* idle VMs looked at each round */
+#define COOL_AFTER 256u    /* empty polls until a VM counts as idle */
+#define BLOCKED_SLEEP_MS 1 /* something waits for an executor or for a guest's credit: look again after this */
+#define WAKE_TOKEN UINT64_MAX
+
+/* An entry in the order of arrival: whose backlog holds the next item. */
+struct token {
+    uint32_t slot;
+    uint32_t gen;
+};
+struct order {
+    struct token *tokens;
+    uint64_t head, tail, mask;
+};
+
+struct vgpu_poller {
+    struct vgpu_poller_params params;
+    struct vgpu_poll_table *table; /* RCU */
+    struct order order[VGPU_POLLER_MAX_EXECUTORS][VGPU_XCHG_MAX_QUEUES][VGPU_PRIO_COUNT];
+    uint64_t backlog; /* tokens in all of them */
+    uint64_t listed; /* generation of the table that the hot and cold lists were made from */
+    struct vgpu_vm **hot, **cold;
+    uint32_t hot_count, cold_count, cold_next;
+    struct vgpu_idle idle;
+    bool blocked; /* in the last round something could not move on */
+    int epoll, wake;
+    uint32_t stop;
+    struct vgpu_poller_stats stats;
+};
+
+static void *plain_alloc(size_t bytes)
+{
+    return calloc(1, bytes);
+}
+
+static int orders_open(struct vgpu_poller *p)
+{
+    uint64_t need = (uint64_t)p->params.max_vms * p->params.in_flight, slots = 1;
+
+    while (slots < need)
+        slots <<= 1;
+    for (uint32_t e = 0; e < p->params.executors; e++)
+        for (uint32_t q = 0; q < p->params.queues[e]; q++)
+            for (uint32_t prio = 0; prio < VGPU_PRIO_COUNT; prio++) {
+                struct order *o = &p->order[e][q][prio];
+                o->mask = slots - 1;
+                o->tokens = p->params.alloc(slots * sizeof(*o->tokens));
+                if (!o->tokens)
+                    return -ENOMEM;
+            }
+    return 0;
+}
+
+int vgpu_poller_open(const struct vgpu_poller_params *params, struct vgpu_poller **out)
+{
+    struct vgpu_poller *p = calloc(1, sizeof(*p));
+
+    if (!p)
+        return -ENOMEM;
+    p->params = *params;
+    if (!p->params.alloc) {
+        p->params.alloc = plain_alloc;
+        p->params.release = free;
+    }
+    if (p->params.burst > BURST_MAX)
+        p->params.burst = BURST_MAX;
+    p->epoll = epoll_create1(EPOLL_CLOEXEC);
+    p->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    p->hot = calloc(params->max_vms, sizeof(*p->hot));
+    p->cold = calloc(params->max_vms, sizeof(*p->cold));
+    struct epoll_event ev = {.events = EPOLLIN, .data.u64 = WAKE_TOKEN};
+    if (p->epoll < 0 || p->wake < 0 || !p->hot || !p->cold || epoll_ctl(p->epoll, EPOLL_CTL_ADD, p->wake, &ev) ||
+        orders_open(p)) {
+        vgpu_poller_close(p);
+        return -ENOMEM;
+    }
+    vgpu_idle_init(&p->idle, params->spin_ns, params->pause_ns, params->sleep);
+    *out = p;
+    return 0;
+}
+
+void vgpu_poller_close(struct vgpu_poller *p)
+{
+    if (!p)
+        return;
+    if (p->epoll >= 0)
+        close(p->epoll);
+    if (p->wake >= 0)
+        close(p->wake);
+    for (uint32_t e = 0; e < VGPU_POLLER_MAX_EXECUTORS; e++)
+        for (uint32_t q = 0; q < VGPU_XCHG_MAX_QUEUES; q++)
+            for (uint32_t prio = 0; prio < VGPU_PRIO_COUNT; prio++)
+                if (p->order[e][q][prio].tokens)
+                    p->params.release(p->order[e][q][prio].tokens);
+    free(p->hot);
+    free(p->cold);
+    free(p);
+}
+
+struct vgpu_poll_table *vgpu_poller_publish(struct vgpu_poller *p, struct vgpu_poll_table *table)
+{
+    struct vgpu_poll_table *old = p->table;
+
+    rcu_assign_pointer(p->table, table);
+    vgpu_poller_wake(p);
+    return old;
+}
+
+int vgpu_poller_watch(struct vgpu_poller *p, int doorbell_in, uint32_t slot)
+{
+    struct epoll_event ev = {.events = EPOLLIN, .data.u64 = (uint64_t)slot << 32 | (uint32_t)doorbell_in};
+
+    return epoll_ctl(p->epoll, EPOLL_CTL_ADD, doorbell_in, &ev) ? -errno : 0;
+}
+
+void vgpu_poller_unwatch(struct vgpu_poller *p, int doorbell_in)
+{
+    epoll_ctl(p->epoll, EPOLL_CTL_DEL, doorbell_in, NULL);
+}
+
+void vgpu_poller_wake(struct vgpu_poller *p)
+{
+    uint64_t one = 1;
+    ssize_t ignored = write(p->wake, &one, sizeof(one));
+    (void)ignored;
+}
+
+void vgpu_poller_stop(struct vgpu_poller *p)
+{
+    vgpu_store_release(&p->stop, 1);
+    vgpu_poller_wake(p);
+}
+
+void vgpu_poller_stats_read(const struct vgpu_poller *p, struct vgpu_poller_stats *out)
+{
+    const uint64_t *from = (const uint64_t *)&p->stats;
+    uint64_t *to = (uint64_t *)out;
+
+    for (size_t i = 0; i < sizeof(*out) / sizeof(*to); i++)
+        to[i] = vgpu_load_relaxed(&from[i]);
+}
+
+/* ---- the data path ---- */
+
+static void vm_break(struct vgpu_poller *p, struct vgpu_vm *vm, uint32_t reason)
+{
+    uint64_t one = 1;
+
+    vgpu_store_release(&vm->broken, reason);
+    ssize_t ignored = write(p->params.notify_fd, &one, sizeof(one));
+    (void)ignored;
+}
+
+/* How many descriptors may be taken now: in-flight limit and room in the completion ring, both reserved here. */
+static uint32_t vm_room(struct vgpu_poller *p, struct vgpu_vm *vm)
+{
+    uint64_t burst = p->params.burst;
+    uint64_t room = vm->cap - (vm->accepted - vm->completed_seen);
+
+    if (room < burst) {
+        vm->completed_seen = vgpu_load_acquire(&vm->x->completed); /* J2 pairs with J2 in exec.c flush_dirty() */
+        room = vm->cap - (vm->accepted - vm->completed_seen);
+    }
+    uint64_t cq_room = vm->cq_slots - (vm->accepted - vm->cq_head_seen);
+    if (cq_room < burst) {
+        uint64_t head = vgpu_load_acquire(vm->cq_head) - vm->cq_start; /* S2 pairs with the guest's C2 */
+        if (vgpu_unlikely(head - vm->cq_head_seen > vm->accepted - vm->cq_head_seen)) {
+            vm_break(p, vm, VGPU_BROKEN_CQ_CREDIT);
+            return 0;
+        }
+        vm->cq_head_seen = head;
+        cq_room = vm->cq_slots - (vm->accepted - head);
+    }
+    if (cq_room < room)
+        room = cq_room;
+    return (uint32_t)(room < burst ? room : burst);
+}
+
+static void feed_put(struct vgpu_feed *feed, struct vgpu_vm *vm, const struct vgpu_work *w)
+{
+    vgpu_prod_put(&feed->ring[vm->queue][vm->priority], (const struct vgpu_slot *)w); /* S1 pairs with C1 in exec.c */
+    feed->touched = true;
+}
+
+/* Accepts one descriptor: judged, recorded, and sent on or kept in the VM's backlog. */
+static void accept_one(struct vgpu_poller *p, struct vgpu_vm *vm, struct vgpu_feed *feed, struct order *order,
+                       const struct vgpu_desc *d, uint64_t stamp)
+{
+    struct vgpu_work w;
+    uint16_t status = vgpu_validate(d, &vm->view, &w);
+
+    if (vgpu_unlikely(vgpu_load_relaxed(&vm->mode) == VGPU_VM_MODE_CANCEL)) {
+        vgpu_work_set_status(&w, VGPU_E_CANCELLED);
+        status = VGPU_E_CANCELLED;
+    }
+    if (vgpu_unlikely(status != VGPU_OK))
+        vgpu_count(&vm->stat_refused, 1);
+    vgpu_work_set_vm(&w, vm->slot);
+    w.stamp = stamp;
+    uint64_t sq_pos = vm->sq_start + vm->accepted;
+    struct vgpu_inflight *in = &vm->inflight[sq_pos & vm->inflight_mask];
+    in->tag = d->tag;
+    in->opcode = d->opcode;
+    in->sq_pos_plus_1 = sq_pos + 1; /* J3: before the item is pushed (S1) */
+    vm->accepted++;
+    /* Straight through when nothing that arrived earlier waits. */
+    if (order->head == order->tail && vgpu_prod_room(&feed->ring[vm->queue][vm->priority], 1) > 0) {
+        feed_put(feed, vm, &w);
+        return;
+    }
+    vm->fifo[vm->fifo_tail++ & vm->fifo_mask] = w;
+    order->tokens[order->tail++ & order->mask] = (struct token){vm->slot, vm->gen};
+    p->backlog++;
+}
+
+static uint32_t poll_vm(struct vgpu_poller *p, struct vgpu_poll_table *table, struct vgpu_vm *vm)
+{
+    struct vgpu_slot burst[BURST_MAX];
+
+    if (vgpu_unlikely(vm->broken))
+        return 0;
+    uint32_t want = vm_room(p, vm);
+    if (vgpu_unlikely(want == 0)) {
+        if (!vm->broken && vgpu_cons_ready(&vm->sq))
+            p->blocked = true;
+        return 0;
+    }
+    uint32_t n = vgpu_cons_pop(&vm->sq, burst, want);
+    if (n == 0) {
+        if (vgpu_unlikely(vgpu_cons_overrun(&vm->sq)))
+            vm_break(p, vm, VGPU_BROKEN_SQ_SEQ);
+        return 0;
+    }
+    if (vgpu_unlikely(vgpu_load_relaxed(vm->region_broken))) {
+        /* What was read may come from the page that replaced the guest's. */
+        vm_break(p, vm, VGPU_BROKEN_MEMORY);
+    }
+    struct vgpu_feed *feed = table->feeds[vm->executor];
+    struct order *order = &p->order[vm->executor][vm->queue][vm->priority];
+    uint64_t stamp = vgpu_ticks();
+    for (uint32_t i = 0; i < n; i++)
+        accept_one(p, vm, feed, order, (const struct vgpu_desc *)&burst[i], stamp);
+    vgpu_count(&vm->stat_accepted, n);
+    return n;
+}
+
+/* Moves backlog to the executors, in order of arrival. */
+static uint32_t dispatch_order(struct vgpu_poller *p, struct vgpu_poll_table *table, uint32_t e, struct order *order)
+{
+    struct vgpu_feed *feed = table->feeds[e];
+    uint32_t moved = 0;
+
+    while (order->head != order->tail) {
+        struct token t = order->tokens[order->head & order->mask];
+        struct vgpu_vm *vm = table->by_slot[t.slot];
+        if (vm && vm->gen == t.gen) {
+            if (vgpu_prod_room(&feed->ring[vm->queue][vm->priority], 1) <= 0) {
+                p->blocked = true;
+                break;
+            }
+            feed_put(feed, vm, &vm->fifo[vm->fifo_head++ & vm->fifo_mask]);
+            moved++;
+        } /* else: left over from a VM that is gone; its backlog was cancelled */
+        order->head++;
+        p->backlog--;
+    }
+    return moved;
+}
+
+static uint32_t dispatch(struct vgpu_poller *p, struct vgpu_poll_table *table)
+{
+    uint32_t moved = 0;
+
+    for (uint32_t e = 0; e < p->params.executors && p->backlog; e++)
+        for (uint32_t q = 0; q < p->params.queues[e]; q++)
+            for (uint32_t prio = 0; prio < VGPU_PRIO_COUNT; prio++) {
+                struct order *order = &p->order[e][q][prio];
+                if (order->head != order->tail)
+                    moved += dispatch_order(p, table, e, order);
+                vgpu_store_relaxed(&p->stats.backlog[e][q][prio], order->tail - order->head);
+            }
+    return moved;
+}
+
+/* Wakes executors that sleep; one fence each. Runs those that live in this loop. */
+static uint32_t kick_executors(struct vgpu_poller *p, struct vgpu_poll_table *table)
+{
+    uint32_t work = 0;
+
+    for (uint32_t e = 0; e < p->params.executors; e++) {
+        struct vgpu_feed *feed = table->feeds[e];
+        if (!feed)
+            continue;
+        if (feed->in_process) {
+            work += vgpu_exec_step(feed->in_process);
+        } else if (feed->touched) {
+            vgpu_fence_full(); /* E2 pairs with E1 in vgpu_exec_arm(): items before `armed` is read */
+            if (vgpu_load_relaxed(&feed->xchg->armed)) {
+                uint64_t one = 1;
+                vgpu_store_relaxed(&feed->xchg->armed, 0); /* once is enough */
+                ssize_t ignored = write(feed->event_fd, &one, sizeof(one));
+                (void)ignored;
+                vgpu_count(&p->stats.doorbells_out, 1);
+            }
+        }
+        feed->touched = false;
+    }
+    return work;
+}
+
+/* ---- hot and cold ---- */
+
+static void lists_rebuild(struct vgpu_poller *p, struct vgpu_poll_table *table)
+{
+    p->hot_count = p->cold_count = p->cold_next = 0;
+    for (uint32_t i = 0; i < table->vm_count; i++) {
+        struct vgpu_vm *vm = table->vms[i];
+        if (vm->hot || table->vm_count <= HOT_ALWAYS)
+            p->hot[p->hot_count++] = vm;
+        else
+            p->cold[p->cold_count++] = vm;
+    }
+    p->listed = table->generation;
+}
+
+static void heat(struct vgpu_poller *p, uint32_t cold_index)
+{
+    struct vgpu_vm *vm = p->cold[cold_index];
+
+    vm->hot = true;
+    vm->idle_polls = 0;
+    p->hot[p->hot_count++] = vm;
+    p->cold[cold_index] = p->cold[--p->cold_count];
+}
+
+static uint32_t poll_vms(struct vgpu_poller *p, struct vgpu_poll_table *table)
+{
+    uint32_t work = 0;
+    bool cool = table->vm_count > HOT_ALWAYS;
+
+    for (uint32_t i = 0; i < p->hot_count;) {
+        struct vgpu_vm *vm = p->hot[i];
+        uint32_t n = poll_vm(p, table, vm);
+        work += n;
+        if (n) {
+            vm->idle_polls = 0;
+        } else if (cool && ++vm->idle_polls > COOL_AFTER) {
+            vm->hot = false;
+            p->cold[p->cold_count++] = vm;
+            p->hot[i] = p->hot[--p->hot_count];
+            continue;
+        }
+        i++;
+    }
+    for (uint32_t k = 0; k < COLD_PER_ROUND && p->cold_count; k++) {
+        if (p->cold_next >= p->cold_count)
+            p->cold_next = 0;
+        uint32_t n = poll_vm(p, table, p->cold[p->cold_next]);
+        work += n;
+        if (n)
+            heat(p, p->cold_next);
+        else
+            p->cold_next++;
+    }
+    return work;
+}
+
+uint32_t vgpu_poller_step(struct vgpu_poller *p)
+{
+    struct vgpu_poll_table *table = rcu_dereference(p->table);
+    uint32_t work = 0;
+
+    p->blocked = false;
+    if (vgpu_likely(table != NULL)) {
+        if (vgpu_unlikely(table->generation != p->listed))
+            lists_rebuild(p, table);
+        if (p->backlog)
+            work += dispatch(p, table);
+        work += poll_vms(p, table);
+        work += kick_executors(p, table);
+    }
+    vgpu_count(&p->stats.steps, 1);
+    rcu_quiescent_state();
+    return work;
+}
+
+/* ---- idle ---- */
+
+static void drain_events(struct vgpu_poller *p, struct vgpu_poll_table *table, struct epoll_event *ev, int n)
+{
+    char junk[4096];
+
+    for (int i = 0; i < n; i++) {
+        if (ev[i].data.u64 == WAKE_TOKEN) {
+            ssize_t ignored = read(p->wake, junk, 8);
+            (void)ignored;
+            continue;
+        }
+        int fd = (int)(uint32_t)ev[i].data.u64;
+        uint32_t slot = (uint32_t)(ev[i].data.u64 >> 32);
+        struct vgpu_vm *vm = table && slot < table->max_vms ? table->by_slot[slot] : NULL;
+        if (!vm || vm->doorbell_in != fd)
+            continue; /* on its way out; the control thread stops watching it */
+        if (!(ev[i].events & EPOLLIN)) {
+            /* The guest closed its end: without this we would spin on the hang-up. It can still be polled. */
+            epoll_ctl(p->epoll, EPOLL_CTL_DEL, fd, NULL);
+            continue;
+        }
+        ssize_t got = read(fd, junk, sizeof(junk));
+        if (got > 0) {
+            vgpu_count(&vm->stat_doorbells_in, 1);
+            vgpu_count(&p->stats.doorbells_in, 1);
+        }
+        for (uint32_t c = 0; c < p->cold_count; c++)
+            if (p->cold[c] == vm) {
+                heat(p, c);
+                break;
+            }
+    }
+}
+
+/* Arms every doorbell, looks once more, sleeps. */
+static void idle_sleep(struct vgpu_poller *p)
+{
+    struct vgpu_poll_table *table = rcu_dereference(p->table);
+    struct epoll_event ev[64];
+    int timeout_ms = p->blocked || p->backlog ? BLOCKED_SLEEP_MS : -1;
+    bool ready = false;
+    struct vgpu_exec *armed[VGPU_POLLER_MAX_EXECUTORS];
+    uint32_t armed_count = 0;
+
+    for (uint32_t i = 0; table && i < table->vm_count; i++)
+        /* relaxed: the fence below orders it before the last look (C3 pairs with S3 in the guest) */
+        vgpu_store_relaxed(table->vms[i]->sq_event, table->vms[i]->sq.pos);
+    vgpu_fence_full();
+    for (uint32_t i = 0; table && i < table->vm_count && !ready; i++)
+        ready = !table->vms[i]->broken && vgpu_cons_ready(&table->vms[i]->sq) && vm_room(p, table->vms[i]) > 0;
+    for (uint32_t e = 0; table && e < p->params.executors && !ready; e++) {
+        struct vgpu_exec *exec = table->feeds[e] ? table->feeds[e]->in_process : NULL;
+        if (!exec)
+            continue;
+        if (vgpu_exec_in_flight(exec)) {
+            struct timespec nap = {.tv_nsec = 20000}; /* the device works; it has no doorbell */
+            nanosleep(&nap, NULL);
+            ready = true;
+        } else if (!vgpu_exec_arm(exec)) {
+            ready = true;
+        } else {
+            armed[armed_count++] = exec;
+        }
+    }
+    if (!ready && vgpu_load_acquire(&p->stop) == 0) {
+        vgpu_count(&p->stats.sleeps, 1);
+        rcu_thread_offline();
+        int n = epoll_wait(p->epoll, ev, 64, timeout_ms);
+        rcu_thread_online();
+        table = rcu_dereference(p->table);
+        if (table && table->generation == p->listed)
+            drain_events(p, table, ev, n);
+        else if (n > 0) /* the lists are of an older table: the doorbells stay readable until the next sleep */
+            drain_events(p, NULL, ev, n);
+    }
+    while (armed_count)
+        vgpu_exec_disarm(armed[--armed_count]);
+    vgpu_idle_worked(&p->idle);
+}
+
+void vgpu_poller_round(struct vgpu_poller *p)
+{
+    if (vgpu_poller_step(p))
+        vgpu_idle_worked(&p->idle);
+    else if (vgpu_idle_next(&p->idle) == VGPU_IDLE_SLEEP)
+        idle_sleep(p);
+}
+
+void vgpu_poller_run(struct vgpu_poller *p)
+{
+    rcu_register_thread();
+    while (vgpu_load_acquire(&p->stop) == 0)
+        vgpu_poller_round(p);
+    rcu_unregister_thread();
+}

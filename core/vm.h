@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * An attached VM as the daemon sees it. Made and destroyed by the control thread; between being published in its poll
+ * core's table and being taken out of it (a liburcu grace period), the fields marked P belong to the poll core alone.
+ */
+#ifndef VGPU_CORE_VM_H
+#define VGPU_CORE_VM_H
+
+#include "core/base/transport.h"
+#include "pmd-gpu/xchg.h"
+#include "rings/opcode.h"
+
+enum vgpu_vm_mode {
+    VGPU_VM_MODE_RUN = 0,
+    VGPU_VM_MODE_CANCEL = 1, /* take what is in the ring, complete it as cancelled (shutdown) */
+};
+
+struct vgpu_vm {
+    /* constant while published */
+    uint32_t slot, vm_id;
+    uint32_t gen;         /* tells tokens of an earlier tenant of this slot apart */
+    uint32_t executor;    /* index of the executor that serves it */
+    uint32_t queue;       /* its pool's queue at that executor */
+    uint32_t priority;    /* P */
+    uint32_t pool;        /* index in the configuration */
+    uint32_t poll_core;
+    uint32_t cap;         /* descriptors accepted and not completed, at most */
+    uint32_t cq_slots;
+    uint64_t sq_start, cq_start;
+    const uint64_t *cq_head; /* guest's credit */
+    uint64_t *sq_event;      /* in the host control page */
+    uint32_t *region_broken; /* set by the SIGBUS handler */
+    struct vgpu_vm_view view;
+    struct vgpu_xchg_vm *x;
+    struct vgpu_inflight *inflight;
+    uint32_t inflight_mask;
+    int doorbell_in;
+
+    /* P: hot */
+    struct vgpu_cons sq VGPU_ALIGNED(64);
+    uint64_t accepted;       /* descriptors taken since attach; sq position is sq_start + accepted */
+    uint64_t completed_seen; /* lower bound of what the executor completed */
+    uint64_t cq_head_seen;   /* completions that the guest has consumed, at least */
+    uint64_t fifo_head, fifo_tail; /* backlog not yet handed to the executor */
+    struct vgpu_work *fifo;
+    uint32_t fifo_mask;
+    uint32_t idle_polls;
+    bool hot;
+    struct vgpu_memspace space;
+
+    /* written by the poll core, read by control */
+    uint64_t stat_accepted VGPU_ALIGNED(64);
+    uint64_t stat_refused;
+    uint64_t stat_doorbells_in;
+    uint32_t broken;         /* enum vgpu_broken_reason: no longer polled */
+    /* control's own: what of the above is in the VM's totals already */
+    uint64_t folded_accepted, folded_refused, folded_doorbells_in;
+    /* written by control, read by the poll core */
+    uint32_t mode VGPU_ALIGNED(64); /* enum vgpu_vm_mode */
+};
+
+#endif
