@@ -66,6 +66,8 @@ static void drop_unused_defaults(struct vgpu_config *c, const struct vgpu_faults
 
 static void check_executors(struct vgpu_config *c, struct vgpu_faults *f)
 {
+    bool given = vgpu_place_known(f, "executors");
+
     for (uint32_t i = 0; i < c->executor_count; i++) {
         const struct vgpu_executor_config *e = &c->executors[i];
         char key[VGPU_KEY_BYTES];
@@ -73,7 +75,7 @@ static void check_executors(struct vgpu_config *c, struct vgpu_faults *f)
         snprintf(key, sizeof(key), "executors[%u].name", i);
         if (executor_index(c, e->name) < (int)i)
             vgpu_fault_key(f, key, "\"%s\" names an executor above; expected a name of its own", e->name);
-        else if (!executor_used(c, e->name))
+        else if (given && !executor_used(c, e->name))
             vgpu_fault_key(f, key, "no pool uses \"%s\"; expected a pool whose executor it is", e->name);
         snprintf(key, sizeof(key), "executors[%u].in_process", i);
         if (e->in_process && (!strcmp(e->backend, "cuda") || !strcmp(e->backend, "auto")))
@@ -83,8 +85,10 @@ static void check_executors(struct vgpu_config *c, struct vgpu_faults *f)
         if (e->in_process && e->cpu != VGPU_CPU_ANY)
             vgpu_fault_key(f, key, "is %d, but it runs in_process on a poll core; expected any", e->cpu);
         snprintf(key, sizeof(key), "executors[%u].heap_bytes", i);
-        if (e->heap_bytes < c->device_bytes)
-            vgpu_fault_key(f, key, "is less than limits.device_bytes; expected a heap that holds one VM's share");
+        if (e->heap_bytes < c->device_bytes && (given || i == 0))
+            vgpu_fault_key(f, vgpu_place_known(f, key) ? key : "limits.device_bytes",
+                           "executor %s has a smaller heap than one VM's share; expected limits.device_bytes <= heap_bytes",
+                           e->name);
     }
 }
 
@@ -149,8 +153,8 @@ void vgpu_config_check(struct vgpu_config *c, struct vgpu_faults *f)
 {
     check_paths(c, f);
     check_poll_cores(c, f);
-    drop_unused_defaults(c, f);
     check_executors(c, f);
     check_pools(c, f);
+    drop_unused_defaults(c, f);
     check_limits(c, f);
 }

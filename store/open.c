@@ -104,7 +104,7 @@ static int query_int(struct vgpu_store *s, const char *sql, int64_t *out, struct
 /* Is it a store of ours, or empty? And of a version that we know? */
 static int check_kind(struct vgpu_store *s, int64_t *version, struct vgpu_err *err)
 {
-    int64_t id, objects;
+    int64_t id = 0, objects = 0;
     int rc = query_int(s, "PRAGMA application_id", &id, err, "cannot read");
 
     if (!rc)

@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * vgpu-ctl's command line, along one table of commands and options. A new command is one row: its options name the
+ * arguments of the control protocol that they become.
+ */
+#ifndef VGPU_CTL_ARGS_H
+#define VGPU_CTL_ARGS_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "core/base/log.h"
+
+#define VGPU_CTL_DEFAULT_SOCKET "/run/vgpu/control.sock"
+#define VGPU_CTL_SOCKET_ENV     "VGPU_CONTROL_SOCKET"
+
+/* Exit codes, as documented in vgpu-ctl(8). */
+enum vgpu_ctl_exit {
+    VGPU_CTL_OK = 0,
+    VGPU_CTL_REFUSED = 1,     /* the daemon said no */
+    VGPU_CTL_USAGE = 2,       /* the command line is wrong; nothing was sent */
+    VGPU_CTL_UNREACHABLE = 3, /* no daemon, no permission, no answer */
+};
+
+enum vgpu_ctl_option_type {
+    VGPU_CTL_IDS,      /* 1, 1-7, 1-3,9 */
+    VGPU_CTL_ID,       /* one VM id */
+    VGPU_CTL_NAME,     /* letters, digits, '.', '_', '-' */
+    VGPU_CTL_PRIORITY, /* high, medium, low */
+    VGPU_CTL_COUNT,    /* whole number */
+    VGPU_CTL_SIZE,     /* bytes with K, M, G */
+    VGPU_CTL_USER,     /* uid or user name */
+};
+struct vgpu_ctl_option {
+    const char *name;     /* behind the two dashes */
+    const char *argument; /* of the protocol */
+    enum vgpu_ctl_option_type type;
+    bool required;
+    uint64_t min, max;
+    const char *doc;
+};
+#define VGPU_CTL_MAX_OPTIONS 10u
+struct vgpu_ctl_command {
+    const char *name;
+    const char *doc;
+    const char *example;
+    struct vgpu_ctl_option options[VGPU_CTL_MAX_OPTIONS]; /* ends at name NULL */
+};
+extern const struct vgpu_ctl_command vgpu_ctl_commands[];
+extern const uint32_t vgpu_ctl_command_count;
+
+enum vgpu_ctl_action { VGPU_CTL_DO_COMMAND, VGPU_CTL_DO_HELP, VGPU_CTL_DO_VERSION };
+struct vgpu_ctl_line {
+    enum vgpu_ctl_action action;
+    const char *socket;                     /* points into argv, the environment, or the default */
+    bool json;
+    const struct vgpu_ctl_command *command; /* NULL: help for all */
+    json_t *args;                           /* of the request; vgpu_ctl_line_free() */
+};
+
+/* 0, or -EINVAL with err: what is wrong and what was expected. Either way free the line. */
+int vgpu_ctl_parse(int argc, char **argv, struct vgpu_ctl_line *out, struct vgpu_err *err);
+void vgpu_ctl_line_free(struct vgpu_ctl_line *line);
+/* command NULL: the overview. */
+void vgpu_ctl_help(FILE *out, const struct vgpu_ctl_command *command);
+
+#endif

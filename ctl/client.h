@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* One request, one response over the control socket. Blocks for at most VGPU_CTL_TIMEOUT_MS per step. Any thread. */
+#ifndef VGPU_CTL_CLIENT_H
+#define VGPU_CTL_CLIENT_H
+
+#include <jansson.h>
+#include <stdbool.h>
+
+#include "core/base/log.h"
+
+#define VGPU_CTL_TIMEOUT_MS         10000
+#define VGPU_CTL_MAX_REQUEST_BYTES  65536u
+#define VGPU_CTL_MAX_RESPONSE_BYTES (64u * 1024u * 1024u)
+
+/*
+ * Sends {"command", "args"} (args borrowed) and waits for the answer. 0 with *result, a new reference; or -errno with
+ * err: code and message of the daemon with *refused set, else why it could not be reached or understood. -E2BIG: the
+ * request is longer than the protocol allows, nothing was sent.
+ */
+int vgpu_ctl_call(const char *socket_path, const char *command, json_t *args, json_t **result, bool *refused,
+                  struct vgpu_err *err);
+
+#endif
