@@ -150,6 +150,7 @@ static int pollers_open(struct vgpud *d, struct vgpu_err *err)
         params.queues[i] = d->executors[i].queues;
     for (uint32_t i = 0; i < d->config.poll_core_count; i++) {
         params.index = i;
+        params.shares_cpu = d->config.poll_cpu[i] == VGPU_CPU_ANY;
         int rc = vgpu_poller_open(&params, &d->pollers[i]);
         if (rc)
             return vgpu_err_set(err, -rc, "no memory for poll core %u (limits.attached_vms x limits.in_flight)", i);

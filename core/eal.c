@@ -64,16 +64,19 @@ static uint64_t free_hugepages(void)
 
 static int eal_try(char *lcores, bool huge)
 {
-    char *argv[12];
+    char *argv[16];
     int argc = 0;
     argv[argc++] = (char *)"vgpud";
     argv[argc++] = lcores;
-    argv[argc++] = (char *)"--in-memory"; /* nothing of DPDK's is shared with anyone */
     argv[argc++] = (char *)"--no-pci";
     argv[argc++] = (char *)"--no-telemetry";
     argv[argc++] = (char *)"--log-level=lib.eal:error";
-    if (!huge) {
+    /* Either way nothing of DPDK's is shared with anyone. EAL takes --no-huge and --in-memory as exclusive. */
+    if (huge) {
+        argv[argc++] = (char *)"--in-memory";
+    } else {
         argv[argc++] = (char *)"--no-huge";
+        argv[argc++] = (char *)"--no-shconf";
         argv[argc++] = (char *)"-m";
         argv[argc++] = (char *)"64";
     }

@@ -101,7 +101,7 @@ int vgpu_poller_open(const struct vgpu_poller_params *params, struct vgpu_poller
         vgpu_poller_close(p);
         return -ENOMEM;
     }
-    vgpu_idle_init(&p->idle, params->spin_ns, params->pause_ns, params->sleep);
+    vgpu_idle_init(&p->idle, params->spin_ns, params->pause_ns, params->sleep, params->shares_cpu);
     *out = p;
     return 0;
 }

@@ -43,6 +43,7 @@ struct vgpu_poller_params {
     uint32_t burst;
     uint64_t spin_ns, pause_ns;
     bool sleep;
+    bool shares_cpu;     /* not pinned: yields between empty rounds */
     int notify_fd;       /* eventfd of the control thread: a VM broke a rule */
     void *(*alloc)(size_t bytes); /* zeroed memory near the poll core; NULL: calloc and free */
     void (*release)(void *mem);

@@ -70,7 +70,7 @@ static void *loop_main(void *arg)
 
     pthread_setname_np(pthread_self(), "vgpu-exec-loop");
     pin(m->cpu);
-    vgpu_idle_init(&idle, m->spin_ns, m->pause_ns, m->sleep);
+    vgpu_idle_init(&idle, m->spin_ns, m->pause_ns, m->sleep, m->cpu < 0);
     for (;;) {
         if (vgpu_exec_step(m->exec))
             vgpu_idle_worked(&idle);
