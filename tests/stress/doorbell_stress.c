@@ -122,7 +122,7 @@ int main(void)
 {
     pthread_t p;
 
-    count = stress_scale(100000);
+    count = stress_scale(500000);
     event = START - 1; /* not asked for */
     bell = eventfd(0, EFD_CLOEXEC);
     /* The consumer publishes its start before the producer may read it. */

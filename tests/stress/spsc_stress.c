@@ -137,7 +137,7 @@ int main(int argc, char **argv)
     for (uint32_t i = 0; i < 3; i++) {
         for (uint32_t j = 0; j < 3; j++) {
             for (uint32_t ro = 0; ro < 2; ro++) {
-                struct shape s = {slots[i], bursts[j], stress_scale(40000), starts[shapes++ % 3], ro};
+                struct shape s = {slots[i], bursts[j], stress_scale(200000), starts[shapes++ % 3], ro};
                 if (run_shape(&s))
                     return 1;
             }
