@@ -108,7 +108,7 @@ class Guest:
             if self.result.get(key) != want:
                 self.faults.append(f'says its {key} is {self.result.get(key)!r}, registered is {want!r}')
         if self.result.get('verified') is not True:
-            self.faults.append('found results that differ from its reference')
+            self.faults.append(f'was not verified: {self.result.get("error") or "results differ from its reference"}')
         if self.descriptors <= 0:
             self.faults.append('did no work')
         digits = self.result.get('digits')
@@ -202,7 +202,8 @@ class Demo:
     # -- the guests --
 
     def run_guests(self):
-        command = [program('VGPU_DEMO_GUEST', 'guest-lib/vgpu-demo-guest'), '--seconds', str(self.seconds)]
+        command = [program('VGPU_DEMO_GUEST', 'guest-lib/examples/vgpu-demo-guest'), '--json',
+                   '--seconds', str(self.seconds)]
         for guest in self.guests:
             env = {**os.environ, 'VGPU_VM_ID': str(guest.vm_id), 'VGPU_TOKEN_FILE': guest.token_file,
                    'VGPU_SOCKET': os.path.join(self.dir, 'run', 'attach.sock')}
