@@ -88,6 +88,8 @@ static int run_blocking(struct vgpu *v, const struct vgpu_request *req)
     } while (rc == 0 && v->outstanding > 0);
     if (rc <= 0)
         return rc < 0 ? rc : vgpu_fail(v, EPROTO, "the descriptor vanished without a completion");
+    if (v->last.lost_locally && v->link == VGPU_LINK_BROKEN)
+        return -EPROTO; /* the sentence says why it broke */
     if (v->last.status != VGPU_OK)
         return vgpu_failf(v, -status_errno(v->last.status), "%s failed: %s", opcode_name(req->opcode),
                           v->last.lost_locally ? "the host went away: it may or may not have run"

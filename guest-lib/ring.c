@@ -340,10 +340,10 @@ static void sleep_until(struct vgpu *v, uint64_t now, uint64_t deadline)
                             {.fd = v->local.socket_fd, .events = POLLIN | POLLRDHUP}};
     uint64_t ns = deadline - now < SLEEP_SLICE_NS ? deadline - now : SLEEP_SLICE_NS;
     struct timespec ts = {.tv_sec = (time_t)(ns / 1000000000u), .tv_nsec = (long)(ns % 1000000000u)};
-    int rc = ppoll(fds, 2, &ts, NULL);
 
-    /* A hang-up, or a slice without news: the host may have broken the attachment off without a doorbell. */
-    if (rc == 0 || (rc > 0 && (fds[1].revents || (fds[0].revents & (POLLHUP | POLLERR)))))
+    ppoll(fds, 2, &ts, NULL);
+    /* Woken, or a slice is over, without a completion: the host may be gone or may have broken the attachment off. */
+    if (!vgpu_cons_ready(&v->cq))
         vgpu_link_check(v);
 }
 
