@@ -205,6 +205,10 @@ static void client_receive(struct vgpu_control *c, struct client *cl)
         }
         char *newline = memchr(cl->in + cl->in_bytes, '\n', (size_t)n);
         cl->in_bytes += (size_t)n;
+        if ((newline ? (size_t)(newline - cl->in) : cl->in_bytes) > VGPU_CONTROL_MAX_REQUEST_BYTES) {
+            client_refuse(c, cl, EMSGSIZE, "the request is too long; expected at most 65536 bytes and a newline");
+            return;
+        }
         if (newline) {
             size_t bytes = 0;
             if (newline + 1 != cl->in + cl->in_bytes) {
@@ -213,10 +217,6 @@ static void client_receive(struct vgpu_control *c, struct client *cl)
             }
             char *text = vgpu_control_handle(c, cl->in, cl->in_bytes - 1, &bytes);
             client_answer(c, cl, text, bytes);
-            return;
-        }
-        if (cl->in_bytes > VGPU_CONTROL_MAX_REQUEST_BYTES) {
-            client_refuse(c, cl, EMSGSIZE, "the request is too long; expected at most 65536 bytes and a newline");
             return;
         }
     }

@@ -24,7 +24,7 @@ static const char schema_1[] =
     " arena_bytes INTEGER NOT NULL DEFAULT 0 CHECK(arena_bytes BETWEEN 0 AND 281474976710656),"
     " device_bytes INTEGER CHECK(device_bytes BETWEEN 0 AND 281474976710656),"
     " uid INTEGER CHECK(uid BETWEEN 0 AND 4294967294),"
-    " token BLOB CHECK(length(token) = 16 AND uid IS NOT NULL)"
+    " token BLOB CHECK(token IS NULL OR (length(token) = 16 AND uid IS NOT NULL))"
     ") STRICT;"
     "CREATE INDEX vms_pool ON vms(pool, priority);"
     "CREATE TRIGGER vms_room_insert BEFORE INSERT ON vms"
