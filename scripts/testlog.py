@@ -124,7 +124,7 @@ def read(path):
 
 def excerpt(text, limit=25):
     """The lines that tell a person why: those that name a failure, and the end."""
-    lines = [line for line in text.splitlines() if line.strip()]
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith('ok ')]
     telling = [line for line in lines if re.search(
         r'\[----\]|\[FAIL\]|\[ERR\s*\]|[Aa]ssert|not ok|FAIL|ERROR|runtime error|Sanitizer|SUMMARY|Traceback|Error:',
         line)]

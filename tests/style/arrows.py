@@ -22,7 +22,7 @@ MAY = {
     'ctl': LEAF | {'core/libcontrol', 'store', 'host'},
     'config': LEAF | {'core'},
     'guest-lib': LEAF | {'guest halves'},
-    'guest-lib/examples': {'rings/abi', 'guest-lib'},
+    'guest-lib/examples': {'rings/abi', 'core/base', 'guest-lib'},
 }
 ANYTHING = ('bench', 'tests')
 GUEST_HALF = re.compile(r'(local|xen)-transport/guest')
