@@ -38,7 +38,8 @@ struct vgpu_options {
  * E2BIG (larger than registered), ENOENT/ECONNREFUSED (no daemon), EINVAL, ENOMEM, EAGAIN (pool down).
  * error_text (may be NULL) receives a sentence. opts may be NULL. */
 int vgpu_open(const struct vgpu_options *opts, struct vgpu **out, char *error_text, size_t error_text_bytes);
-/* Waits for nothing: what is outstanding is cancelled. NULL is fine. All pointers into the arena become invalid. */
+/* What is outstanding is cancelled. Waits at most 2 s for the host to let go of the arena, so that the VM may attach
+ * again at once. NULL is fine. All pointers into the arena become invalid. */
 void vgpu_close(struct vgpu *v);
 
 const char *vgpu_strerror(const struct vgpu *v); /* the last error of this handle, "" if none; valid until the next call */
@@ -97,7 +98,7 @@ int vgpu_submit_burst(struct vgpu *v, const struct vgpu_request *reqs, unsigned 
  * outstanding descriptor was reported as lost. */
 int vgpu_poll(struct vgpu *v, struct vgpu_completion *out, unsigned n);
 /* As vgpu_poll, but waits for the first one: polls for spin_ns, then sleeps. timeout_ns: 0 returns at once, UINT64_MAX is
- * forever. -ETIMEDOUT. */
+ * forever. -ETIMEDOUT. 0 when nothing is outstanding: then nothing can come. */
 int vgpu_wait(struct vgpu *v, struct vgpu_completion *out, unsigned n, uint64_t timeout_ns);
 /* Submitted and not yet fetched. */
 uint64_t vgpu_outstanding(const struct vgpu *v);
