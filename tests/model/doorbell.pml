@@ -5,7 +5,7 @@
  * next load. Shown: nobody sleeps for ever with an element published (an invalid end state).
  *
  * -DARMED_FLAG: the executor's form (labels E1 and E2, pmd-gpu/exec.c and core's poller): a word that says "asleep"
- * instead of a position, put back after waking. Mutants: the M_ macros below.
+ * instead of a position; whoever rings clears it, and so does the executor when it is awake. Mutants: the M_ macros below.
  */
 #define K 4
 #define EVENT K /* words 0..K-1: the flags of positions 0..K-1 */
@@ -53,7 +53,18 @@ proctype producer()
         load(PROD, EVENT, event);
 #endif
         if
-        :: WANTED(event, from, to) -> bell = 1
+        :: WANTED(event, from, to) ->
+#ifdef ARMED_FLAG
+#ifndef M_CLEAR_AFTER_BELL
+            store(PROD, EVENT, 0, 0); /* once is enough */
+#endif
+            full_fence(PROD); /* the kernel's lock: visible before anybody wakes by this bell */
+#endif
+            bell = 1
+#ifdef M_CLEAR_AFTER_BELL
+            ;
+            store(PROD, EVENT, 0, 0)
+#endif
         :: else
         fi;
         event = 0;

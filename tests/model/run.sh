@@ -24,7 +24,7 @@ check() {
         defines="$defines -D$macro"
     done
     rm -rf "$work/run" && mkdir "$work/run" && cp "$here"/*.pml "$work/run" && cd "$work/run" || exit 1
-    if ! { spin $defines -a "$model.pml" && cc -O2 -w -DSAFETY -DCOLLAPSE -DVECTORSZ=2048 -DMEMLIM=3000 -o pan pan.c; } \
+    if ! { spin $defines -a "$model.pml" && cc -O1 -w -DSAFETY -DCOLLAPSE -DVECTORSZ=2048 -DMEMLIM=3000 -o pan pan.c; } \
         >build 2>&1; then
         cat build
         result='does not build'
@@ -76,6 +76,7 @@ done
 check fault doorbell M_LAST_ONLY
 check fault doorbell M_ARM_ONCE
 check fault doorbell ARMED_FLAG M_ARM_ONCE
+check fault doorbell ARMED_FLAG M_CLEAR_AFTER_BELL
 
 check ok complete
 check ok complete M_NO_SPAN # in order nothing more is needed
