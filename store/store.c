@@ -93,7 +93,13 @@ static int token_make(uint8_t token[VGPU_TOKEN_LEN], struct vgpu_err *err)
 /* The constraint that refused a VM, in the administrator's words. */
 static int add_refused(struct vgpu_store *s, const struct vgpu_vm_record *vm, const char *name, struct vgpu_err *err)
 {
-    switch (sqlite3_extended_errcode(s->db)) {
+    struct vgpu_vm_record there;
+    int code = sqlite3_extended_errcode(s->db);
+
+    /* The trigger looks before the key does: who registers twice in a full pool is told about the first. */
+    if (code == SQLITE_CONSTRAINT_TRIGGER && vgpu_store_get_vm(s, vm->vm_id, &there, NULL) == 0)
+        code = SQLITE_CONSTRAINT_PRIMARYKEY;
+    switch (code) {
     case SQLITE_CONSTRAINT_PRIMARYKEY:
     case SQLITE_CONSTRAINT_ROWID:
         return vgpu_err_set(err, EEXIST, "VM %u is registered already; remove it first or choose another id", vm->vm_id);

@@ -123,22 +123,34 @@ void control_rig_serve(struct control_rig *r, int stop_fd)
     }
 }
 
-struct control_rig_child control_rig_start(struct control_rig *r)
+struct control_rig_child control_rig_start(uint32_t attached_vm)
 {
-    int fds[2];
-    struct control_rig_child child;
+    int stop[2], told[2];
+    struct control_rig_child child = {0};
 
-    if (pipe(fds))
+    if (pipe(stop) || pipe(told))
         abort();
     fflush(NULL);
     child.pid = fork();
     if (child.pid == 0) {
-        close(fds[1]);
-        control_rig_serve(r, fds[0]); /* also when the test dies: its end closes */
+        static struct control_rig r;
+        close(stop[1]);
+        control_rig_setup(&r, 0);
+        r.attached_vm = attached_vm;
+        if (write(told[1], r.dir, sizeof(r.dir)) != sizeof(r.dir) ||
+            write(told[1], r.socket, sizeof(r.socket)) != sizeof(r.socket))
+            abort();
+        control_rig_serve(&r, stop[0]); /* ends also when the test dies: its end closes */
+        control_rig_teardown(&r);
         _exit(0);
     }
-    close(fds[0]);
-    child.stop_fd = fds[1];
+    close(stop[0]);
+    close(told[1]);
+    if (read(told[0], child.dir, sizeof(child.dir)) != sizeof(child.dir) ||
+        read(told[0], child.socket, sizeof(child.socket)) != sizeof(child.socket))
+        abort();
+    close(told[0]);
+    child.stop_fd = stop[1];
     return child;
 }
 

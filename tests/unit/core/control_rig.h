@@ -24,11 +24,14 @@ void control_rig_teardown(struct control_rig *r);
 int control_rig_open(struct control_rig *r, uint32_t deadline_ms, struct vgpu_err *err);
 /* Serves until the descriptor that it is given becomes readable. */
 void control_rig_serve(struct control_rig *r, int stop_fd);
-/* The same in a child process until control_rig_stop(). */
+/* The same, set up and served in a child process: the caller only knows the paths. VM attached_vm counts as attached. */
 struct control_rig_child {
     int pid, stop_fd;
+    char dir[32];
+    char socket[64];
 };
-struct control_rig_child control_rig_start(struct control_rig *r);
+struct control_rig_child control_rig_start(uint32_t attached_vm);
+/* Ends the child and removes its directory. */
 void control_rig_stop(struct control_rig_child *child);
 
 #endif

@@ -581,21 +581,21 @@ Test(control, a_token_directory_that_others_may_write_is_refused)
     rig.control = NULL;
 }
 
-Test(control, other_users_are_refused, .timeout = 20)
+Test(control_child, other_users_are_refused, .timeout = 20)
 {
     if (geteuid() != 0)
         cr_skip_test("needs root, to become another user");
-    struct control_rig_child child = control_rig_start(&rig);
+    struct control_rig_child child = control_rig_start(0);
     int fd, fds[2];
     char text[512] = "";
 
-    cr_assert_eq(chmod(rig.socket, 0666) | chmod(rig.dir, 0755) | pipe(fds), 0);
+    cr_assert_eq(chmod(child.socket, 0666) | chmod(child.dir, 0755) | pipe(fds), 0);
     if (fork() == 0) {
         struct sockaddr_un a = {.sun_family = AF_UNIX};
         if (setresuid(12345, 12345, 12345))
             _exit(1);
         fd = socket(AF_UNIX, SOCK_STREAM, 0);
-        strcpy(a.sun_path, rig.socket);
+        strcpy(a.sun_path, child.socket);
         if (connect(fd, (struct sockaddr *)&a, sizeof(a)))
             _exit(1);
         ssize_t n = recv(fd, text, sizeof(text), 0);

@@ -185,6 +185,7 @@ Test(store, ids_names_and_room)
     cr_assert_eq(add(vm(2, "A")) | add(vm(3, "A")), 0);
     cr_assert_eq(add(vm(4, "A")), -ENOSPC);
     cr_assert_not_null(strstr(err.text, "pool A is full"), "%s", err.text);
+    cr_assert_eq(add(vm(3, "A")), -EEXIST, "%s", err.text);
     cr_assert_eq(vgpu_store_remove_vm(s, 2, &err), 0);
     cr_assert_eq(add(vm(4, "A")), 0);
     cr_assert_eq(vgpu_store_remove_vm(s, 2, &err), -ENOENT);
