@@ -23,8 +23,8 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#define SLOTS 8u
-#define START (UINT64_C(0xffffff00)) /* positions cross 2^32 */
+#define SLOTS   8u
+#define START   (UINT64_C(0xffffff00)) /* positions cross 2^32 */
 #define LOST_MS 10000 /* a wake-up that takes longer was lost: the machine may be slow, but not that slow */
 
 static struct vgpu_slot slots[SLOTS];

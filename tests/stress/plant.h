@@ -17,7 +17,7 @@
 #ifdef VGPU_PLAIN_PAYLOAD
 #undef vgpu_load_relaxed
 #undef vgpu_store_relaxed
-#define vgpu_load_relaxed(p) (*(p))
+#define vgpu_load_relaxed(p)     (*(p))
 #define vgpu_store_relaxed(p, v) ((void)(*(p) = (v)))
 #endif
 
@@ -41,7 +41,8 @@
 #ifdef PLANT_LOAD
 #undef vgpu_load_acquire
 #define vgpu_load_acquire(p)                                                                                           \
-    (strcmp(__func__, PLANT_LOAD) == 0 ? __atomic_load_n((p), __ATOMIC_RELAXED) : __atomic_load_n((p), __ATOMIC_ACQUIRE))
+    (strcmp(__func__, PLANT_LOAD) == 0 ? __atomic_load_n((p), __ATOMIC_RELAXED)                                        \
+                                       : __atomic_load_n((p), __ATOMIC_ACQUIRE))
 #endif
 
 #include "rings/spsc.h"

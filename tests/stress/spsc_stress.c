@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * One producer and one consumer thread on one ring, both stopping at random: each element arrives, once, in order, whole.
+ * One producer and one consumer thread on one ring, both stopping at random: each element arrives, once, in order,
+ * whole.
  *
  *   spsc_stress                                   the matrix of shapes below
  *   spsc_stress SLOTS BURST COUNT START READ_ONLY one shape
@@ -16,7 +17,7 @@
 
 #define SLOTS_MAX 4096u
 #define BURST_MAX 64u
-#define STUCK_S 120u
+#define STUCK_S   120u
 
 struct shape {
     uint32_t slots, burst;
@@ -30,7 +31,7 @@ struct run {
     uint64_t head VGPU_ALIGNED(128);
     struct vgpu_prod prod VGPU_ALIGNED(128);
     struct vgpu_cons cons VGPU_ALIGNED(128);
-    uint64_t full VGPU_ALIGNED(128); /* producer: pushes that found no room */
+    uint64_t full VGPU_ALIGNED(128);  /* producer: pushes that found no room */
     uint64_t empty VGPU_ALIGNED(128); /* consumer: pops that found nothing */
 };
 static struct run run;
@@ -125,8 +126,10 @@ int main(int argc, char **argv)
     uint32_t shapes = 0;
 
     if (argc == 6) {
-        struct shape s = {.slots = (uint32_t)strtoul(argv[1], NULL, 0), .burst = (uint32_t)strtoul(argv[2], NULL, 0),
-                          .count = strtoull(argv[3], NULL, 0), .start = strtoull(argv[4], NULL, 0),
+        struct shape s = {.slots = (uint32_t)strtoul(argv[1], NULL, 0),
+                          .burst = (uint32_t)strtoul(argv[2], NULL, 0),
+                          .count = strtoull(argv[3], NULL, 0),
+                          .start = strtoull(argv[4], NULL, 0),
                           .read_only = strtoul(argv[5], NULL, 0) != 0};
         if (s.slots < 8 || s.slots > SLOTS_MAX || (s.slots & (s.slots - 1)) || s.burst < 1 || s.burst > BURST_MAX) {
             fprintf(stderr, "SLOTS: power of two, 8 to %u; BURST: 1 to %u\n", SLOTS_MAX, BURST_MAX);

@@ -100,7 +100,8 @@ Test(hist, quantiles_against_a_sorted_reference)
         cr_assert(h.count == N && h.sum_ns == sum && h.max_ns == v[N - 1]);
         for (size_t i = 0; i < sizeof(qs) / sizeof(qs[0]); i++) {
             uint64_t want = reference(v, N, qs[i]), got = vgpu_hist_quantile(&h, qs[i]);
-            cr_assert(got >= want && got - want <= want / 32, "shape %u q %g: %lu, sorted %lu", shape, qs[i], got, want);
+            cr_assert(got >= want && got - want <= want / 32, "shape %u q %g: %lu, sorted %lu", shape, qs[i], got,
+                      want);
             cr_assert_leq(got, h.max_ns);
         }
     }

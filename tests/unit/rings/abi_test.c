@@ -12,10 +12,10 @@
 Test(abi, every_offset_size_and_constant)
 {
 #define TYPE(type, bytes, align)                                                                                       \
-    cr_expect_eq(sizeof(struct type), bytes, "sizeof(" #type ") is %zu", sizeof(struct type));                        \
+    cr_expect_eq(sizeof(struct type), bytes, "sizeof(" #type ") is %zu", sizeof(struct type));                         \
     cr_expect_eq(alignof(struct type), align, "alignof(" #type ") is %zu", alignof(struct type));
 #define FIELD(type, member, off, bytes)                                                                                \
-    cr_expect_eq(offsetof(struct type, member), off, #type "." #member " is at %zu", offsetof(struct type, member));  \
+    cr_expect_eq(offsetof(struct type, member), off, #type "." #member " is at %zu", offsetof(struct type, member));   \
     cr_expect_eq(MEMBER_BYTES(type, member), bytes, #type "." #member " has %zu bytes", MEMBER_BYTES(type, member));
 #define VALUE(name, number)                                                                                            \
     cr_expect_eq((uint64_t)(name), UINT64_C(number), #name " is %llu", (unsigned long long)(name));

@@ -6,7 +6,7 @@
 #include <errno.h>
 #include <string.h>
 
-#define G VGPU_MEM_GRAIN
+#define G    VGPU_MEM_GRAIN
 #define BASE (UINT64_C(1) << 40)
 
 static struct vgpu_memspace ms;
@@ -194,7 +194,7 @@ Test(memspace, reset_forgets_everything)
 }
 
 /* ---- The model: who owns each grain, found by scanning. ---- */
-#define MODEL_GRAINS 192u
+#define MODEL_GRAINS  192u
 #define MODEL_HANDLES 40u
 static uint32_t owner[MODEL_GRAINS];
 static uint64_t held[MODEL_HANDLES + 1];
