@@ -253,7 +253,7 @@ static void complete(struct fake_host *h, const struct vgpu_desc *d, uint64_t sq
 {
     struct vgpu_vm_view vm = {.arena_bytes = h->header.arena_bytes, .space = &h->space};
     struct vgpu_work w;
-    struct vgpu_cpl c = {.tag = d->tag, .opcode = d->opcode, .sq_pos = sq_pos, .latency_ns = 1, .device_generation = 1};
+    struct vgpu_cpl c VGPU_ALIGNED(64) = {.tag = d->tag, .opcode = d->opcode, .sq_pos = sq_pos, .latency_ns = 1, .device_generation = 1};
 
     vgpu_validate(d, &vm, &w);
     c.status = fake_execute(&w, h->region + h->header.arena_off, h->heap, &c.value);
