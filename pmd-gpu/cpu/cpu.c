@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The cpu backend: every operation, correct, without a device. It runs on the loop thread, inside poll(), in slices of
- * some ten microseconds, so an urgent operation waits for at most one slice of what is less urgent.
+ * some ten microseconds; once it is submitted, an urgent operation waits for at most one slice of what is less urgent.
  *
  * Which slice is next: of the queues (pools) that hold operations, the one that has used the least time; in it the
  * most urgent priority; there the operation submitted first whose VM has nothing older unfinished. A VM's operations
@@ -20,7 +20,8 @@
 
 #include "core/base/clock.h"
 
-#define POLL_BUDGET_NS 100000u
+/* New work reaches us between polls only, so this and a slice is what an urgent operation can wait for. */
+#define POLL_BUDGET_NS 30000u
 #define POLL_LINGER_NS 10000u /* with something finished, it is handed back soon */
 
 static struct vgpu_cpu *cpu_of(struct vgpu_backend *b)
@@ -182,7 +183,8 @@ static int cpu_submit(struct vgpu_backend *b, struct vgpu_op *op)
     return 0;
 }
 
-/* The queue of `among` that has used the least time. Not a plain rotation: a queue of long slices would take most of it. */
+/* The queue of `among` that has used the least time. Not a plain rotation: a queue of long slices would take most of
+ * it. */
 static uint32_t queue_pick(const struct vgpu_cpu *c, uint64_t among)
 {
     uint32_t best = (uint32_t)__builtin_ctzll(among);

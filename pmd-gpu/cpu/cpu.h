@@ -19,7 +19,7 @@
 #define VGPU_CPU_SLICE_BYTES    ((uint64_t)256 << 10)
 #define VGPU_CPU_TILE           128u /* m, n and k of a GEMM tile: 4 Mflop */
 
-/* Use of vgpu_op.priv. priv[5] is left alone: it is a decorator's. */
+/* Use of vgpu_op.priv. */
 enum {
     VGPU_CPU_PRIV_CURSOR = 0, /* progress of a sliced operation: bytes, elements or tiles done */
     VGPU_CPU_PRIV_NEXT = 1,   /* struct vgpu_op *: next in its list */
@@ -40,7 +40,7 @@ struct vgpu_cpu_list {
 
 struct vgpu_cpu_queue {
     struct vgpu_cpu_list list[VGPU_PRIO_COUNT]; /* in order of submit */
-    uint64_t vtime;                             /* ticks of work done for it, see cpu_queue_pick() */
+    uint64_t vtime;                             /* ticks of work done for it, see queue_pick() */
     uint32_t count;
 };
 

@@ -108,10 +108,10 @@ bool vgpu_cpu_gemm_step(struct vgpu_cpu *c, struct vgpu_op *op, float *dst, cons
     uint32_t i0 = (uint32_t)(tile / k_tiles / n_tiles) * VGPU_CPU_TILE;
     uint32_t mb = tile_len(m, i0), nb = tile_len(n, j0), kb = tile_len(k, p0);
     bool ta = op->work.sub & VGPU_GEMM_TRANS_A, tb = op->work.sub & VGPU_GEMM_TRANS_B;
-    struct block ba = ta ? (struct block){(uint64_t)p0 * m + i0, kb, mb, m} :
-                           (struct block){(uint64_t)i0 * k + p0, mb, kb, k};
-    struct block bb = tb ? (struct block){(uint64_t)j0 * k + p0, nb, kb, k} :
-                           (struct block){(uint64_t)p0 * n + j0, kb, nb, n};
+    struct block ba =
+        ta ? (struct block){(uint64_t)p0 * m + i0, kb, mb, m} : (struct block){(uint64_t)i0 * k + p0, mb, kb, k};
+    struct block bb =
+        tb ? (struct block){(uint64_t)j0 * k + p0, nb, kb, k} : (struct block){(uint64_t)p0 * n + j0, kb, nb, n};
     int lda, ldb;
     const float *a = block_load(c, op, src0, &ba, c->scratch_a, &lda);
     const float *b = block_load(c, op, src1, &bb, c->scratch_b, &ldb);

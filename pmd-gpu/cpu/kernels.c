@@ -6,7 +6,7 @@
 #include <string.h>
 
 #ifndef VGPU_KERNELS
-#define VGPU_KERNELS vgpu_cpu_kernels_base
+#define VGPU_KERNELS      vgpu_cpu_kernels_base
 #define VGPU_KERNELS_NAME "base"
 #endif
 

@@ -24,7 +24,7 @@ static char *resolve(struct vgpu_cpu *c, const struct vgpu_op *op, uint64_t ref,
 
     if (!(ref & VGPU_WREF_DEVICE)) {
         struct vgpu_cpu_vm *vm = &c->vms[op->vm];
-        base = vgpu_load_acquire(&vm->arena); /* R1: size before address */
+        base = vgpu_load_acquire(&vm->arena);       /* R1: size before address */
         size = vgpu_load_relaxed(&vm->arena_bytes); /* relaxed: ordered by R1 */
     }
     if (vgpu_unlikely(!base || offset > size || bytes > size - offset))
@@ -72,7 +72,8 @@ static bool copy_step(struct vgpu_cpu *c, struct vgpu_op *op)
 
 /*
  * Zeroes device memory. Of a large range the whole pages are given back instead: they read as zero, a heap larger than
- * the machine stays possible, and nothing is written twice. Should the kernel refuse (locked memory), zeros are written.
+ * the machine stays possible, and nothing is written twice. Should the kernel refuse (locked memory), zeros are
+ * written.
  */
 static bool zero_step(struct vgpu_cpu *c, struct vgpu_op *op)
 {

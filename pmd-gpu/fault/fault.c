@@ -5,7 +5,8 @@
  *
  * It fetches finished operations from the inner backend one at a time. The inner backend gives a DEBUG operation its
  * turn and hands it back as unsupported; at that moment nothing after it has run, so the fault takes place exactly
- * where the operation stands in the order. While the device is stalled the inner backend is not polled: it does nothing.
+ * where the operation stands in the order. While the device is stalled the inner backend is not polled: it does
+ * nothing.
  *
  * Options, comma separated; N counts from 1, 0 is off:
  *   fail_every=N          every Nth finished operation reports BACKEND_ERROR (it did run)
@@ -54,9 +55,9 @@ static int option_take(struct vgpu_fault *f, const char *item, struct vgpu_err *
         const char *key;
         uint64_t *value;
     } ours[] = {
-        {"fail_every", &f->fail_every},     {"stall_every", &f->stall_every},
-        {"stall_us", &f->stall_us},         {"eagain_every", &f->eagain_every},
-        {"open_fails", &f->open_fails},     {"region_fails_every", &f->region_fails_every},
+        {"fail_every", &f->fail_every}, {"stall_every", &f->stall_every},
+        {"stall_us", &f->stall_us},     {"eagain_every", &f->eagain_every},
+        {"open_fails", &f->open_fails}, {"region_fails_every", &f->region_fails_every},
         {"lost_after", &f->lost_after},
     };
     size_t key_len = strcspn(item, "=");

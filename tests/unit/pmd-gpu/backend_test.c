@@ -72,8 +72,8 @@ static uint16_t run_one(struct vgpu_backend *b, struct vgpu_work w)
 Test(backend, cpu_huge_heap)
 {
     const uint64_t heap = 512 * GIB, at = 300 * GIB + 256;
-    struct vgpu_backend_config config = {.heap_bytes = heap, .max_vms = 1, .queues = 1, .max_in_flight = 1,
-                                         .options = ""};
+    struct vgpu_backend_config config = {
+        .heap_bytes = heap, .max_vms = 1, .queues = 1, .max_in_flight = 1, .options = ""};
     struct vgpu_backend *b;
     struct vgpu_err err = {0};
     uint32_t word = 0;
@@ -100,8 +100,8 @@ Test(backend, cpu_huge_heap)
 /* The second look at every reference: what does not lie in its space is refused, whoever vouched for it. */
 Test(backend, cpu_refuses_what_is_out_of_range)
 {
-    struct vgpu_backend_config config = {.heap_bytes = 8192, .max_vms = 2, .queues = 1, .max_in_flight = 1,
-                                         .options = ""};
+    struct vgpu_backend_config config = {
+        .heap_bytes = 8192, .max_vms = 2, .queues = 1, .max_in_flight = 1, .options = ""};
     static uint32_t arena[1024];
     struct vgpu_backend *b;
     const uint64_t dev = VGPU_WREF_DEVICE, huge = VGPU_WREF_OFFSET_MASK;
@@ -132,7 +132,8 @@ Test(backend, cpu_refuses_what_is_out_of_range)
             cr_assert_eq(run_one(b, w[i]), VGPU_E_RANGE, "%zu is not refused", i);
     }
     vgpu_backend_cpu.region_del(b, 0);
-    cr_assert_eq(run_one(b, (struct vgpu_work){.opcode = VGPU_OP_FILL, .n = 4}), VGPU_E_RANGE, "arena after region_del");
+    cr_assert_eq(run_one(b, (struct vgpu_work){.opcode = VGPU_OP_FILL, .n = 4}), VGPU_E_RANGE,
+                 "arena after region_del");
     cr_assert_eq(vgpu_backend_cpu.region_add(b, 2, arena, sizeof(arena), -1, 0, NULL), -EINVAL);
     vgpu_backend_cpu.close(b);
 }
@@ -164,6 +165,24 @@ Test(backend, cpu_gemm_flushes_denormals_and_restores_the_mode)
 #endif
     vgpu_backend_cpu.close(b);
     free(x);
+}
+
+/* The sum is kept in double: ones added to 2^24 are not lost, in one slice and across slices. */
+Test(backend, cpu_sum_is_as_good_as_one_rounding)
+{
+    enum { N = 100001 };
+    static float x[N + 1];
+    struct vgpu_backend_config config = {.heap_bytes = 0, .max_vms = 1, .queues = 1, .max_in_flight = 1, .options = ""};
+    struct vgpu_backend *b;
+
+    x[1] = 16777216.0f;
+    for (uint32_t i = 2; i <= N; i++)
+        x[i] = 1.0f;
+    cr_assert_eq(vgpu_backend_cpu.open(&config, &b, NULL), 0);
+    cr_assert_eq(vgpu_backend_cpu.region_add(b, 0, x, sizeof(x), -1, 0, NULL), 0);
+    cr_assert_eq(run_one(b, (struct vgpu_work){.opcode = VGPU_OP_REDUCE, .src0 = 4, .n = N}), VGPU_OK);
+    cr_assert_eq(x[0], 16777216.0f + (float)(N - 1), "%.9g", (double)x[0]);
+    vgpu_backend_cpu.close(b);
 }
 
 #ifdef VGPU_CPU_HAVE_AVX2

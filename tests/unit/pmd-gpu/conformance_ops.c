@@ -7,14 +7,14 @@
 
 #include "tests/unit/pmd-gpu/rig.h"
 
-#define MIB     ((uint64_t)1 << 20)
-#define LEN(a)  (sizeof(a) / sizeof((a)[0]))
-#define DEVICE  VGPU_WREF_DEVICE
+#define MIB    ((uint64_t)1 << 20)
+#define LEN(a) (sizeof(a) / sizeof((a)[0]))
+#define DEVICE VGPU_WREF_DEVICE
 
-static const struct rig_config small = {.vms = 1, .queues = 1, .in_flight = 8, .heap_bytes = 8 * MIB,
-                                        .arena_bytes = 8 * MIB};
-static const struct rig_config large = {.vms = 1, .queues = 1, .in_flight = 8, .heap_bytes = 64 * MIB,
-                                        .arena_bytes = 64 * MIB};
+static const struct rig_config small = {
+    .vms = 1, .queues = 1, .in_flight = 8, .heap_bytes = 8 * MIB, .arena_bytes = 8 * MIB};
+static const struct rig_config large = {
+    .vms = 1, .queues = 1, .in_flight = 8, .heap_bytes = 64 * MIB, .arena_bytes = 64 * MIB};
 
 /* Random f32 in [-scale, scale) written at ref. */
 static void write_floats(struct rig *r, uint64_t ref, uint64_t n, float scale)
@@ -46,8 +46,8 @@ static void write_bf16(struct rig *r, uint64_t ref, uint64_t n)
 void conformance_open_close(const struct conformance_subject *s)
 {
     const struct vgpu_backend_ops *ops = vgpu_backend_find(s->backend);
-    struct vgpu_backend_config config = {.heap_bytes = MIB, .max_vms = 4, .queues = 2, .max_in_flight = 16,
-                                         .options = s->options};
+    struct vgpu_backend_config config = {
+        .heap_bytes = MIB, .max_vms = 4, .queues = 2, .max_in_flight = 16, .options = s->options};
     struct vgpu_backend *b;
     struct vgpu_err err = {0};
 
@@ -94,8 +94,8 @@ void conformance_fill(const struct conformance_subject *s)
     for (size_t i = 0; i < LEN(sizes); i++)
         for (size_t o = 0; o < LEN(offsets); o++)
             for (int device = 0; device < 2; device++) {
-                struct vgpu_work w = w_fill((device ? DEVICE : 0) | (MIB + offsets[o]), 0xdead0000u + (uint32_t)i,
-                                            sizes[i]);
+                struct vgpu_work w =
+                    w_fill((device ? DEVICE : 0) | (MIB + offsets[o]), 0xdead0000u + (uint32_t)i, sizes[i]);
                 rig_run(&r, 0, &w);
             }
     rig_close(&r);
@@ -103,8 +103,8 @@ void conformance_fill(const struct conformance_subject *s)
 
 void conformance_copy(const struct conformance_subject *s)
 {
-    const uint64_t sizes[] = {0, 1, 2, 3, 7, 8, 15, 16, 31, 63, 64, 65, 127, 255, 4095, 4096, 4097, 262143, 262144,
-                              262145, MIB + 1};
+    const uint64_t sizes[] = {0,  1,   2,   3,    7,    8,    15,     16,     31,     63,     64,
+                              65, 127, 255, 4095, 4096, 4097, 262143, 262144, 262145, MIB + 1};
     const uint64_t offsets[] = {0, 1, 2, 3, 5, 8, 13, 64, 4095};
     struct rig r;
 
@@ -115,8 +115,8 @@ void conformance_copy(const struct conformance_subject *s)
         for (int spaces = 0; spaces < 4; spaces++)
             for (int t = 0; t < 3; t++) {
                 uint64_t src = offsets[rig_below(&r, LEN(offsets))], dst = offsets[rig_below(&r, LEN(offsets))];
-                struct vgpu_work w = w_copy((spaces & 1 ? DEVICE : 0) | (3 * MIB + dst), (spaces & 2 ? DEVICE : 0) | src,
-                                            sizes[i]);
+                struct vgpu_work w =
+                    w_copy((spaces & 1 ? DEVICE : 0) | (3 * MIB + dst), (spaces & 2 ? DEVICE : 0) | src, sizes[i]);
                 rig_run(&r, 0, &w);
             }
     rig_close(&r);
@@ -124,8 +124,8 @@ void conformance_copy(const struct conformance_subject *s)
 
 void conformance_mem_alloc(const struct conformance_subject *s)
 {
-    const uint64_t sizes[] = {1, 4, 255, 256, 257, 4095, 4096, 4097, 262144, MIB - 1, MIB, MIB + 1, 3 * MIB + 5,
-                              4 * MIB, 9 * MIB + 123, 20 * MIB + 4096};
+    const uint64_t sizes[] = {1,      4,       255, 256,     257,         4095,    4096,          4097,
+                              262144, MIB - 1, MIB, MIB + 1, 3 * MIB + 5, 4 * MIB, 9 * MIB + 123, 20 * MIB + 4096};
     const uint64_t offsets[] = {0, 256, 4096, 4352, 7936};
     struct rig r;
 
@@ -214,12 +214,24 @@ void conformance_reduce(const struct conformance_subject *s)
     rig_run(&r, 0, &ones);
     struct vgpu_work w = w_reduce(REF_A(4), REF_D(20 * MIB), 10 * MIB, VGPU_REDUCE_SUM);
     rig_run(&r, 0, &w);
-    /* An extreme in the first and in the last element. */
+    /* The extreme in the last element, then in the first, by a little; every length around the width of a vector. */
+    for (uint64_t n = 1; n <= 70; n++)
+        for (int up = 0; up < 2; up++) {
+            float ramp[70];
+            for (uint64_t i = 0; i < n; i++)
+                ramp[i] = 100.0f + 0.01f * (float)(up ? i : n - i);
+            rig_write(&r, 0, REF_A(MIB), ramp, n * sizeof(float));
+            for (uint8_t how = VGPU_REDUCE_MIN; how <= VGPU_REDUCE_MAX; how++) {
+                w = w_reduce(REF_A(128), REF_A(MIB), n, how);
+                rig_run(&r, 0, &w);
+            }
+        }
+    /* And far away, in a long operand. */
     const float extreme[] = {-7e30f, 7e30f};
     rig_write(&r, 0, REF_A(4 * MIB + 4), &extreme[0], 4);
-    rig_write(&r, 0, REF_A(4 * MIB + 4 + 4 * 99999), &extreme[1], 4);
+    rig_write(&r, 0, REF_A(4 * MIB + 4 + 4 * 100000), &extreme[1], 4);
     for (uint8_t how = VGPU_REDUCE_MIN; how <= VGPU_REDUCE_MAX; how++) {
-        w = w_reduce(REF_A(128), REF_A(4 * MIB + 4), 100000, how);
+        w = w_reduce(REF_A(128), REF_A(4 * MIB + 4), 100001, how);
         rig_run(&r, 0, &w);
     }
     rig_close(&r);
@@ -278,16 +290,21 @@ void conformance_gemm_empty(const struct conformance_subject *s)
     for (uint8_t dtype = VGPU_F32; dtype <= VGPU_BF16; dtype++)
         for (size_t i = 0; i < LEN(betas); i++)
             for (uint8_t relu = 0; relu <= VGPU_GEMM_RELU; relu += VGPU_GEMM_RELU) {
-                /* m or n is 0: nothing at all. k is 0: dst = beta * dst, its references at the very end of the space. */
+                /* m or n is 0: nothing at all. k is 0: dst = beta * dst, its references at the very end of the space.
+                 */
                 struct vgpu_work none[] = {w_gemm(REF_A(MIB), 0, 0, 0, 9, 5, 1, betas[i], relu, dtype),
                                            w_gemm(REF_D(8 * MIB), 0, 0, 9, 0, 5, 1, betas[i], relu, dtype),
                                            w_gemm(REF_A(MIB), 0, 0, 0, 0, 0, 1, betas[i], relu, dtype)};
                 for (size_t j = 0; j < LEN(none); j++)
                     rig_run(&r, 0, &none[j]);
-                struct vgpu_work w = w_gemm(REF_A(MIB + 4), REF_D(8 * MIB), REF_A(8 * MIB), 301, 257, 0, 3, betas[i],
-                                            relu, dtype);
+                struct vgpu_work w =
+                    w_gemm(REF_A(MIB + 4), REF_D(8 * MIB), REF_A(8 * MIB), 301, 257, 0, 3, betas[i], relu, dtype);
                 rig_run(&r, 0, &w);
             }
+    struct vgpu_work nans = w_fill(REF_D(MIB), 0x7fc00000u, MIB);
+    struct vgpu_work zero = w_gemm(REF_D(MIB), 0, 0, 511, 511, 0, 1, 0, 0, VGPU_F32);
+    rig_run(&r, 0, &nans);
+    rig_run(&r, 0, &zero); /* beta 0: nothing of dst remains */
     rig_close(&r);
 }
 
@@ -305,8 +322,8 @@ void conformance_gemm_beta_zero_ignores_dst(const struct conformance_subject *s)
             struct vgpu_work f = w_fill(REF_D(MIB), pattern, (uint64_t)shapes[i][0] * shapes[i][1] * 4);
             rig_run(&r, 0, &f);
             /* A NaN or an infinity that got through would fail every comparison with the reference. */
-            struct vgpu_work w = w_gemm(REF_D(MIB), REF_A(0), REF_A(400000), shapes[i][0], shapes[i][1], shapes[i][2], 1,
-                                        p == 0 ? -0.0f : 0.0f, 0, VGPU_F32);
+            struct vgpu_work w = w_gemm(REF_D(MIB), REF_A(0), REF_A(400000), shapes[i][0], shapes[i][1], shapes[i][2],
+                                        1, p == 0 ? -0.0f : 0.0f, 0, VGPU_F32);
             rig_run(&r, 0, &w);
         }
     rig_close(&r);
@@ -360,18 +377,24 @@ void conformance_edges(const struct conformance_subject *s)
     for (int t = 0; t < 2; t++) {
         uint64_t dst = t ? DEVICE : 0, src = t ? 0 : DEVICE;
         struct vgpu_work w[] = {
-            w_fill(dst | (end - 4), 0x3f800000u, 4),    w_fill(dst | 0, 0x40000000u, 4),
-            w_copy(dst | (end - 1), src | (end - 1), 1), w_copy(dst | 0, src | 0, 1),
+            w_fill(dst | (end - 4), 0x3f800000u, 4),
+            w_fill(dst | 0, 0x40000000u, 4),
+            w_copy(dst | (end - 1), src | (end - 1), 1),
+            w_copy(dst | 0, src | 0, 1),
             w_copy(dst | (end - 70001), src | (end - 70001), 70001),
-            w_fill(dst | (end - 60000), 0x3f800000u, 60000), w_fill(src | (end - 60000), 0x40400000u, 60000),
+            w_fill(dst | (end - 60000), 0x3f800000u, 60000),
+            w_fill(src | (end - 60000), 0x40400000u, 60000),
             w_add(dst | (end - 4 * 5001), dst | (end - 4 * 10002), src | (end - 4 * 5001), 5001),
             w_axpy(dst | (end - 4 * 5001), 2, src | (end - 4 * 5001), 5001),
             w_reduce(dst | (end - 4), src | (end - 4 * 5001), 5001, VGPU_REDUCE_SUM),
-            w_fill(src | (end - 60000), 0x3f800000u, 60000), w_fill(dst | 0, 0x3f800000u, 40000),
+            w_fill(src | (end - 60000), 0x3f800000u, 60000),
+            w_fill(dst | 0, 0x3f800000u, 40000),
             w_gemm(dst | (end - 4 * 17 * 19), src | (end - 4 * 17 * 23), dst | 0, 17, 19, 23, 1, 0, 0, VGPU_F32),
             w_gemm(dst | 0, dst | (end - 2 * 17 * 23), src | (end - 2 * 19 * 23), 17, 19, 23, 1, 0, 3, VGPU_BF16),
-            w_alloc(REF_D(end - 256), 256), w_alloc(REF_D(0), 100),
-            w_fill(REF_D(0), 0x12345678u, end), w_alloc(REF_D(0), end)};
+            w_alloc(REF_D(end - 256), 256),
+            w_alloc(REF_D(0), 100),
+            w_fill(REF_D(0), 0x12345678u, end),
+            w_alloc(REF_D(0), end)};
         for (size_t i = 0; i < LEN(w); i++)
             rig_run(&r, 0, &w[i]);
         rig_compare(&r);

@@ -63,8 +63,8 @@ static void chain_step(struct rig *r, uint32_t vm, uint64_t step)
 
 void conformance_fifo_chain(const struct conformance_subject *s)
 {
-    const struct rig_config config = {.vms = 8, .queues = 1, .in_flight = 64, .heap_bytes = 64 * KIB,
-                                      .arena_bytes = 64 * KIB};
+    const struct rig_config config = {
+        .vms = 8, .queues = 1, .in_flight = 64, .heap_bytes = 64 * KIB, .arena_bytes = 64 * KIB};
     struct rig r;
 
     rig_open(&r, s, &config);
@@ -77,8 +77,8 @@ void conformance_fifo_chain(const struct conformance_subject *s)
 /* The same while every VM changes priority and pool all the time: it still never overtakes itself. */
 void conformance_fifo_across_priority_and_queue(const struct conformance_subject *s)
 {
-    const struct rig_config config = {.vms = 8, .queues = 4, .in_flight = 100, .heap_bytes = 64 * KIB,
-                                      .arena_bytes = 64 * KIB};
+    const struct rig_config config = {
+        .vms = 8, .queues = 4, .in_flight = 100, .heap_bytes = 64 * KIB, .arena_bytes = 64 * KIB};
     struct rig r;
 
     rig_open(&r, s, &config);
@@ -95,8 +95,8 @@ void conformance_fifo_across_priority_and_queue(const struct conformance_subject
 
 void conformance_barriers(const struct conformance_subject *s)
 {
-    const struct rig_config config = {.vms = 2, .queues = 1, .in_flight = 32, .heap_bytes = 4 * MIB,
-                                      .arena_bytes = 4 * MIB};
+    const struct rig_config config = {
+        .vms = 2, .queues = 1, .in_flight = 32, .heap_bytes = 4 * MIB, .arena_bytes = 4 * MIB};
     const uint64_t bytes = 100 * KIB;
     struct rig r;
 
@@ -104,9 +104,15 @@ void conformance_barriers(const struct conformance_subject *s)
     for (uint32_t i = 0; i < 200; i++)
         for (uint32_t vm = 0; vm < 2; vm++) {
             uint64_t at = REF_D(vm * 2 * MIB + (i % 7) * 256);
-            struct vgpu_work w[] = {w_fill(at, i, bytes), w_copy(REF_A(0), at, bytes), w_alloc(at, bytes - i),
-                                    w_copy(REF_A(bytes), at, bytes), w_op(VGPU_OP_FENCE), w_fill(at, ~i, 4 * i),
-                                    w_op(VGPU_OP_MEM_FREE), w_alloc(at + 256, bytes), w_copy(REF_A(2 * bytes), at, bytes)};
+            struct vgpu_work w[] = {w_fill(at, i, bytes),
+                                    w_copy(REF_A(0), at, bytes),
+                                    w_alloc(at, bytes - i),
+                                    w_copy(REF_A(bytes), at, bytes),
+                                    w_op(VGPU_OP_FENCE),
+                                    w_fill(at, ~i, 4 * i),
+                                    w_op(VGPU_OP_MEM_FREE),
+                                    w_alloc(at + 256, bytes),
+                                    w_copy(REF_A(2 * bytes), at, bytes)};
             for (size_t j = 0; j < sizeof(w) / sizeof(w[0]); j++) {
                 w[j].flags = w[j].opcode == VGPU_OP_FILL ? 0 : VGPU_DESC_INDEPENDENT; /* no licence to pass a barrier */
                 if (w[j].opcode == VGPU_OP_COPY)
@@ -120,8 +126,8 @@ void conformance_barriers(const struct conformance_subject *s)
 /* INDEPENDENT operations on disjoint memory: any order, all done before the fence is. */
 void conformance_independent(const struct conformance_subject *s)
 {
-    const struct rig_config config = {.vms = 1, .queues = 1, .in_flight = 32, .heap_bytes = 4 * MIB,
-                                      .arena_bytes = 4 * MIB};
+    const struct rig_config config = {
+        .vms = 1, .queues = 1, .in_flight = 32, .heap_bytes = 4 * MIB, .arena_bytes = 4 * MIB};
     struct rig r;
 
     rig_open(&r, s, &config);
@@ -156,8 +162,8 @@ static void log_done(struct rig *r, struct rig_op *op)
 /* Nothing runs before the first poll, so all 48 stand in the queues: high before medium before low, FIFO inside. */
 void conformance_priorities(const struct conformance_subject *s)
 {
-    const struct rig_config config = {.vms = 12, .queues = 1, .in_flight = 48, .heap_bytes = 4 * MIB,
-                                      .arena_bytes = 64 * KIB};
+    const struct rig_config config = {
+        .vms = 12, .queues = 1, .in_flight = 48, .heap_bytes = 4 * MIB, .arena_bytes = 64 * KIB};
     struct rig r;
 
     rig_open(&r, s, &config);
@@ -189,8 +195,8 @@ void conformance_priorities(const struct conformance_subject *s)
 /* A long operation of low priority runs; an urgent one is done after one more poll, the long one later and right. */
 void conformance_urgent_overtakes_running(const struct conformance_subject *s)
 {
-    const struct rig_config config = {.vms = 2, .queues = 1, .in_flight = 8, .heap_bytes = 16 * MIB,
-                                      .arena_bytes = 16 * MIB};
+    const struct rig_config config = {
+        .vms = 2, .queues = 1, .in_flight = 8, .heap_bytes = 16 * MIB, .arena_bytes = 16 * MIB};
     const uint32_t dim = 768;
     const uint64_t bytes = (uint64_t)dim * dim * 4;
     struct rig r;
@@ -210,6 +216,8 @@ void conformance_urgent_overtakes_running(const struct conformance_subject *s)
             struct rig_op *low = rig_send(&r, 0, &slow[i]);
             if (polls)
                 rig_poll(&r, 1);
+            /* The first is milliseconds of work, a poll is some 100 us at most. */
+            CHECK(!s->sliced || i > 0 || low->busy, "a poll ran an operation of a Gflop to its end");
             bool running = low->busy; /* now: a finished one's place may be taken by the next */
             struct vgpu_work w = w_nop();
             struct rig_op *high = rig_send(&r, 1, &w);
@@ -230,31 +238,44 @@ void conformance_urgent_overtakes_running(const struct conformance_subject *s)
     rig_close(&r);
 }
 
-/* A pool that saturates the device at high priority does not starve another pool's low priority. */
+/* Keeps `busy` saturated at high priority; each small operation of low priority in the other pool is done soon. */
+static void pool_not_starved(struct rig *r, uint32_t busy)
+{
+    r->vm[busy].priority = VGPU_PRIO_HIGH;
+    r->vm[1 - busy].priority = VGPU_PRIO_LOW;
+    for (uint32_t round = 0; round < 50; round++) {
+        while (r->in_flight < 8) {
+            struct vgpu_work big = w_fill(REF_D(busy * 16 * MIB), round, 16 * MIB);
+            send_and_model(r, busy, &big);
+        }
+        struct vgpu_work w = w_nop();
+        struct rig_op *small = rig_send(r, 1 - busy, &w);
+        uint32_t polls = 0;
+        while (small->busy && polls < 10) {
+            rig_poll(r, 4);
+            polls++;
+        }
+        CHECK(!small->busy, "pool %u waits for pool %u: nothing after %u polls", 1 - busy, busy, polls);
+    }
+    rig_drain(r);
+}
+
+/* Pools share the device's time, and time that one did not use is not owed to it afterwards. */
 void conformance_queues_share_time(const struct conformance_subject *s)
 {
-    const struct rig_config config = {.vms = 2, .queues = 2, .in_flight = 16, .heap_bytes = 16 * MIB,
-                                      .arena_bytes = 64 * KIB};
+    const struct rig_config config = {
+        .vms = 2, .queues = 2, .in_flight = 16, .heap_bytes = 32 * MIB, .arena_bytes = 64 * KIB};
     struct rig r;
 
     rig_open(&r, s, &config);
-    r.vm[0].priority = VGPU_PRIO_HIGH;
-    r.vm[1].priority = VGPU_PRIO_LOW;
     r.vm[1].queue = 1;
-    for (uint32_t round = 0; round < 100; round++) {
-        while (r.in_flight < 8) {
-            struct vgpu_work big = w_fill(REF_D(0), round, 16 * MIB);
-            send_and_model(&r, 0, &big);
-        }
-        struct vgpu_work w = w_nop();
-        struct rig_op *small = rig_send(&r, 1, &w);
-        uint32_t polls = 0;
-        while (small->busy && polls < 10) {
-            rig_poll(&r, 4);
-            polls++;
-        }
-        CHECK(!small->busy, "pool 1 waits for pool 0: nothing after %u polls", polls);
+    pool_not_starved(&r, 0);
+    for (uint32_t i = 0; i < 20; i++) { /* pool 1 idles */
+        struct vgpu_work big = w_fill(REF_D(0), i, 16 * MIB);
+        send_and_model(&r, 0, &big);
     }
+    rig_drain(&r);
+    pool_not_starved(&r, 1);
     rig_close(&r);
 }
 
@@ -264,7 +285,8 @@ void conformance_full(const struct conformance_subject *s)
     const uint32_t limits[] = {1, 2, 3, 64, 1000};
 
     for (size_t l = 0; l < sizeof(limits) / sizeof(limits[0]); l++) {
-        const struct rig_config config = {.vms = 1, .queues = 1, .in_flight = 2 * limits[l] + 5, .arena_bytes = 64 * KIB};
+        const struct rig_config config = {
+            .vms = 1, .queues = 1, .in_flight = 2 * limits[l] + 5, .arena_bytes = 64 * KIB};
         struct rig r;
 
         rig_open(&r, s, &config);
@@ -301,8 +323,8 @@ void conformance_full(const struct conformance_subject *s)
 /* Many cheap operations, polls of every width at random moments. The rig counts: each comes back once. */
 void conformance_exactly_once(const struct conformance_subject *s)
 {
-    const struct rig_config config = {.vms = 16, .queues = 3, .in_flight = 256, .heap_bytes = 64 * KIB,
-                                      .arena_bytes = 16 * KIB};
+    const struct rig_config config = {
+        .vms = 16, .queues = 3, .in_flight = 256, .heap_bytes = 64 * KIB, .arena_bytes = 16 * KIB};
     const uint64_t total = s->random_ops * 2u;
     struct rig r;
 
@@ -327,8 +349,8 @@ void conformance_exactly_once(const struct conformance_subject *s)
 /* A slot is used by one arena after another: the operation reaches the present one, never a former one. */
 void conformance_regions(const struct conformance_subject *s)
 {
-    const struct rig_config config = {.vms = 4, .queues = 1, .in_flight = 16, .heap_bytes = 64 * KIB,
-                                      .arena_bytes = 64 * KIB};
+    const struct rig_config config = {
+        .vms = 4, .queues = 1, .in_flight = 16, .heap_bytes = 64 * KIB, .arena_bytes = 64 * KIB};
     struct rig r;
 
     rig_open(&r, s, &config);
@@ -360,8 +382,8 @@ void conformance_regions(const struct conformance_subject *s)
 
 void conformance_many_vms(const struct conformance_subject *s)
 {
-    const struct rig_config config = {.vms = 512, .queues = 8, .in_flight = 128, .heap_bytes = 4 * MIB,
-                                      .arena_bytes = 16 * KIB};
+    const struct rig_config config = {
+        .vms = 512, .queues = 8, .in_flight = 128, .heap_bytes = 4 * MIB, .arena_bytes = 16 * KIB};
     struct rig r;
 
     rig_open(&r, s, &config);
@@ -388,8 +410,8 @@ struct side {
 static void *device_thread(void *arg)
 {
     struct side *side = arg;
-    const struct rig_config config = {.vms = 3, .queues = 1, .in_flight = 32, .heap_bytes = 64 * KIB,
-                                      .arena_bytes = 64 * KIB};
+    const struct rig_config config = {
+        .vms = 3, .queues = 1, .in_flight = 32, .heap_bytes = 64 * KIB, .arena_bytes = 64 * KIB};
     struct rig r;
 
     rig_open(&r, side->s, &config);

@@ -81,8 +81,8 @@ static struct vgpu_work random_gemm(struct rig *r, uint32_t vm)
     uint64_t dst = float_ref(r, vm, (uint64_t)m * n * 4, 4);
     uint64_t a = float_ref(r, vm, (uint64_t)m * k * element, element);
     uint64_t b = float_ref(r, vm, (uint64_t)k * n * element, element);
-    double bound = (double)alpha * k * largest(r, vm, a, (uint64_t)m * k, dtype) *
-                   largest(r, vm, b, (uint64_t)k * n, dtype);
+    double bound =
+        (double)alpha * k * largest(r, vm, a, (uint64_t)m * k, dtype) * largest(r, vm, b, (uint64_t)k * n, dtype);
     if (beta != 0.0f)
         bound += (double)beta * largest(r, vm, dst, (uint64_t)m * n, VGPU_F32);
     if (overlap(dst, (uint64_t)m * n * 4, a, (uint64_t)m * k * element) ||
@@ -99,8 +99,8 @@ static struct vgpu_work random_elementwise(struct rig *r, uint32_t vm, uint8_t o
     uint64_t b = rig_below(r, 8) ? float_ref(r, vm, 4 * n, 4) : dst;
     float alpha = (float)rig_below(r, 4);
     bool add = opcode == VGPU_OP_VECTOR_ADD;
-    double bound = largest(r, vm, a, n, VGPU_F32) * (add ? 1.0 : (double)alpha) +
-                   largest(r, vm, add ? b : dst, n, VGPU_F32);
+    double bound =
+        largest(r, vm, a, n, VGPU_F32) * (add ? 1.0 : (double)alpha) + largest(r, vm, add ? b : dst, n, VGPU_F32);
 
     if ((a != dst && overlap(dst, 4 * n, a, 4 * n)) || (add && b != dst && overlap(dst, 4 * n, b, 4 * n)) ||
         !(bound <= EXACT))
@@ -172,8 +172,8 @@ static struct vgpu_work random_work(struct rig *r, uint32_t vm)
 
 void conformance_random_mix(const struct conformance_subject *s)
 {
-    const struct rig_config config = {.vms = VMS, .queues = 3, .in_flight = 200, .heap_bytes = VMS * HEAP_BYTES,
-                                      .arena_bytes = ARENA_BYTES};
+    const struct rig_config config = {
+        .vms = VMS, .queues = 3, .in_flight = 200, .heap_bytes = VMS * HEAP_BYTES, .arena_bytes = ARENA_BYTES};
     uint64_t ran[VGPU_OP_COUNT] = {0};
     struct rig r;
 

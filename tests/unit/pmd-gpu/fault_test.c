@@ -21,8 +21,8 @@ struct device {
 
 static void device_open(struct device *d, const char *backend, const char *options)
 {
-    struct vgpu_backend_config config = {.heap_bytes = 65536, .max_vms = 4, .queues = 1, .max_in_flight = OPS,
-                                         .options = options};
+    struct vgpu_backend_config config = {
+        .heap_bytes = 65536, .max_vms = 4, .queues = 1, .max_in_flight = OPS, .options = options};
     struct vgpu_err err = {0};
 
     memset(d, 0, sizeof(*d));
@@ -217,8 +217,9 @@ Test(fault, open_and_region)
 
     cr_assert_eq(vgpu_backend_fault_null.open(&config, &b, &err), -EIO);
     cr_assert(strstr(err.text, "open_fails"));
-    const char *const wrong[] = {"fail_every", "fail_every=", "fail_every=-1", "fail_every=1x", "stall_us=1000000001",
-                                 "fail_every=99999999999999999999", "fail_ever=1", "fail_every=2,bogus"};
+    const char *const wrong[] = {"fail_every",    "fail_every=",         "fail_every=-1",
+                                 "fail_every=1x", "stall_us=1000000001", "fail_every=99999999999999999999",
+                                 "fail_ever=1",   "fail_every=2,bogus"};
     for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
         config.options = wrong[i];
         cr_assert_eq(vgpu_backend_fault_cpu.open(&config, &b, &err), -EINVAL, "\"%s\" is accepted", wrong[i]);

@@ -114,8 +114,7 @@ static uint64_t model_reduce(const struct vgpu_work *w, float *dst, const float 
     return 1;
 }
 
-static uint64_t model_gemm(const struct vgpu_work *w, float *dst, const uint8_t *a, const uint8_t *b,
-                           double *tolerance)
+static uint64_t model_gemm(const struct vgpu_work *w, float *dst, const uint8_t *a, const uint8_t *b, double *tolerance)
 {
     double (*at)(const uint8_t *, uint64_t) = w->dtype == VGPU_BF16 ? bf16_at : f32_at;
     uint32_t m, n, k;

@@ -202,7 +202,8 @@ static void window_move(struct rig *r, uint32_t vm, uint64_t ref, uint8_t *data,
         uint64_t len = bytes - done < room ? bytes - done : room;
         if (to_device)
             memcpy(at, data + done, len);
-        struct vgpu_work w = to_device ? w_copy(ref + done, REF_A(window), len) : w_copy(REF_A(window), ref + done, len);
+        struct vgpu_work w =
+            to_device ? w_copy(ref + done, REF_A(window), len) : w_copy(REF_A(window), ref + done, len);
         rig_send(r, vm, &w);
         rig_drain(r);
         if (!to_device)
@@ -280,8 +281,8 @@ void rig_run(struct rig *r, uint32_t vm, const struct vgpu_work *w)
         for (uint64_t i = 0; i < results; i++) {
             double diff = (double)got[i] - (double)want[i];
             CHECK(diff <= tolerance[i] && -diff <= tolerance[i],
-                  "opcode %u n %" PRIu64 ": result %" PRIu64 " is %.9g, expected %.9g within %.3g", w->opcode,
-                  w->n, i, (double)got[i], (double)want[i], tolerance[i]);
+                  "opcode %u n %" PRIu64 ": result %" PRIu64 " is %.9g, expected %.9g within %.3g", w->opcode, w->n, i,
+                  (double)got[i], (double)want[i], tolerance[i]);
         }
         memcpy(want, got, results * sizeof(float));
     }

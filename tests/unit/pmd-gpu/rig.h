@@ -11,7 +11,7 @@ struct rig_config {
 };
 
 struct rig_vm {
-    uint8_t *map;    /* guard page, arena, guard page */
+    uint8_t *map; /* guard page, arena, guard page */
     uint8_t *arena;
     uint8_t *shadow; /* what the arena must hold */
     uint32_t queue, priority;
