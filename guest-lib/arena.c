@@ -110,9 +110,10 @@ int vgpu_arena_alloc(struct vgpu *v, uint64_t bytes, struct vgpu_buffer *out)
     if (rc == -EINVAL)
         return vgpu_fail(v, EINVAL, "an arena buffer must have at least one byte");
     if (rc < 0)
-        return vgpu_failf(v, ENOMEM, "no free range of %llu bytes in the arena of %llu bytes; free buffers, or open with "
-                          "a larger arena_bytes", (unsigned long long)bytes,
-                          (unsigned long long)v->header.arena_bytes);
+        return vgpu_failf(v, ENOMEM,
+                          "no free range of %llu bytes in the arena of %llu bytes; free buffers, or open with "
+                          "a larger arena_bytes",
+                          (unsigned long long)bytes, (unsigned long long)v->header.arena_bytes);
     out->handle = VGPU_HANDLE_ARENA;
     out->offset = off;
     out->bytes = bytes;

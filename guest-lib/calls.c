@@ -79,7 +79,8 @@ static int run_blocking(struct vgpu *v, const struct vgpu_request *req)
     uint64_t position;
 
     if (v->outstanding > 0)
-        return vgpu_fail(v, EBUSY, "a blocking call needs that nothing else is outstanding; fetch the completions first");
+        return vgpu_fail(v, EBUSY,
+                         "a blocking call needs that nothing else is outstanding; fetch the completions first");
     int rc = submit_patiently(v, req, &position);
     if (rc < 0)
         return rc;
@@ -228,8 +229,10 @@ int vgpu_device_alloc(struct vgpu *v, uint64_t bytes, struct vgpu_buffer *out)
         struct vgpu_completion c;
         int rc = v->outstanding ? -EBUSY : vgpu_poll(v, &c, 1); /* attaches again if that is possible */
         if (rc < 0)
-            return rc == -EBUSY ? vgpu_fail(v, EBUSY, "a blocking call needs that nothing else is outstanding; fetch the "
-                                                      "completions first") : rc;
+            return rc == -EBUSY ? vgpu_fail(v, EBUSY,
+                                            "a blocking call needs that nothing else is outstanding; fetch the "
+                                            "completions first")
+                                : rc;
     }
     handles_follow_generation(v);
     uint32_t max = vgpu_props_page(v)->max_handles;

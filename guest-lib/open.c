@@ -36,7 +36,8 @@ static int choose_vm_id(uint32_t option, uint32_t *vm_id, struct vgpu_err *err)
     char *end;
 
     if (option == 0 && (!text || !*text))
-        return vgpu_err_set(err, EINVAL, "no VM id: set vm_id in struct vgpu_options or VGPU_VM_ID in the environment to "
+        return vgpu_err_set(err, EINVAL,
+                            "no VM id: set vm_id in struct vgpu_options or VGPU_VM_ID in the environment to "
                             "the number under which this VM was registered");
     *vm_id = option;
     if (option == 0) {
@@ -97,8 +98,10 @@ static int read_token(const char *option, uint32_t vm_id, uint8_t *token, struct
     ssize_t got = read(fd, text, sizeof(text));
     close(fd);
     if (got < 0 || !parse_token(text, (size_t)got, token))
-        return vgpu_err_set(err, EACCES, "%.120s does not hold a token (32 hexadecimal digits); register the VM again, or "
-                            "set VGPU_TOKEN_FILE", path);
+        return vgpu_err_set(err, EACCES,
+                            "%.120s does not hold a token (32 hexadecimal digits); register the VM again, or "
+                            "set VGPU_TOKEN_FILE",
+                            path);
     return 0;
 }
 
@@ -129,9 +132,11 @@ static int choose_sizes(struct vgpu *v, const struct vgpu_options *o, struct vgp
         return vgpu_err_set(err, EINVAL, "ring_slots is %u; it must be a power of two from %u to %u", slots,
                             VGPU_RING_SLOTS_MIN, VGPU_RING_SLOTS_MAX);
     if (slots > w->max_ring_slots)
-        return vgpu_err_set(err, E2BIG, "ring_slots is %u, this host allows %u; ask for fewer", slots, w->max_ring_slots);
+        return vgpu_err_set(err, E2BIG, "ring_slots is %u, this host allows %u; ask for fewer", slots,
+                            w->max_ring_slots);
     if (arena > w->max_arena_bytes)
-        return vgpu_err_set(err, E2BIG, "arena_bytes is %llu, VM %u may have %llu; ask for less, or register it with more",
+        return vgpu_err_set(err, E2BIG,
+                            "arena_bytes is %llu, VM %u may have %llu; ask for less, or register it with more",
                             (unsigned long long)arena, v->vm_id, (unsigned long long)w->max_arena_bytes);
     if (arena > ARENA_BYTES_MAX)
         return vgpu_err_set(err, E2BIG, "arena_bytes is %llu, more than an offset can reach (2^%u); ask for less",
@@ -382,7 +387,7 @@ void vgpu_close(struct vgpu *v)
 {
     if (!v)
         return;
-    /* Wait for the host's EOF, so that the VM may attach again as soon as this returns and nothing writes to the arena. */
+    /* Wait for the host's EOF: from then on nothing writes to the arena and the VM may attach again. */
     vgpu_local_goodbye(&v->local, VGPU_CLOSE_TIMEOUT_NS);
     destroy(v);
 }
@@ -407,10 +412,10 @@ static bool props_read(const struct vgpu_props *shared, struct vgpu_props *copy)
     uint64_t *to = (uint64_t *)copy;
 
     for (int attempt = 0; attempt < 100000; attempt++) {
-        uint32_t before = vgpu_load_acquire(&shared->update_seq); /* P1 pairs with the host's release of the even value */
+        uint32_t before = vgpu_load_acquire(&shared->update_seq); /* P1 pairs with P1 in vgpu_props_end() */
         for (size_t i = 0; i < sizeof(*copy) / sizeof(*to); i++)
             to[i] = vgpu_load_relaxed(&from[i]); /* relaxed: judged by the two readings of update_seq */
-        __atomic_thread_fence(__ATOMIC_ACQUIRE); /* P2: the copy before the second reading */
+        __atomic_thread_fence(__ATOMIC_ACQUIRE); /* P1 pairs with P1 in vgpu_props_begin(): the copy before this look */
         if (!(before & 1) && vgpu_load_relaxed(&shared->update_seq) == before)
             return true;
         vgpu_pause();

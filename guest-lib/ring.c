@@ -41,11 +41,11 @@ static const char *broken_sentence(uint32_t reason)
 {
     switch (reason) {
     case VGPU_BROKEN_SQ_SEQ:
-        return "the host broke off this attachment: a submission slot's sequence ran ahead of its position (is the ring "
-               "used by two threads, or after fork?); close and open again";
+        return "the host broke off this attachment: a submission slot's sequence ran ahead of its position (do two "
+               "threads use the handle, or did it cross a fork?); close and open again";
     case VGPU_BROKEN_CQ_CREDIT:
-        return "the host broke off this attachment: completion credit is impossible (is the handle used by two threads, "
-               "or after fork?); close and open again";
+        return "the host broke off this attachment: completion credit is impossible (do two threads use the handle, or "
+               "did it cross a fork?); close and open again";
     case VGPU_BROKEN_MEMORY:
         return "the host broke off this attachment: memory of the region is gone (hole punched, or no hugepage left); "
                "close and open again";
@@ -235,8 +235,9 @@ static int64_t submit_room(struct vgpu *v, uint32_t want)
         room = (uint64_t)slots;
     if (room == 0) {
         link_check_lazily(v);
-        return vgpu_fail(v, EAGAIN, "the submission ring is full: the host has not taken earlier descriptors yet; poll for "
-                                    "completions, then try again");
+        return vgpu_fail(v, EAGAIN,
+                         "the submission ring is full: the host has not taken earlier descriptors yet; poll for "
+                         "completions, then try again");
     }
     return (int64_t)room;
 }

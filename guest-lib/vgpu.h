@@ -4,7 +4,7 @@
  *
  * Ownership and threads: a struct vgpu is used by one thread at a time (one ring has one producer); open several VMs,
  * or lock around it, for more threads. Calls return 0 or a positive count, or -errno; vgpu_strerror() says what went
- * wrong with this handle in a sentence. Only vgpu_open, vgpu_close, vgpu_wait* and the blocking convenience calls block.
+ * wrong with this handle in a sentence. Only vgpu_open, vgpu_close, vgpu_wait and the blocking calls block.
  *
  * Sizes and offsets are in bytes, element counts are named n, times are in nanoseconds.
  */
@@ -34,15 +34,16 @@ struct vgpu_options {
 };
 #define VGPU_OPEN_HUGEPAGES 0x1u /* region in 2 MiB hugepages, fall back to plain pages */
 
-/* Attaches. 0 and *out set; or -errno: EACCES (not registered, wrong token), EBUSY (attached already), EPROTO (versions),
- * E2BIG (larger than registered), ENOENT/ECONNREFUSED (no daemon), EINVAL, ENOMEM, EAGAIN (pool down).
+/* Attaches. 0 and *out set; or -errno: EACCES (not registered, wrong token), EBUSY (attached already), EPROTO
+ * (versions), E2BIG (larger than registered), ENOENT/ECONNREFUSED (no daemon), EINVAL, ENOMEM, EAGAIN (pool down).
  * error_text (may be NULL) receives a sentence. opts may be NULL. */
 int vgpu_open(const struct vgpu_options *opts, struct vgpu **out, char *error_text, size_t error_text_bytes);
 /* What is outstanding is cancelled. Waits at most 2 s for the host to let go of the arena, so that the VM may attach
  * again at once. NULL is fine. All pointers into the arena become invalid. */
 void vgpu_close(struct vgpu *v);
 
-const char *vgpu_strerror(const struct vgpu *v); /* the last error of this handle, "" if none; valid until the next call */
+/* The last error of this handle, "" if none; valid until the next call. */
+const char *vgpu_strerror(const struct vgpu *v);
 const char *vgpu_status_string(uint16_t status); /* a completion status as a sentence */
 
 /* What the host says about this VM, read fresh. */
@@ -54,7 +55,7 @@ struct vgpu_properties {
 int vgpu_properties_get(struct vgpu *v, struct vgpu_properties *out);
 
 /* ---- Buffers ---- */
-/* A range of the arena (handle 0: memory that both sides see, host_ptr is where) or of device memory (host_ptr NULL). */
+/* A range of the arena (handle 0: memory that both sides see, at host_ptr) or of device memory (host_ptr NULL). */
 struct vgpu_buffer {
     uint32_t handle;
     uint64_t offset;
@@ -92,13 +93,13 @@ struct vgpu_completion {
 /* Submits one. 0, or -EAGAIN (ring full or in-flight limit reached: poll, then try again), -ENOTCONN (host went away),
  * -EPROTO (attachment broken, see vgpu_strerror). *position (may be NULL) identifies it in its completion. */
 int vgpu_submit(struct vgpu *v, const struct vgpu_request *req, uint64_t *position);
-/* Submits up to n as one batch with one doorbell check; returns how many went in (the first ones), or -errno as above. */
+/* Submits up to n as one batch with one doorbell check. How many went in (the first ones), or -errno as above. */
 int vgpu_submit_burst(struct vgpu *v, const struct vgpu_request *reqs, unsigned n, uint64_t *first_position);
 /* Fetches up to n completions. Returns how many, 0 if none are ready; -ENOTCONN once the host is gone and every
  * outstanding descriptor was reported as lost. */
 int vgpu_poll(struct vgpu *v, struct vgpu_completion *out, unsigned n);
-/* As vgpu_poll, but waits for the first one: polls for spin_ns, then sleeps. timeout_ns: 0 returns at once, UINT64_MAX is
- * forever. -ETIMEDOUT. 0 when nothing is outstanding: then nothing can come. */
+/* As vgpu_poll, but waits for the first one: polls for spin_ns, then sleeps. timeout_ns: 0 returns at once, UINT64_MAX
+ * is forever. -ETIMEDOUT. 0 when nothing is outstanding: then nothing can come. */
 int vgpu_wait(struct vgpu *v, struct vgpu_completion *out, unsigned n, uint64_t timeout_ns);
 /* Submitted and not yet fetched. */
 uint64_t vgpu_outstanding(const struct vgpu *v);

@@ -206,7 +206,8 @@ static int refused(struct vgpu_local *l, const struct vgpu_msg_error *e, struct 
         const char *what;
     } table[] = {
         [VGPU_ATTACH_OK] = {EPROTO, "without a reason"},
-        [VGPU_ATTACH_E_PROTOCOL] = {EPROTO, "it did not understand the request; library and vgpud may not fit together"},
+        [VGPU_ATTACH_E_PROTOCOL] = {EPROTO,
+                                    "it did not understand the request; library and vgpud may not fit together"},
         [VGPU_ATTACH_E_VERSION] = {EPROTO, "it speaks another ABI version; install the libvgpu of this host"},
         [VGPU_ATTACH_E_UNKNOWN_VM] = {EACCES, "the VM is not registered, or token or user do not match; register it "
                                               "with vgpu-ctl register-vm, and check VGPU_VM_ID and VGPU_TOKEN_FILE"},
@@ -229,10 +230,13 @@ static int take_welcome(struct vgpu_local *l, struct received *r, struct vgpu_er
     const struct vgpu_msg_welcome *w = &r->msg.welcome;
 
     if (w->abi_version >> 16 != VGPU_ABI_MAJOR)
-        return vgpu_err_set(err, EPROTO, "the host speaks ABI version %u.%u, this library %u.%u; install the libvgpu of "
-                            "this host", w->abi_version >> 16, w->abi_version & 0xffff, VGPU_ABI_MAJOR, VGPU_ABI_MINOR);
+        return vgpu_err_set(err, EPROTO,
+                            "the host speaks ABI version %u.%u, this library %u.%u; install the libvgpu of "
+                            "this host",
+                            w->abi_version >> 16, w->abi_version & 0xffff, VGPU_ABI_MAJOR, VGPU_ABI_MINOR);
     if (r->n_fds != 0)
-        return vgpu_err_set(err, EPROTO, "the host sent %d file descriptors with WELCOME, none were expected", r->n_fds);
+        return vgpu_err_set(err, EPROTO, "the host sent %d file descriptors with WELCOME, none were expected",
+                            r->n_fds);
     l->welcome = *w;
     l->step = VGPU_LOCAL_WELCOMED;
     return 1;
@@ -309,8 +313,9 @@ int vgpu_local_await(struct vgpu_local *l, uint64_t deadline_ns, struct vgpu_err
             return rc < 0 ? rc : 0;
         uint64_t now = vgpu_now_ns();
         if (now >= deadline_ns)
-            return fail(l, vgpu_err_set(err, ETIMEDOUT, "the host did not answer %s in time; is vgpud stuck? see its log",
-                                        l->step == VGPU_LOCAL_HELLO_SENT ? "HELLO" : "ATTACH"));
+            return fail(l,
+                        vgpu_err_set(err, ETIMEDOUT, "the host did not answer %s in time; is vgpud stuck? see its log",
+                                     l->step == VGPU_LOCAL_HELLO_SENT ? "HELLO" : "ATTACH"));
         struct pollfd p = {.fd = l->socket_fd, .events = POLLIN};
         poll(&p, 1, (int)((deadline_ns - now) / 1000000u) + 1);
     }

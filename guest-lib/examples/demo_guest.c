@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * vgpu-demo-guest: the work of one guest of the demo. Vector adds from 256 to 1 M floats, alone and in bursts, round
- * trips through device memory, GEMMs and handwritten digits, in rounds until the time is over; at least one whole round.
- * Every result is checked; latency is measured here, from submit to the completion in hand.
+ * trips through device memory, GEMMs and handwritten digits, in rounds until the time is over; at least one whole
+ * round. Every result is checked; latency is measured here, from submit to the completion in hand.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -298,9 +298,10 @@ static void report(struct demo *d, const struct vgpu_properties *p, bool good)
                     vgpu_hist_quantile(&d->latency, 0.99) / 1e3};
 
     if (!d->json) {
-        printf("VM %u, pool %s, %s: %llu descriptors in %.1f s, p50 %.1f us, p95 %.1f us, p99 %.1f us, digits %.2f %%, %s\n",
-               p->vm_id, p->pool, ex_priority_name(p->priority), (unsigned long long)d->descriptors, seconds, us[0], us[1],
-               us[2], 100 * accuracy, good ? "all right" : "WRONG");
+        printf("VM %u, pool %s, %s: %llu descriptors in %.1f s, p50 %.1f us, p95 %.1f us, p99 %.1f us, digits %.2f %%, "
+               "%s\n",
+               p->vm_id, p->pool, ex_priority_name(p->priority), (unsigned long long)d->descriptors, seconds, us[0],
+               us[1], us[2], 100 * accuracy, good ? "all right" : "WRONG");
         return;
     }
     printf("{\"result\":{\"vm_id\":%u,\"pool\":", p->vm_id);
@@ -319,9 +320,10 @@ static void report(struct demo *d, const struct vgpu_properties *p, bool good)
 
 static int usage(void)
 {
-    fprintf(stderr, "usage: vgpu-demo-guest [--seconds S] [--json] [--data FILE] [--weights FILE]\n"
-                    "Works for S seconds (default 5) and checks every result. The VM is named by VGPU_VM_ID, the host by\n"
-                    "VGPU_SOCKET, the token by VGPU_TOKEN_FILE.\n");
+    fprintf(stderr,
+            "usage: vgpu-demo-guest [--seconds S] [--json] [--data FILE] [--weights FILE]\n"
+            "Works for S seconds (default 5) and checks every result. The VM is named by VGPU_VM_ID, the host by\n"
+            "VGPU_SOCKET, the token by VGPU_TOKEN_FILE.\n");
     return 2;
 }
 
@@ -335,7 +337,8 @@ int main(int argc, char **argv)
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--json") == 0)
             d.json = true;
-        else if (strcmp(argv[i], "--seconds") == 0 && i + 1 < argc && (seconds = atof(argv[i + 1])) > 0 && seconds < 1e6)
+        else if (strcmp(argv[i], "--seconds") == 0 && i + 1 < argc && (seconds = atof(argv[i + 1])) > 0 &&
+                 seconds < 1e6)
             i++;
         else if (strcmp(argv[i], "--data") == 0 && i + 1 < argc)
             data = argv[++i];

@@ -67,7 +67,8 @@ bool digits_load_data(struct digits *d, const char *path)
 
     memset(d, 0, sizeof(*d));
     if (!f) {
-        fprintf(stderr, "cannot open the digits data%s%s; name it with --data FILE\n", path ? " " : "", path ? path : "");
+        fprintf(stderr, "cannot open the digits data%s%s; name it with --data FILE\n", path ? " " : "",
+                path ? path : "");
         return false;
     }
     d->x = calloc(DIGITS_IMAGES_MAX, sizeof(*d->x));

@@ -4,7 +4,7 @@
  *
  * A network is two matrices; each layer is one GEMM. The bias is folded in: an image has a 65th input that is always 1,
  * and the hidden layer makes its own constant 1 as its last unit, so that the second layer has a bias too.
- * There are five networks; that of fold f was trained on all images whose fold is not f, and classifies those of fold f.
+ * There are five networks; that of fold f was trained on all images of other folds, and classifies those of fold f.
  */
 #ifndef VGPU_EXAMPLES_DIGITS_H
 #define VGPU_EXAMPLES_DIGITS_H

@@ -10,9 +10,10 @@
 
 static int usage(void)
 {
-    fprintf(stderr, "usage: vgpu-digits [--json] [--data FILE] [--weights FILE]\n"
-                    "Classifies handwritten digits with five-fold cross-validated networks and checks accuracy and\n"
-                    "predictions. The VM is named by VGPU_VM_ID, the host by VGPU_SOCKET, the token by VGPU_TOKEN_FILE.\n");
+    fprintf(stderr,
+            "usage: vgpu-digits [--json] [--data FILE] [--weights FILE]\n"
+            "Classifies handwritten digits with five-fold cross-validated networks and checks accuracy and\n"
+            "predictions. The VM is named by VGPU_VM_ID, the host by VGPU_SOCKET, the token by VGPU_TOKEN_FILE.\n");
     return 2;
 }
 
@@ -45,8 +46,8 @@ int main(int argc, char **argv)
                    "\"verified\":%s}\n", r.images, accuracy, r.differ == 0 ? "true" : "false", r.descriptors, ms,
                    good ? "true" : "false");
         else if (ran)
-            printf("%u images, accuracy %.2f %%, %u descriptors in %.1f ms, predictions %s those of the CPU\n", r.images,
-                   100 * accuracy, r.descriptors, ms, r.differ == 0 ? "equal" : "DIFFER FROM");
+            printf("%u images, accuracy %.2f %%, %u descriptors in %.1f ms, predictions %s those of the CPU\n",
+                   r.images, 100 * accuracy, r.descriptors, ms, r.differ == 0 ? "equal" : "DIFFER FROM");
         vgpu_close(v);
     }
     digits_free(&d);

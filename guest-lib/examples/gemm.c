@@ -66,8 +66,9 @@ static int product(struct vgpu *v, struct shape s, unsigned dtype, unsigned flag
         fprintf(stderr, "gemm %ux%ux%u: %s\n", s.m, s.n, s.k, wrong);
     double gflops = 2.0 * s.m * s.n * s.k / us / 1000;
     if (json)
-        printf("{\"m\":%u,\"n\":%u,\"k\":%u,\"dtype\":\"%s\",\"flags\":%u,\"us\":%.1f,\"gflops\":%.3f,\"verified\":%s}\n",
-               s.m, s.n, s.k, dtype == VGPU_BF16 ? "bf16" : "f32", flags, us, gflops, wrong ? "false" : "true");
+        printf(
+            "{\"m\":%u,\"n\":%u,\"k\":%u,\"dtype\":\"%s\",\"flags\":%u,\"us\":%.1f,\"gflops\":%.3f,\"verified\":%s}\n",
+            s.m, s.n, s.k, dtype == VGPU_BF16 ? "bf16" : "f32", flags, us, gflops, wrong ? "false" : "true");
     else
         printf("%4u x %4u x %4u  %-4s %s%s%s  %10.1f us  %8.3f GFLOP/s  %s\n", s.m, s.n, s.k,
                dtype == VGPU_BF16 ? "bf16" : "f32", flags & VGPU_GEMM_TRANS_A ? "T" : "-",

@@ -67,7 +67,8 @@ int main(int argc, char **argv)
     for (size_t i = 0; i < (only ? 1 : sizeof(sizes) / sizeof(sizes[0])); i++) {
         int one = add(v, only ? only : sizes[i], json);
         if (one < 0)
-            fprintf(stderr, "%llu floats: skipped, %s\n", (unsigned long long)(only ? only : sizes[i]), vgpu_strerror(v));
+            fprintf(stderr, "%llu floats: skipped, %s\n", (unsigned long long)(only ? only : sizes[i]),
+                    vgpu_strerror(v));
         verified += one == 1;
         wrong += one == 0;
     }

@@ -81,7 +81,8 @@ Test(calls, gemm_flags_reach_the_host)
     struct vgpu_buffer a = floats(6, 1), b = floats(12, -6), c = floats(8, 0);
 
     /* a [2,3], b stored [4,3]: c[i][j] = relu(2 * sum a[i][x] b[j][x] + c) */
-    cr_assert_eq(vgpu_gemm(fix_guest, &c, &a, &b, 2, 4, 3, 2.0f, 1.0f, VGPU_GEMM_TRANS_B | VGPU_GEMM_RELU, VGPU_F32), 0);
+    cr_assert_eq(vgpu_gemm(fix_guest, &c, &a, &b, 2, 4, 3, 2.0f, 1.0f, VGPU_GEMM_TRANS_B | VGPU_GEMM_RELU, VGPU_F32),
+                 0);
     for (int i = 0; i < 2; i++) {
         for (int j = 0; j < 4; j++) {
             float sum = 0;
@@ -94,7 +95,8 @@ Test(calls, gemm_flags_reach_the_host)
 
 Test(calls, refusals_become_errno_and_a_sentence)
 {
-    struct vgpu_buffer a = floats(64, 0), none = {.handle = 9}, odd = vgpu_buffer_at(&a, 2), over = vgpu_buffer_at(&a, 4);
+    struct vgpu_buffer a = floats(64, 0), none = {.handle = 9}, odd = vgpu_buffer_at(&a, 2),
+                       over = vgpu_buffer_at(&a, 4);
 
     cr_assert_eq(vgpu_copy(fix_guest, &a, &none, 16), -EBADF);
     fix_has(vgpu_strerror(fix_guest), "copy failed");

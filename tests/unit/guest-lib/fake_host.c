@@ -106,7 +106,8 @@ static const char *check_region(struct fake_host *h, int fd, uint64_t bytes)
     int seals = fcntl(fd, F_GET_SEALS);
     const struct vgpu_region_header *r = &h->header;
 
-    if (seals < 0 || (seals & (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)) != (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL))
+    if (seals < 0 ||
+        (seals & (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)) != (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL))
         return "not sealed";
     if (fstat(fd, &st) < 0 || (uint64_t)st.st_size != bytes)
         return "size differs";
@@ -253,7 +254,8 @@ static void complete(struct fake_host *h, const struct vgpu_desc *d, uint64_t sq
 {
     struct vgpu_vm_view vm = {.arena_bytes = h->header.arena_bytes, .space = &h->space};
     struct vgpu_work w;
-    struct vgpu_cpl c VGPU_ALIGNED(64) = {.tag = d->tag, .opcode = d->opcode, .sq_pos = sq_pos, .latency_ns = 1, .device_generation = 1};
+    struct vgpu_cpl c VGPU_ALIGNED(64) = {
+        .tag = d->tag, .opcode = d->opcode, .sq_pos = sq_pos, .latency_ns = 1, .device_generation = 1};
 
     vgpu_validate(d, &vm, &w);
     c.status = fake_execute(&w, h->region + h->header.arena_off, h->heap, &c.value);
