@@ -451,7 +451,6 @@ static void idle_sleep(struct vgpu_poller *p)
 {
     struct vgpu_poll_table *table = rcu_dereference(p->table);
     struct epoll_event ev[64];
-    int timeout_ms = p->blocked || p->backlog ? BLOCKED_SLEEP_MS : -1;
     bool ready = false;
     struct vgpu_exec *armed[VGPU_POLLER_MAX_EXECUTORS];
     uint32_t armed_count = 0;
@@ -460,8 +459,13 @@ static void idle_sleep(struct vgpu_poller *p)
         /* relaxed: the fence below orders it before the last look (C3 pairs with S3 in the guest) */
         vgpu_store_relaxed(table->vms[i]->sq_event, table->vms[i]->sq.pos);
     vgpu_fence_full();
-    for (uint32_t i = 0; table && i < table->vm_count && !ready; i++)
-        ready = !table->vms[i]->broken && vgpu_cons_ready(&table->vms[i]->sq) && vm_room(p, table->vms[i]) > 0;
+    for (uint32_t i = 0; table && i < table->vm_count && !ready; i++) {
+        if (!table->vms[i]->broken && vgpu_cons_ready(&table->vms[i]->sq)) {
+            ready = vm_room(p, table->vms[i]) > 0;
+            /* Published before our arm was seen, so no doorbell; and no room yet, for which there is none: look again. */
+            p->blocked |= !ready;
+        }
+    }
     for (uint32_t e = 0; table && e < p->params.executors && !ready; e++) {
         struct vgpu_exec *exec = table->feeds[e] ? table->feeds[e]->in_process : NULL;
         if (!exec)
@@ -479,7 +483,7 @@ static void idle_sleep(struct vgpu_poller *p)
     if (!ready && vgpu_load_acquire(&p->stop) == 0) {
         vgpu_count(&p->stats.sleeps, 1);
         rcu_thread_offline();
-        int n = epoll_wait(p->epoll, ev, 64, timeout_ms);
+        int n = epoll_wait(p->epoll, ev, 64, p->blocked || p->backlog ? BLOCKED_SLEEP_MS : -1);
         rcu_thread_online();
         table = rcu_dereference(p->table);
         if (table && table->generation == p->listed)

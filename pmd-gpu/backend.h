@@ -9,7 +9,8 @@
  *
  * Order: operations of one VM must take effect in the order of submit, unless flagged VGPU_DESC_INDEPENDENT; barriers
  * (MEM_ALLOC, MEM_FREE, FENCE) order everything of their VM. Between VMs: a lower `priority` number starts first,
- * and FIFO inside a priority. Completions may come in any order.
+ * and FIFO inside a priority. Operations of one VM are handed back by poll in the order of submit, also independent ones
+ * (so what is outstanding is always the newest part of what was accepted); of different VMs in any order.
  */
 #ifndef VGPU_PMD_GPU_BACKEND_H
 #define VGPU_PMD_GPU_BACKEND_H

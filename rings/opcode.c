@@ -6,6 +6,18 @@
 
 /* Arithmetic here is 64-bit and overflow-checked before anything is compared (CVE-2020-10723, CVE-2020-10725). */
 
+/*
+ * An index below count, also while the processor runs ahead of the check before it: a guest must not be able to make
+ * us read beyond a table speculatively (Spectre variant 1, CVE-2017-5753).
+ */
+static inline uint32_t index_within(uint32_t index, uint32_t count)
+{
+    uint64_t mask = (uint64_t)((int64_t)((uint64_t)index - count) >> 63);
+
+    __asm__("" : "+r"(mask)); /* keeps the compiler from turning it back into a branch */
+    return index & (uint32_t)mask;
+}
+
 /* A reference of `bytes` bytes, resolved to a work reference; address checked also when bytes is 0. */
 static uint16_t resolve(uint64_t ref, uint64_t bytes, uint32_t align, const struct vgpu_vm_view *vm, uint64_t *out)
 {
@@ -17,7 +29,10 @@ static uint16_t resolve(uint64_t ref, uint64_t bytes, uint32_t align, const stru
     if (handle == VGPU_HANDLE_ARENA) {
         size = vm->arena_bytes;
     } else {
-        if (handle > vm->space->max_handles || vm->space->handles[handle].bytes == 0)
+        if (handle > vm->space->max_handles)
+            return VGPU_E_HANDLE;
+        handle = index_within(handle, vm->space->max_handles + 1);
+        if (vm->space->handles[handle].bytes == 0)
             return VGPU_E_HANDLE;
         size = vm->space->handles[handle].bytes;
         base = vm->space->handles[handle].off;
@@ -190,7 +205,7 @@ static const struct vgpu_opcode_info debug_info = {"debug", F32, VGPU_DEBUG_HANG
 const struct vgpu_opcode_info *vgpu_opcode_info(uint8_t opcode)
 {
     if (opcode < VGPU_OP_COUNT)
-        return &table[opcode];
+        return &table[index_within(opcode, VGPU_OP_COUNT)];
     return opcode == VGPU_OP_DEBUG ? &debug_info : NULL;
 }
 

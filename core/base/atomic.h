@@ -50,6 +50,16 @@ static inline void vgpu_fence_full(void)
 }
 #endif
 
+/* Store-store and load-store order of what comes before against what comes after. */
+static inline void vgpu_fence_release(void)
+{
+#ifdef VGPU_TSAN
+    vgpu_fence_full();
+#else
+    __atomic_thread_fence(__ATOMIC_RELEASE);
+#endif
+}
+
 /* Tells the processor that this is a spin loop. */
 static inline void vgpu_pause(void)
 {

@@ -36,6 +36,6 @@ void vgpu_clock_init(void)
     if (hz < 1e6)
         hz = 1e9;
     vgpu_clock.ticks_hz = (uint64_t)hz;
-    vgpu_clock.mult = (uint32_t)(1e9 / hz * (double)(1u << 24));
+    vgpu_clock.mult = (uint64_t)(1e9 / hz * (double)(1u << 24));
     vgpu_clock.shift = 24;
 }

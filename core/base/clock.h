@@ -36,7 +36,7 @@ static inline uint64_t vgpu_ticks(void)
 
 struct vgpu_clock {
     uint64_t ticks_hz;
-    uint32_t mult; /* ns = (ticks * mult) >> shift, ticks below 2^32 * 2^shift / mult */
+    uint64_t mult; /* ns = (ticks * mult) >> shift */
     uint32_t shift;
 };
 extern struct vgpu_clock vgpu_clock;

@@ -15,7 +15,7 @@ void vgpu_doorbell_ring(int doorbell_out)
 void vgpu_props_begin(struct vgpu_props *p)
 {
     vgpu_store_relaxed(&p->update_seq, p->update_seq + 1);
-    __atomic_thread_fence(__ATOMIC_RELEASE); /* P1 pairs with the reader's acquire of update_seq: odd before the change */
+    vgpu_fence_release(); /* P1 pairs with the reader's acquire of update_seq: odd before the change */
 }
 
 void vgpu_props_end(struct vgpu_props *p)
@@ -97,6 +97,8 @@ int vgpu_region_header_check(const struct vgpu_region_header *h, uint64_t region
                  h->arena_bytes, limits->arena_bytes);
         return -1;
     }
+    if (h->arena_bytes > VGPU_ARENA_BYTES_MAX)
+        return refuse(r, VGPU_ATTACH_E_LIMIT, "region header: an arena has at most 2^46 bytes");
     const struct part parts[] = {
         {"guest control page", h->guest_ctrl_off, sizeof(struct vgpu_guest_ctrl)},
         {"host control page", h->host_ctrl_off, sizeof(struct vgpu_host_ctrl)},

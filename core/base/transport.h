@@ -14,8 +14,9 @@
 
 #include "core/base/log.h"
 #include "rings/abi/vgpu_attach.h"
-#include "rings/spsc.h"
+#include "core/base/atomic.h"
 
+struct vgpu_slot; /* rings/spsc.h */
 struct vgpu_transport;
 struct vgpu_session; /* one peer's conversation and, once accepted, attachment */
 

@@ -36,6 +36,7 @@ extern "C" {
 #define VGPU_HANDLE_MAX 65535u       /* a handle is 16 bits; 0 is the arena */
 #define VGPU_OFFSET_BITS 48u         /* an offset inside a buffer is 48 bits */
 #define VGPU_OFFSET_MASK ((UINT64_C(1) << VGPU_OFFSET_BITS) - 1)
+#define VGPU_ARENA_BYTES_MAX (UINT64_C(1) << 46)
 #define VGPU_NAME_BYTES 32u          /* NUL-terminated names on the wire */
 
 /* ---- Region header: guest writes once before attach; the host reads it once, into its own copy. ---- */
