@@ -5,11 +5,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bench/path/path.h"
 #include "bench/rings/rings.h"
 
 const struct bench_suite bench_suites[] = {
     {"rings", "rings between cores: ours, the raw floors, and every packaged peer found", bench_rings_run,
      bench_rings_list},
+    {"path", "guest, poll core, executor and back: round trip, stream, idle VMs, and the daemon itself", bench_path_run,
+     bench_path_list},
     {NULL, NULL, NULL, NULL},
 };
 

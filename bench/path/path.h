@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The suite `path`: what the files of this folder share. */
+#ifndef VGPU_BENCH_PATH_H
+#define VGPU_BENCH_PATH_H
+
+#include "bench/harness.h"
+#include "bench/path/rig.h"
+
+int bench_path_run(struct bench *b);
+void bench_path_list(FILE *to);
+
+#define PATH_SLOTS 1024u   /* of each ring: what libvgpu asks for by default */
+#define PATH_BURST 32u
+#define PATH_VMS_MAX 64u
+#define PATH_THREADS_MAX 4u /* that play guests */
+/*
+ * A stream is timed in windows of this many descriptors; its rate is that of the median window (see bench/rings). More
+ * than can be outstanding, else a window of what had piled up would count as speed.
+ */
+#define PATH_WINDOW 8192u
+#define PATH_OUTSTANDING_MAX 2048u /* over all VMs that send */
+#define PATH_WINDOW_SCALE 64u
+
+/* One thread's part of a measurement. */
+struct path_load {
+    struct rig *rig;
+    uint32_t first, step, vms; /* it plays guests first, first + step, ... below vms */
+    uint64_t ticks;            /* how long to run */
+    uint32_t *running;         /* threads that have not ended; the last one stops the loops */
+    struct bench_hist *hist;   /* round trips in ticks, or windows */
+    uint64_t count, took, errors;
+} VGPU_ALIGNED(128);
+
+/* Thread functions; arg: struct path_load. */
+void path_rtt_main(void *arg);    /* one descriptor in flight */
+void path_stream_main(void *arg); /* bursts, as many in flight as the host takes */
+
+/* A ring without a path behind it, in the rig's memory: what comes out is validated, and with `completions` answered. */
+struct path_bare {
+    struct path_load *guest, *host; /* with completions the guest measures, without them the host */
+    bool completions;
+    uint32_t stop VGPU_ALIGNED(128);
+};
+void path_bare_init(struct path_bare *bare);
+void path_bare_guest_main(void *arg);
+void path_bare_host_main(void *arg);
+
+/* ---- vgpud.c: the daemon itself, as a process, and libvgpu ---- */
+struct path_daemon;
+/* NULL, said aloud, when its program is not beside ours or does not start. executor_cpu < 0: in the poll core's loop. */
+struct path_daemon *path_daemon_start(struct bench *b, int poll_cpu, int executor_cpu);
+void path_daemon_stop(struct path_daemon *d);
+/* As path_load's: hist and count are filled. 0 or -errno, said aloud. */
+int path_daemon_measure(struct path_daemon *d, struct bench *b, bool stream, struct path_load *load);
+
+/* ---- report.c ---- */
+#define PATH_PARAMS_BYTES 96
+const char *path_params(char out[PATH_PARAMS_BYTES], uint32_t attached, uint32_t active, uint32_t burst);
+void path_report(const struct bench *b);
+extern const uint32_t path_idle_counts[];
+#define PATH_IDLE_COUNTS 5u
+
+static inline void path_window(struct path_load *load, uint64_t *number, uint64_t *since)
+{
+    uint64_t now = vgpu_ticks();
+
+    bench_hist_add(load->hist, (now - *since) * PATH_WINDOW_SCALE / (load->count - *number));
+    *number = load->count;
+    *since = now;
+}
+
+#endif

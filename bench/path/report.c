@@ -1,0 +1,217 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The suite `path`: its tables, and the goals. */
+#include "bench/path/path.h"
+
+#include <math.h>
+#include <string.h>
+
+/* attached, active 0: not a path but a floor. */
+const char *path_params(char out[PATH_PARAMS_BYTES], uint32_t attached, uint32_t active, uint32_t burst)
+{
+    if (attached || active || !burst)
+        snprintf(out, PATH_PARAMS_BYTES, "{\"attached\":%u,\"active\":%u,\"burst\":%u,\"slots\":%u}", attached, active,
+                 burst, PATH_SLOTS);
+    else
+        snprintf(out, PATH_PARAMS_BYTES, "{\"burst\":%u,\"slots\":%u}", burst, PATH_SLOTS);
+    return out;
+}
+
+static const struct bench_row *row(const struct bench *b, const char *bench, const char *subject, uint32_t attached,
+                                   uint32_t active, uint32_t burst, const char *metric)
+{
+    char params[PATH_PARAMS_BYTES];
+
+    return bench_find(b, bench, subject, path_params(params, attached, active, burst), metric);
+}
+
+static void heading(struct bench_table *t, const char *const *names)
+{
+    for (; *names; names++)
+        bench_table_add(t, "%s", *names);
+}
+
+/* ---- Tables ---- */
+static void latency_row(struct bench_table *t, const struct bench *b, const char *bench, const char *subject,
+                        uint32_t attached)
+{
+    uint32_t active = attached ? 1 : 0;
+    const struct bench_row *p50 = row(b, bench, subject, attached, active, 1, "p50");
+
+    if (!p50)
+        return;
+    bench_table_add(t, "%s", subject);
+    if (attached)
+        bench_table_add(t, "%u", attached);
+    else
+        bench_table_add(t, "-");
+    bench_table_num(t, bench_median(p50), 0);
+    bench_table_num(t, bench_min(p50), 0);
+    bench_table_num(t, bench_max(p50), 0);
+    bench_table_num(t, bench_median(row(b, bench, subject, attached, active, 1, "p99")), 0);
+    bench_table_num(t, bench_median(row(b, bench, subject, attached, active, 1, "p99.9")), 0);
+    bench_table_num(t, bench_ratio(p50, row(b, bench, "floor", 0, 0, 1, "p50")), 2);
+}
+
+static void latency_table(const struct bench *b, bool relay)
+{
+    const char *bench = relay ? "path.hops" : "path.rtt";
+    struct bench_table t;
+
+    bench_table_init(&t, 8);
+    heading(&t, (const char *const[]){relay ? "three hops, one in flight" : "round trip, one in flight", "VMs", "p50 ns",
+                                      "min", "max", "p99 ns", "p99.9 ns", "x floor", NULL});
+    int none = t.cells;
+    latency_row(&t, b, bench, "floor", 0);
+    latency_row(&t, b, bench, relay ? "split" : "rtc", 1);
+    latency_row(&t, b, bench, relay ? "split" : "rtc", PATH_VMS_MAX);
+    latency_row(&t, b, bench, relay ? "vgpud-split" : "vgpud", 1);
+    if (t.cells == none)
+        return;
+    bench_table_print(&t, b->text);
+    fputc('\n', b->text);
+}
+
+static void stream_row(struct bench_table *t, const struct bench *b, const char *subject, uint32_t attached,
+                       uint32_t active)
+{
+    const struct bench_row *rate = row(b, "path.stream", subject, attached, active, PATH_BURST, "rate");
+
+    if (!rate)
+        return;
+    bench_table_add(t, "%s", subject);
+    if (attached) {
+        bench_table_add(t, "%u", attached);
+        bench_table_add(t, "%u", active);
+    } else {
+        bench_table_add(t, "-");
+        bench_table_add(t, "-");
+    }
+    bench_table_num(t, bench_median(rate), 1);
+    bench_table_num(t, bench_min(rate), 1);
+    bench_table_num(t, bench_max(rate), 1);
+    bench_table_num(t, bench_median(row(b, "path.stream", subject, attached, active, PATH_BURST, "mean")), 1);
+    bench_table_num(t, bench_ratio(rate, row(b, "path.stream", "ring", 0, 0, PATH_BURST, "rate")), 2);
+}
+
+static void stream_table(const struct bench *b)
+{
+    static const uint32_t mixes[][2] = {{1, 1}, {8, 1}, {64, 1}, {8, 8}, {64, 64}};
+    struct bench_table t;
+
+    bench_table_init(&t, 8);
+    heading(&t, (const char *const[]){"stream of NOPs, bursts of 32", "VMs", "active", "M/s", "min", "max", "mean",
+                                      "x ring", NULL});
+    int none = t.cells;
+    stream_row(&t, b, "ring", 0, 0);
+    stream_row(&t, b, "ring+answer", 0, 0);
+    for (int split = 0; split < 2; split++) {
+        for (size_t i = 0; i < sizeof(mixes) / sizeof(mixes[0]); i++)
+            stream_row(&t, b, split ? "split" : "rtc", mixes[i][0], mixes[i][1]);
+        stream_row(&t, b, split ? "vgpud-split" : "vgpud", 1, 1);
+    }
+    if (t.cells == none)
+        return;
+    bench_table_print(&t, b->text);
+    fputc('\n', b->text);
+}
+
+static void idle_table(const struct bench *b)
+{
+    struct bench_table t;
+
+    if (!row(b, "path.idle", "rtc", 0, 0, 0, "round"))
+        return;
+    bench_table_init(&t, 2 + (int)PATH_IDLE_COUNTS);
+    bench_table_add(&t, "idle VMs attached");
+    bench_table_add(&t, "0");
+    for (uint32_t k = 0; k < PATH_IDLE_COUNTS; k++)
+        bench_table_add(&t, "%u", path_idle_counts[k]);
+    bench_table_add(&t, "a round of the poll core, ns");
+    bench_table_num(&t, bench_median(row(b, "path.idle", "rtc", 0, 0, 0, "round")), 1);
+    for (uint32_t k = 0; k < PATH_IDLE_COUNTS; k++)
+        bench_table_num(&t, bench_median(row(b, "path.idle", "rtc", path_idle_counts[k], 0, 0, "round")), 1);
+    bench_table_add(&t, "of that, an idle VM, ns");
+    bench_table_add(&t, "-");
+    for (uint32_t k = 0; k < PATH_IDLE_COUNTS; k++)
+        bench_table_num(&t, bench_median(row(b, "path.idle", "rtc", path_idle_counts[k], 0, 0, "vm")), 2);
+    bench_table_print(&t, b->text);
+    fputc('\n', b->text);
+}
+
+/* ---- Goals ---- */
+struct goals {
+    const struct bench *b;
+    struct bench_table t;
+    int met, judged;
+};
+
+static void goal(struct goals *g, const char *what, const char *against, bool at_most, double bound, double value,
+                 int decimals)
+{
+    bench_table_add(&g->t, "%s", what);
+    bench_table_add(&g->t, "%s", against);
+    bench_table_add(&g->t, "%s %.*f", at_most ? "<=" : ">=", decimals, bound);
+    bench_table_num(&g->t, value, decimals);
+    if (isnan(value)) {
+        bench_table_add(&g->t, "not measured");
+        return;
+    }
+    bool met = at_most ? value <= bound : value >= bound;
+    bench_table_add(&g->t, met ? "met" : "MISSED");
+    g->judged++;
+    g->met += met;
+}
+
+static void latency_goals(struct goals *g)
+{
+    const struct bench *b = g->b;
+
+    goal(g, "run to completion, p50", "floor, two lines", true, 1.5,
+         bench_ratio(row(b, "path.rtt", "rtc", 1, 1, 1, "p50"), row(b, "path.rtt", "floor", 0, 0, 1, "p50")), 2);
+    goal(g, "run to completion, p99, ns", "", true, 1000, bench_median(row(b, "path.rtt", "rtc", 1, 1, 1, "p99")), 0);
+    goal(g, "executor on its own core, p50", "floor, three lines", true, 1.3,
+         bench_ratio(row(b, "path.hops", "split", 1, 1, 1, "p50"), row(b, "path.hops", "floor", 0, 0, 1, "p50")), 2);
+    goal(g, "executor on its own core, p99, ns", "", true, 1500,
+         bench_median(row(b, "path.hops", "split", 1, 1, 1, "p99")), 0);
+}
+
+static void stream_goals(struct goals *g, const char *subject)
+{
+    const struct bench *b = g->b;
+    const struct bench_row *one = row(b, "path.stream", subject, 1, 1, PATH_BURST, "rate");
+    char what[64];
+
+    snprintf(what, sizeof(what), "stream, %s, 1 VM", subject);
+    goal(g, what, "bare validated ring", false, 0.5,
+         bench_ratio(one, row(b, "path.stream", "ring", 0, 0, PATH_BURST, "rate")), 2);
+    snprintf(what, sizeof(what), "stream, %s, 64 VMs attached", subject);
+    goal(g, what, "1 VM attached", false, 0.9,
+         bench_ratio(row(b, "path.stream", subject, PATH_VMS_MAX, 1, PATH_BURST, "rate"), one), 2);
+}
+
+static void idle_goals(struct goals *g)
+{
+    double worst = NAN;
+
+    for (uint32_t k = 0; k < PATH_IDLE_COUNTS; k++)
+        worst = fmax(worst, bench_median(row(g->b, "path.idle", "rtc", path_idle_counts[k], 0, 0, "vm")));
+    goal(g, "an idle VM, a round, ns (worst count)", "", true, 5, worst, 1);
+}
+
+void path_report(const struct bench *b)
+{
+    struct goals g = {.b = b};
+
+    latency_table(b, false);
+    latency_table(b, true);
+    stream_table(b);
+    idle_table(b);
+    bench_table_init(&g.t, 5);
+    heading(&g.t, (const char *const[]){"goal", "against", "bound", "reached", "", NULL});
+    latency_goals(&g);
+    stream_goals(&g, "rtc");
+    stream_goals(&g, "split");
+    idle_goals(&g);
+    bench_table_print(&g.t, b->text);
+    fprintf(b->text, "  %d of %d judged goals met (ratios are medians of each round's)\n", g.met, g.judged);
+}
