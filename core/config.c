@@ -6,17 +6,22 @@
 #include <stddef.h>
 #include <string.h>
 
-#define KI (UINT64_C(1) << 10)
-#define MI (UINT64_C(1) << 20)
-#define GI (UINT64_C(1) << 30)
-#define TI (UINT64_C(1) << 40)
+#define KI              (UINT64_C(1) << 10)
+#define MI              (UINT64_C(1) << 20)
+#define GI              (UINT64_C(1) << 30)
+#define TI              (UINT64_C(1) << 40)
 #define AT(type, field) .offset = offsetof(struct type, field), .bytes = sizeof(((struct type *)0)->field)
-#define CONFIG(field) AT(vgpu_config, field)
-#define POOL(field) AT(vgpu_pool_config, field)
-#define EXEC(field) AT(vgpu_executor_config, field)
-#define SECTION(p, d) {.path = p, .type = VGPU_KEY_SECTION, .unit = "", .doc = d}
-#define ROW(p, t, u, lo, hi, v, where, d) \
-    {.path = p, .type = VGPU_KEY_##t, .unit = u, .min = lo, .max = hi, .value = v, .doc = d, where}
+#define CONFIG(field)   AT(vgpu_config, field)
+#define POOL(field)     AT(vgpu_pool_config, field)
+#define EXEC(field)     AT(vgpu_executor_config, field)
+#define SECTION(p, d)                                                                                                  \
+    {                                                                                                                  \
+        .path = p, .type = VGPU_KEY_SECTION, .unit = "", .doc = d                                                      \
+    }
+#define ROW(p, t, u, lo, hi, v, where, d)                                                                              \
+    {                                                                                                                  \
+        .path = p, .type = VGPU_KEY_##t, .unit = u, .min = lo, .max = hi, .value = v, .doc = d, where                  \
+    }
 
 /* In the order of the reference. Sections and lists precede their keys. */
 const struct vgpu_key vgpu_keys[] = {
@@ -32,7 +37,8 @@ const struct vgpu_key vgpu_keys[] = {
     SECTION("poll_cores", "Threads that take descriptors from the guests' rings. Each VM belongs to one of them."),
     ROW("poll_cores.cpus", CPUS, "", 1, VGPU_CONFIG_MAX_POLL_CORES, "[any]", CONFIG(poll_cpu),
         "One poll core for each entry, pinned to that CPU or left to the kernel (any)."),
-    ROW("poll_cores.burst", UINT, "descriptors", 1, 256, "32", CONFIG(burst), "Taken from one VM in one visit, at most."),
+    ROW("poll_cores.burst", UINT, "descriptors", 1, 256, "32", CONFIG(burst),
+        "Taken from one VM in one visit, at most."),
     SECTION("poll_cores.idle", "What a poll core does without work: spin, then pause, then sleep on a doorbell."),
     ROW("poll_cores.idle.spin_us", MICROS, "microseconds", 0, 10000000, "20", CONFIG(poll_idle.spin_ns),
         "Polls at full speed for this long after the last work."),

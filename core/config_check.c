@@ -86,9 +86,10 @@ static void check_executors(struct vgpu_config *c, struct vgpu_faults *f)
             vgpu_fault_key(f, key, "is %d, but it runs in_process on a poll core; expected any", e->cpu);
         snprintf(key, sizeof(key), "executors[%u].heap_bytes", i);
         if (e->heap_bytes < c->device_bytes && (given || i == 0))
-            vgpu_fault_key(f, vgpu_place_known(f, key) ? key : "limits.device_bytes",
-                           "executor %s has a smaller heap than one VM's share; expected limits.device_bytes <= heap_bytes",
-                           e->name);
+            vgpu_fault_key(
+                f, vgpu_place_known(f, key) ? key : "limits.device_bytes",
+                "executor %s has a smaller heap than one VM's share; expected limits.device_bytes <= heap_bytes",
+                e->name);
     }
 }
 

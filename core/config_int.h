@@ -9,10 +9,10 @@
 
 #include "core/config.h"
 
-#define VGPU_KEY_BYTES 64u
-#define VGPU_VM_IDS 65535u /* as VGPU_VM_ID_MAX of the store */
-#define VGPU_CPU_MAX 4095
-#define VGPU_CONFIG_MAX_FAULTS 64u
+#define VGPU_KEY_BYTES             64u
+#define VGPU_VM_IDS                65535u /* as VGPU_VM_ID_MAX of the store */
+#define VGPU_CPU_MAX               4095
+#define VGPU_CONFIG_MAX_FAULTS     64u
 #define VGPU_CONFIG_MAX_FILE_BYTES (256u * 1024u)
 
 enum vgpu_key_type {
@@ -94,8 +94,7 @@ struct vgpu_faults {
 void vgpu_fault_at(struct vgpu_faults *f, uint32_t line, uint32_t column, const char *key, const char *fmt, ...)
     __attribute__((format(printf, 5, 6)));
 /* At the place where this key, or the nearest thing around it, stands in the file; else 1:1. */
-void vgpu_fault_key(struct vgpu_faults *f, const char *key, const char *fmt, ...)
-    __attribute__((format(printf, 3, 4)));
+void vgpu_fault_key(struct vgpu_faults *f, const char *key, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 /* Does this key stand in the file? */
 bool vgpu_place_known(const struct vgpu_faults *f, const char *key);
 

@@ -132,7 +132,8 @@ static void fault_type(struct walk *w, const yaml_node_t *node, const char *key,
     fault_expected(w, node, key, what, expected);
 }
 
-static void walk_scalar(struct walk *w, const struct vgpu_key *row, void *base, const char *key, const yaml_node_t *node)
+static void walk_scalar(struct walk *w, const struct vgpu_key *row, void *base, const char *key,
+                        const yaml_node_t *node)
 {
     char why[320];
 

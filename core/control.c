@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The control server: sockets, clients, deadlines. Requests are checked in control_args.c, done in control_commands.c. */
+/* The control server: sockets, clients, deadlines. Requests are checked in control_args.c, done in control_commands.c.
+ */
 #include "core/control_int.h"
 
 #include <errno.h>
@@ -14,10 +15,10 @@
 
 #include "core/base/clock.h"
 
-#define EVENTS_PER_DISPATCH 32
+#define EVENTS_PER_DISPATCH  32
 #define ACCEPTS_PER_DISPATCH 16
 #define ACCEPT_RETRY_NS      100000000u
-#define FIRST_READ_BYTES 4096u /* most requests are smaller */
+#define FIRST_READ_BYTES     4096u /* most requests are smaller */
 
 struct client {
     int fd; /* -1: free slot */
@@ -232,8 +233,9 @@ static bool peer_allowed(int fd)
 
 static void client_new(struct vgpu_control *c, int fd)
 {
-    static const char refusal[] = "{\"ok\":false,\"error\":{\"code\":\"EPERM\",\"message\":\"only root and the user that "
-                                  "runs vgpud may; try sudo\"}}\n";
+    static const char refusal[] =
+        "{\"ok\":false,\"error\":{\"code\":\"EPERM\",\"message\":\"only root and the user that "
+        "runs vgpud may; try sudo\"}}\n";
     struct client *cl = c->clients;
 
     if (!peer_allowed(fd)) { /* takes no slot: it cannot keep out those who may */

@@ -16,9 +16,9 @@
 #include "core/config.h"
 #include "store/store.h"
 
-#define VGPU_CONTROL_MAX_CLIENTS 64u
+#define VGPU_CONTROL_MAX_CLIENTS       64u
 #define VGPU_CONTROL_MAX_REQUEST_BYTES 65536u /* without the newline */
-#define VGPU_CONTROL_DEADLINE_MS 5000u        /* to send the request, and again to take the response */
+#define VGPU_CONTROL_DEADLINE_MS       5000u  /* to send the request, and again to take the response */
 
 struct vgpu_control;
 

@@ -118,7 +118,8 @@ static int args_check(const struct vgpu_command *command, const json_t *args, st
     const char *key;
     json_t *value;
 
-    json_object_foreach ((json_t *)args, key, value) {
+    json_object_foreach((json_t *)args, key, value)
+    {
         const struct vgpu_arg *arg = command->args;
         const char *best = NULL;
         unsigned distance = ~0u;
@@ -148,7 +149,8 @@ int vgpu_request_check(const json_t *request, const struct vgpu_command **comman
 
     if (!json_is_object(request))
         return vgpu_err_set(err, EINVAL, "the request is not an object; expected {\"command\":NAME,\"args\":{...}}");
-    json_object_foreach ((json_t *)request, key, value) {
+    json_object_foreach((json_t *)request, key, value)
+    {
         char text[48];
         if (strcmp(key, "command") && strcmp(key, "args"))
             return vgpu_err_set(err, EINVAL, "unknown key %s in the request; expected command and args",

@@ -10,7 +10,7 @@
 #include "core/base/suggest.h"
 
 #define PAGE_BYTES 4096
-#define BYTES_MAX (INT64_C(1) << 40)
+#define BYTES_MAX  (INT64_C(1) << 40)
 
 /* All JSON building checks for memory once, at the end: jansson passes NULL through and fails. */
 static json_t *finish(json_t *result, struct vgpu_err *err)
@@ -126,7 +126,8 @@ static bool register_template(struct vgpu_control *c, const json_t *args, uint32
     }
     if (out->arena_bytes > config->max_arena_bytes) {
         vgpu_err_set(err, EINVAL,
-                     "arena_bytes: %" PRIu64 " is more than limits.max_arena_bytes of the configuration; expected %d to "
+                     "arena_bytes: %" PRIu64
+                     " is more than limits.max_arena_bytes of the configuration; expected %d to "
                      "%" PRIu64,
                      out->arena_bytes, PAGE_BYTES, config->max_arena_bytes);
         return false;
@@ -248,8 +249,8 @@ static json_t *run_list_vms(struct vgpu_control *c, const json_t *args, struct v
         return NULL;
     }
     l.list = json_array();
-    if (!l.list ||
-        vgpu_store_each_vm(c->params.store, pool, vgpu_arg_priority(args, -1), list_vm, &l, err) || l.failed) {
+    if (!l.list || vgpu_store_each_vm(c->params.store, pool, vgpu_arg_priority(args, -1), list_vm, &l, err) ||
+        l.failed) {
         bool memory = !l.list || l.failed;
         json_decref(l.list);
         return memory ? finish(NULL, err) : NULL;
@@ -288,13 +289,15 @@ static bool list_pool(void *ctx, const struct vgpu_pool_record *p)
     struct vgpu_pool_live live = {.executor_pid = -1};
     bool up = params->ops->pool_live && params->ops->pool_live(params->ctx, p->name, &live);
 
-    json_t *pool = json_pack("{s:s,s:i,s:i,s:o,s:o,s:o,s:o}", "name", p->name, "capacity", (int)p->capacity, "members",
-                             (int)p->members, "executor",
-                             text_or_null(up && live.executor[0] ? live.executor : config ? config->executor : NULL),
-                             "backend", text_or_null(up && live.backend[0] ? live.backend
-                                                                           : configured_backend(l->c, config)),
-                             "state", vgpu_json_text(up ? live.state : "down"), "executor_pid",
-                             int_or_null(up && live.executor_pid >= 0, live.executor_pid));
+    json_t *pool =
+        json_pack("{s:s,s:i,s:i,s:o,s:o,s:o,s:o}", "name", p->name, "capacity", (int)p->capacity, "members",
+                  (int)p->members, "executor",
+                  text_or_null(up && live.executor[0] ? live.executor
+                               : config               ? config->executor
+                                                      : NULL),
+                  "backend", text_or_null(up && live.backend[0] ? live.backend : configured_backend(l->c, config)),
+                  "state", vgpu_json_text(up ? live.state : "down"), "executor_pid",
+                  int_or_null(up && live.executor_pid >= 0, live.executor_pid));
     l->failed = json_array_append_new(l->list, pool) != 0;
     return !l->failed;
 }
@@ -323,9 +326,9 @@ static json_t *run_stats(struct vgpu_control *c, const json_t *args, struct vgpu
 
 static json_t *run_version(struct vgpu_control *c, const json_t *args, struct vgpu_err *err)
 {
-    return finish(json_pack("{s:s,s:o}", "version", VGPU_VERSION, "abi",
-                            json_sprintf("%u.%u", VGPU_ABI_MAJOR, VGPU_ABI_MINOR)),
-                  err);
+    return finish(
+        json_pack("{s:s,s:o}", "version", VGPU_VERSION, "abi", json_sprintf("%u.%u", VGPU_ABI_MAJOR, VGPU_ABI_MINOR)),
+        err);
 }
 
 const struct vgpu_command vgpu_commands[] = {

@@ -16,7 +16,7 @@ struct vgpu_control {
     char socket_path[VGPU_CONFIG_PATH_BYTES];
     uint64_t socket_dev, socket_ino; /* of our socket file, so that close removes no other's */
     int epoll_fd, listen_fd, timer_fd, token_dir_fd;
-    bool listening; /* accepting; off while all client slots are taken */
+    bool listening;           /* accepting; off while all client slots are taken */
     bool accept_failed;       /* told once */
     uint64_t accept_retry_ns; /* 0: none due */
     uint32_t client_count;

@@ -13,10 +13,22 @@
 
 #define VALUE_MAX 255u
 #define BYTES_MAX (UINT64_C(1) << 40)
-#define IDS(required, doc) {"vm-id", "vm_ids", VGPU_CTL_IDS, required, 1, VGPU_VM_ID_MAX, doc}
-#define ID(required, doc) {"vm-id", "vm_id", VGPU_CTL_ID, required, 1, VGPU_VM_ID_MAX, doc}
-#define POOL(required, doc) {"pool", "pool", VGPU_CTL_NAME, required, 0, 0, doc}
-#define PRIORITY(doc) {"priority", "priority", VGPU_CTL_PRIORITY, false, 0, 0, doc}
+#define IDS(required, doc)                                                                                             \
+    {                                                                                                                  \
+        "vm-id", "vm_ids", VGPU_CTL_IDS, required, 1, VGPU_VM_ID_MAX, doc                                              \
+    }
+#define ID(required, doc)                                                                                              \
+    {                                                                                                                  \
+        "vm-id", "vm_id", VGPU_CTL_ID, required, 1, VGPU_VM_ID_MAX, doc                                                \
+    }
+#define POOL(required, doc)                                                                                            \
+    {                                                                                                                  \
+        "pool", "pool", VGPU_CTL_NAME, required, 0, 0, doc                                                             \
+    }
+#define PRIORITY(doc)                                                                                                  \
+    {                                                                                                                  \
+        "priority", "priority", VGPU_CTL_PRIORITY, false, 0, 0, doc                                                    \
+    }
 
 const struct vgpu_ctl_command vgpu_ctl_commands[] = {
     {"register-vm",
@@ -48,10 +60,10 @@ const struct vgpu_ctl_command vgpu_ctl_commands[] = {
 };
 const uint32_t vgpu_ctl_command_count = sizeof(vgpu_ctl_commands) / sizeof(vgpu_ctl_commands[0]);
 
-static const char *const placeholders[] = {
-    [VGPU_CTL_IDS] = "N|N-M|N,M", [VGPU_CTL_ID] = "N",      [VGPU_CTL_NAME] = "NAME",
-    [VGPU_CTL_PRIORITY] = "high|medium|low", [VGPU_CTL_COUNT] = "N", [VGPU_CTL_SIZE] = "BYTES[K|M|G]",
-    [VGPU_CTL_USER] = "N|NAME"};
+static const char *const placeholders[] = {[VGPU_CTL_IDS] = "N|N-M|N,M", [VGPU_CTL_ID] = "N",
+                                           [VGPU_CTL_NAME] = "NAME",     [VGPU_CTL_PRIORITY] = "high|medium|low",
+                                           [VGPU_CTL_COUNT] = "N",       [VGPU_CTL_SIZE] = "BYTES[K|M|G]",
+                                           [VGPU_CTL_USER] = "N|NAME"};
 
 static const char *const globals[] = {"socket", "json", "help", "version"};
 #define GLOBAL_COUNT (sizeof(globals) / sizeof(globals[0]))
@@ -112,8 +124,9 @@ static int add_range(const struct vgpu_ctl_option *o, const char *text, const ch
 
     if (!parse_number(part, first_n, o->max, &first) ||
         !(dash ? parse_number(dash + 1, n - first_n - 1, o->max, &last) : ((last = first), true)) || first < o->min)
-        return vgpu_err_set(err, EINVAL, "--%s: %s is no list of VM ids; expected ids from 1 to %" PRIu64
-                            " such as 3, 1-7 or 1-3,9", o->name, shown(text), o->max);
+        return vgpu_err_set(err, EINVAL,
+                            "--%s: %s is no list of VM ids; expected ids from 1 to %" PRIu64 " such as 3, 1-7 or 1-3,9",
+                            o->name, shown(text), o->max);
     if (last < first)
         return vgpu_err_set(err, EINVAL, "--%s: %s: the range %" PRIu64 "-%" PRIu64 " runs backwards", o->name,
                             shown(text), first, last);
@@ -157,8 +170,8 @@ static int parse_priority(const struct vgpu_ctl_option *o, const char *text, jso
         }
         vgpu_suggest_consider(text, names[i], &best, &distance);
     }
-    return vgpu_err_set(err, EINVAL, "--%s: %s is no priority; expected high, medium or low%s%s%s", o->name, shown(text),
-                        best ? "; did you mean " : "", best ? best : "", best ? "?" : "");
+    return vgpu_err_set(err, EINVAL, "--%s: %s is no priority; expected high, medium or low%s%s%s", o->name,
+                        shown(text), best ? "; did you mean " : "", best ? best : "", best ? "?" : "");
 }
 
 static int parse_user(const struct vgpu_ctl_option *o, const char *text, json_t **out, struct vgpu_err *err)
@@ -169,8 +182,9 @@ static int parse_user(const struct vgpu_ctl_option *o, const char *text, json_t 
         bool digits = text[strspn(text, "0123456789")] == 0;
         const struct passwd *pw = digits ? NULL : getpwnam(text);
         if (!pw)
-            return vgpu_err_set(err, EINVAL, "--%s: there is no user %s; expected a user's name or a uid from 0 to %"
-                                PRIu64, o->name, shown(text), o->max);
+            return vgpu_err_set(err, EINVAL,
+                                "--%s: there is no user %s; expected a user's name or a uid from 0 to %" PRIu64,
+                                o->name, shown(text), o->max);
         uid = pw->pw_uid;
     }
     *out = json_integer((json_int_t)uid);
@@ -196,15 +210,17 @@ static int parse_value(const struct vgpu_ctl_option *o, const char *text, json_t
     case VGPU_CTL_ID:
     case VGPU_CTL_COUNT:
         if (!parse_number(text, n, o->max, &v) || v < o->min)
-            return vgpu_err_set(err, EINVAL, "--%s: %s is out of range; expected a whole number from %" PRIu64
-                                " to %" PRIu64, o->name, shown(text), o->min, o->max);
+            return vgpu_err_set(err, EINVAL,
+                                "--%s: %s is out of range; expected a whole number from %" PRIu64 " to %" PRIu64,
+                                o->name, shown(text), o->min, o->max);
         *out = json_integer((json_int_t)v);
         return 0;
     case VGPU_CTL_NAME:
         if (n >= VGPU_NAME_BYTES ||
             strspn(text, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-") != n)
-            return vgpu_err_set(err, EINVAL, "--%s: %s is not a name; expected 1 to %u of letters, digits, '.', '_', '-'",
-                                o->name, shown(text), VGPU_NAME_BYTES - 1);
+            return vgpu_err_set(err, EINVAL,
+                                "--%s: %s is not a name; expected 1 to %u of letters, digits, '.', '_', '-'", o->name,
+                                shown(text), VGPU_NAME_BYTES - 1);
         *out = json_string(text);
         return 0;
     case VGPU_CTL_PRIORITY:

@@ -54,7 +54,7 @@ extern const uint32_t vgpu_ctl_command_count;
 enum vgpu_ctl_action { VGPU_CTL_DO_COMMAND, VGPU_CTL_DO_HELP, VGPU_CTL_DO_VERSION };
 struct vgpu_ctl_line {
     enum vgpu_ctl_action action;
-    const char *socket;                     /* points into argv, the environment, or the default */
+    const char *socket; /* points into argv, the environment, or the default */
     bool json;
     const struct vgpu_ctl_command *command; /* NULL: help for all */
     json_t *args;                           /* of the request; vgpu_ctl_line_free() */

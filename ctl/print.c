@@ -112,22 +112,22 @@ static void print_table(FILE *out, const json_t *rows, const struct column *colu
 
     for (int c = 0; c < count; c++)
         width[c] = width_of(columns[c].title);
-    json_array_foreach ((json_t *)rows, i, row)
-        for (int c = 0; c < count; c++) {
-            cell_text(lookup(row, columns[c].key), columns[c].type, text);
-            if (width_of(text) > width[c])
-                width[c] = width_of(text);
-        }
+    json_array_foreach((json_t *)rows, i, row) for (int c = 0; c < count; c++)
+    {
+        cell_text(lookup(row, columns[c].key), columns[c].type, text);
+        if (width_of(text) > width[c])
+            width[c] = width_of(text);
+    }
     for (int c = 0; c < count; c++)
         print_cell(out, columns[c].title, width[c], columns[c].type != CELL_TEXT, c == count - 1, "\033[1m", color);
-    json_array_foreach ((json_t *)rows, i, row)
-        for (int c = 0; c < count; c++) {
-            cell_text(lookup(row, columns[c].key), columns[c].type, text);
-            print_cell(out, text, width[c], columns[c].type != CELL_TEXT, c == count - 1,
-                       alarming(text) ? "\033[31m" : "", color);
-        }
+    json_array_foreach((json_t *)rows, i, row) for (int c = 0; c < count; c++)
+    {
+        cell_text(lookup(row, columns[c].key), columns[c].type, text);
+        print_cell(out, text, width[c], columns[c].type != CELL_TEXT, c == count - 1, alarming(text) ? "\033[31m" : "",
+                   color);
+    }
 }
-#define PRINT_TABLE(out, rows, columns, color) \
+#define PRINT_TABLE(out, rows, columns, color)                                                                         \
     print_table(out, rows, columns, (int)(sizeof(columns) / sizeof((columns)[0])), color)
 
 /* "key   value" lines of one object; nested objects and lists are left to others. */
@@ -138,10 +138,10 @@ static void print_object(FILE *out, const json_t *object, const char *indent)
     int width = 0;
     char text[CELL_BYTES], name[CELL_BYTES];
 
-    json_object_foreach ((json_t *)object, key, value)
-        if (width_of(key) > width && width_of(key) < 40)
-            width = width_of(key);
-    json_object_foreach ((json_t *)object, key, value) {
+    json_object_foreach((json_t *)object, key, value) if (width_of(key) > width && width_of(key) < 40) width =
+        width_of(key);
+    json_object_foreach((json_t *)object, key, value)
+    {
         if (json_is_object(value) || json_is_array(value))
             continue;
         size_t n = strlen(key);
@@ -163,7 +163,8 @@ static void print_unknown(FILE *out, const char *title, const json_t *rows, bool
 
     if (!json_array_size(rows))
         return;
-    json_object_foreach (json_array_get(rows, 0), key, value) {
+    json_object_foreach(json_array_get(rows, 0), key, value)
+    {
         if (count == MAX_COLUMNS || json_is_object(value) || json_is_array(value) || strchr(key, '.'))
             continue;
         clean(key, titles[count], sizeof(titles[count]));
@@ -195,15 +196,15 @@ static void print_pool_stats(FILE *out, const json_t *pools, bool color)
     size_t i;
     json_t *pool;
 
-    json_array_foreach ((json_t *)pools, i, pool)
-        for (int p = 0; p < 3; p++) {
-            json_t *row = json_copy(json_object_get(json_object_get(pool, "priorities"), priorities[p]));
-            if (!row)
-                continue;
-            json_object_set(row, "pool", json_object_get(pool, "name"));
-            json_object_set_new(row, "priority", json_string(priorities[p]));
-            json_array_append_new(rows, row);
-        }
+    json_array_foreach((json_t *)pools, i, pool) for (int p = 0; p < 3; p++)
+    {
+        json_t *row = json_copy(json_object_get(json_object_get(pool, "priorities"), priorities[p]));
+        if (!row)
+            continue;
+        json_object_set(row, "pool", json_object_get(pool, "name"));
+        json_object_set_new(row, "priority", json_string(priorities[p]));
+        json_array_append_new(rows, row);
+    }
     if (json_array_size(rows)) {
         fputs("\npools\n", out);
         PRINT_TABLE(out, rows, columns, color);
@@ -214,13 +215,20 @@ static void print_pool_stats(FILE *out, const json_t *pools, bool color)
 static void print_stats(FILE *out, const json_t *result, bool color)
 {
     static const struct column columns[] = {
-        {"VM", "vm_id", CELL_NUMBER},          {"POOL", "pool", CELL_TEXT},
-        {"PRIORITY", "priority", CELL_TEXT},   {"ACCEPTED", "accepted", CELL_NUMBER},
-        {"COMPLETED", "completed", CELL_NUMBER}, {"REFUSED", "refused", CELL_NUMBER},
-        {"FAILED", "failed", CELL_NUMBER},     {"LOST", "lost", CELL_NUMBER},
-        {"QUEUED", "queue_depth", CELL_NUMBER}, {"BYTES", "bytes", CELL_SIZE},
-        {"P50 us", "latency.p50_us", CELL_MICROS}, {"P95 us", "latency.p95_us", CELL_MICROS},
-        {"P99 us", "latency.p99_us", CELL_MICROS}, {"P99.9 us", "latency.p99_9_us", CELL_MICROS},
+        {"VM", "vm_id", CELL_NUMBER},
+        {"POOL", "pool", CELL_TEXT},
+        {"PRIORITY", "priority", CELL_TEXT},
+        {"ACCEPTED", "accepted", CELL_NUMBER},
+        {"COMPLETED", "completed", CELL_NUMBER},
+        {"REFUSED", "refused", CELL_NUMBER},
+        {"FAILED", "failed", CELL_NUMBER},
+        {"LOST", "lost", CELL_NUMBER},
+        {"QUEUED", "queue_depth", CELL_NUMBER},
+        {"BYTES", "bytes", CELL_SIZE},
+        {"P50 us", "latency.p50_us", CELL_MICROS},
+        {"P95 us", "latency.p95_us", CELL_MICROS},
+        {"P99 us", "latency.p99_us", CELL_MICROS},
+        {"P99.9 us", "latency.p99_9_us", CELL_MICROS},
         {"MAX us", "latency.max_us", CELL_MICROS},
     };
     const json_t *vms = json_object_get(result, "vms");
@@ -243,7 +251,8 @@ static void print_registered(FILE *out, const json_t *vms)
     size_t i;
     const json_t *vm;
 
-    json_array_foreach ((json_t *)vms, i, vm) {
+    json_array_foreach((json_t *)vms, i, vm)
+    {
         char id[CELL_BYTES], file[CELL_BYTES * 8];
         const char *token_file = json_string_value(json_object_get(vm, "token_file"));
         cell_text(json_object_get(vm, "vm_id"), CELL_NUMBER, id);
@@ -258,17 +267,17 @@ static void print_removed(FILE *out, const json_t *ids)
     size_t i;
     const json_t *id;
 
-    json_array_foreach ((json_t *)ids, i, id)
+    json_array_foreach((json_t *)ids, i, id)
         fprintf(out, "removed VM %" JSON_INTEGER_FORMAT "\n", json_integer_value(id));
 }
 
 void vgpu_ctl_print(FILE *out, const char *command, const json_t *result, bool color)
 {
     static const struct column vm_columns[] = {
-        {"VM", "vm_id", CELL_NUMBER},       {"NAME", "name", CELL_TEXT},
-        {"POOL", "pool", CELL_TEXT},        {"PRIORITY", "priority", CELL_TEXT},
-        {"STATE", "state", CELL_TEXT},      {"UID", "uid", CELL_NUMBER},
-        {"PID", "pid", CELL_NUMBER},        {"IN-FLIGHT", "in_flight", CELL_NUMBER},
+        {"VM", "vm_id", CELL_NUMBER},        {"NAME", "name", CELL_TEXT},
+        {"POOL", "pool", CELL_TEXT},         {"PRIORITY", "priority", CELL_TEXT},
+        {"STATE", "state", CELL_TEXT},       {"UID", "uid", CELL_NUMBER},
+        {"PID", "pid", CELL_NUMBER},         {"IN-FLIGHT", "in_flight", CELL_NUMBER},
         {"ARENA", "arena_bytes", CELL_SIZE}, {"DEVICE", "device_bytes", CELL_SIZE},
     };
     static const struct column pool_columns[] = {

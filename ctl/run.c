@@ -38,9 +38,9 @@ static int run_command(const struct vgpu_ctl_line *line, FILE *out, FILE *errors
 
     if (rc)
         return complain(errors, &err, refused,
-                        refused         ? VGPU_CTL_REFUSED
+                        refused        ? VGPU_CTL_REFUSED
                         : rc == -E2BIG ? VGPU_CTL_USAGE
-                                        : VGPU_CTL_UNREACHABLE);
+                                       : VGPU_CTL_UNREACHABLE);
     if (line->json) {
         json_dumpf(result, out, JSON_COMPACT);
         fputc('\n', out);

@@ -139,8 +139,7 @@ static int check_integrity(struct vgpu_store *s, struct vgpu_err *err)
             const char *text = step == SQLITE_ROW ? (const char *)sqlite3_column_text(st, 0) : NULL;
             /* quick_check says "ok" in a row, foreign_key_check has no row when all is well */
             if (step == SQLITE_ROW && !(i == 0 && text && !strcmp(text, "ok")))
-                rc = vgpu_err_set(err, EUCLEAN, "store %s: damaged (%s); restore a backup", s->path,
-                                  text ? text : "?");
+                rc = vgpu_err_set(err, EUCLEAN, "store %s: damaged (%s); restore a backup", s->path, text ? text : "?");
             else if (step != SQLITE_ROW && step != SQLITE_DONE)
                 rc = vgpu_store_fail(s, err, "cannot check");
         }
@@ -158,8 +157,8 @@ static int migrate(struct vgpu_store *s, int64_t version, struct vgpu_err *err)
 
         if (rc)
             return rc;
-        snprintf(mark, sizeof(mark), "PRAGMA application_id = %d; PRAGMA user_version = %lld", VGPU_STORE_APPLICATION_ID,
-                 (long long)version + 1);
+        snprintf(mark, sizeof(mark), "PRAGMA application_id = %d; PRAGMA user_version = %lld",
+                 VGPU_STORE_APPLICATION_ID, (long long)version + 1);
         rc = vgpu_store_exec(s, vgpu_store_migration[version], err, "cannot migrate");
         if (!rc)
             rc = vgpu_store_exec(s, mark, err, "cannot migrate");
@@ -203,9 +202,9 @@ int vgpu_store_open(const char *path, struct vgpu_store **out, struct vgpu_err *
     rc = make_private(path, err);
     if (rc)
         goto err_free;
-    if (sqlite3_open_v2(path, &s->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_FULLMUTEX, NULL) !=
-        SQLITE_OK) {
-        rc = s->db ? vgpu_store_fail(s, err, "cannot open") : vgpu_err_set(err, ENOMEM, "store %s: out of memory", path);
+    if (sqlite3_open_v2(path, &s->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_FULLMUTEX, NULL) != SQLITE_OK) {
+        rc =
+            s->db ? vgpu_store_fail(s, err, "cannot open") : vgpu_err_set(err, ENOMEM, "store %s: out of memory", path);
         goto err_close;
     }
     sqlite3_extended_result_codes(s->db, 1);

@@ -8,7 +8,7 @@
 #include <sys/random.h>
 
 #define BYTES_MAX (UINT64_C(1) << 48)
-#define UID_LAST INT64_C(4294967294) /* the one above means "no uid" */
+#define UID_LAST  INT64_C(4294967294) /* the one above means "no uid" */
 
 static bool name_ok(const char *name)
 {
@@ -54,7 +54,8 @@ int vgpu_store_put_pool(struct vgpu_store *s, const struct vgpu_pool_record *p, 
         return vgpu_err_set(err, EINVAL, "bad pool name; expected 1 to %u of letters, digits, '.', '_' and '-'",
                             VGPU_NAME_BYTES - 1);
     if (p->capacity < 1 || p->capacity > VGPU_VM_ID_MAX)
-        return vgpu_err_set(err, EINVAL, "pool %s: capacity %u: expected 1 to %u", p->name, p->capacity, VGPU_VM_ID_MAX);
+        return vgpu_err_set(err, EINVAL, "pool %s: capacity %u: expected 1 to %u", p->name, p->capacity,
+                            VGPU_VM_ID_MAX);
     if (sqlite3_prepare_v2(s->db,
                            "INSERT INTO pools(name, capacity) VALUES(?1, ?2)"
                            " ON CONFLICT(name) DO UPDATE SET capacity = excluded.capacity",
@@ -102,7 +103,8 @@ static int add_refused(struct vgpu_store *s, const struct vgpu_vm_record *vm, co
     switch (code) {
     case SQLITE_CONSTRAINT_PRIMARYKEY:
     case SQLITE_CONSTRAINT_ROWID:
-        return vgpu_err_set(err, EEXIST, "VM %u is registered already; remove it first or choose another id", vm->vm_id);
+        return vgpu_err_set(err, EEXIST, "VM %u is registered already; remove it first or choose another id",
+                            vm->vm_id);
     case SQLITE_CONSTRAINT_UNIQUE:
         return vgpu_err_set(err, EEXIST, "VM %u: the name %s is taken; choose another", vm->vm_id, name);
     case SQLITE_CONSTRAINT_FOREIGNKEY:
@@ -223,8 +225,7 @@ static int read_vm(struct vgpu_store *s, sqlite3_stmt *st, struct vgpu_vm_record
     vm->priority = (uint32_t)priority;
     vm->in_flight = (uint32_t)in_flight;
     vm->arena_bytes = (uint64_t)sqlite3_column_int64(st, 5);
-    vm->device_bytes =
-        sqlite3_column_type(st, 6) == SQLITE_NULL ? UINT64_MAX : (uint64_t)sqlite3_column_int64(st, 6);
+    vm->device_bytes = sqlite3_column_type(st, 6) == SQLITE_NULL ? UINT64_MAX : (uint64_t)sqlite3_column_int64(st, 6);
     vm->uid = sqlite3_column_type(st, 7) == SQLITE_NULL ? -1 : sqlite3_column_int64(st, 7);
     const void *token = sqlite3_column_blob(st, 8);
     if (token) {

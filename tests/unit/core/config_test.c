@@ -315,7 +315,8 @@ Test(config, every_word_and_string_refuses_nonsense)
 Test(config, unknown_keys_are_refused_with_the_nearest)
 {
     refused("limts:\n  handles: 5\n", "t.yaml:1:1: \"limts\" is no key here; expected one like it: limits\n");
-    refused("limits:\n  handels: 5\n", "t.yaml:2:3: limits: \"handels\" is no key here; expected one like it: handles\n");
+    refused("limits:\n  handels: 5\n",
+            "t.yaml:2:3: limits: \"handels\" is no key here; expected one like it: handles\n");
     refused("memory: {swap: true}\n",
             "t.yaml:1:10: memory: \"swap\" is no key here; expected one of hugepages, lock\n");
     refused("poll_cores:\n  idle: {spin: 3}\n",
@@ -323,11 +324,12 @@ Test(config, unknown_keys_are_refused_with_the_nearest)
     refused("pools:\n  - {name: A, executor: exec-A, buget: {high: 1}}\n",
             "t.yaml:2:33: pools[0]: \"buget\" is no key here; expected one like it: budget\n");
     refused("\"a\\0b\": 1\n", "t.yaml:1:1: \"a?b\" is no key here; expected one of paths, poll_cores, executors, "
-                             "executor_idle, scheduler, pools, limits, memory, debug\n");
+                              "executor_idle, scheduler, pools, limits, memory, debug\n");
     refused("? [x]\n: 1\n", "t.yaml:1:3: a key is not a word; expected a key's name\n");
-    refused("<<: {limits: {handles: 1}}\n",
-            "t.yaml:1:1: \"<<\" is no key here; expected one of paths, poll_cores, executors, executor_idle, scheduler, "
-            "pools, limits, memory, debug\n");
+    refused(
+        "<<: {limits: {handles: 1}}\n",
+        "t.yaml:1:1: \"<<\" is no key here; expected one of paths, poll_cores, executors, executor_idle, scheduler, "
+        "pools, limits, memory, debug\n");
 }
 
 Test(config, duplicate_keys_are_refused)
@@ -364,10 +366,12 @@ Test(config, all_faults_are_told_in_one_run_in_file_order)
 Test(config, rules_between_keys)
 {
     refused("pools:\n  - name: A\n    executor: exec-C\n",
-            "t.yaml:3:15: pools[0].executor: pool A wants executor \"exec-C\", which there is not; expected one like it: exec-A\n");
-    refused("pools:\n  - name: A\n    executor: main\n",
-            "t.yaml:3:15: pools[0].executor: pool A wants executor \"main\", which there is not; expected one of exec-A, "
-            "exec-B\n");
+            "t.yaml:3:15: pools[0].executor: pool A wants executor \"exec-C\", which there is not; expected one like "
+            "it: exec-A\n");
+    refused(
+        "pools:\n  - name: A\n    executor: main\n",
+        "t.yaml:3:15: pools[0].executor: pool A wants executor \"main\", which there is not; expected one of exec-A, "
+        "exec-B\n");
     refused("executors:\n  - name: gpu-0\npools:\n  - name: A\n    executor: gpu0\n",
             "t.yaml:2:11: executors[0].name: no pool uses \"gpu-0\"; expected a pool whose executor it is\n"
             "t.yaml:5:15: pools[0].executor: pool A wants executor \"gpu0\", which there is not; expected one like it: "
@@ -379,15 +383,18 @@ Test(config, rules_between_keys)
             "t.yaml:1:31: executors[1].name: \"x\" names an executor above; expected a name of its own\n");
     refused("pools:\n  - {name: A, executor: exec-A}\n  - {name: A, executor: exec-B}\n",
             "t.yaml:3:12: pools[1].name: \"A\" names a pool above; expected a name of its own\n");
-    refused("scheduler: {scope: host}\npools:\n  - {name: A, executor: exec-A}\n  - {name: B, executor: exec-B}\n",
-            "t.yaml:4:25: pools[1].executor: differs from pool A's, and scheduler.scope is host; expected exec-A for all "
-            "pools\n");
-    refused("scheduler: {scope: host}\n",
-            "t.yaml:1:1: pools[1].executor: differs from pool A's, and scheduler.scope is host; expected exec-A for all "
-            "pools\n");
-    refused("executors: [{name: x, backend: cuda, in_process: true}]\npools: [{name: A, executor: x}]\n",
-            "t.yaml:1:50: executors[0].in_process: is true with backend cuda; expected backend null, cpu, fault:null or "
-            "fault:cpu\n");
+    refused(
+        "scheduler: {scope: host}\npools:\n  - {name: A, executor: exec-A}\n  - {name: B, executor: exec-B}\n",
+        "t.yaml:4:25: pools[1].executor: differs from pool A's, and scheduler.scope is host; expected exec-A for all "
+        "pools\n");
+    refused(
+        "scheduler: {scope: host}\n",
+        "t.yaml:1:1: pools[1].executor: differs from pool A's, and scheduler.scope is host; expected exec-A for all "
+        "pools\n");
+    refused(
+        "executors: [{name: x, backend: cuda, in_process: true}]\npools: [{name: A, executor: x}]\n",
+        "t.yaml:1:50: executors[0].in_process: is true with backend cuda; expected backend null, cpu, fault:null or "
+        "fault:cpu\n");
     refused("executors: [{name: x, cpu: 3, in_process: true}]\npools: [{name: A, executor: x}]\n",
             "t.yaml:1:28: executors[0].cpu: is 3, but it runs in_process on a poll core; expected any\n");
     refused("executors: [{name: x, heap_bytes: 1M}]\npools: [{name: A, executor: x}]\n",
@@ -399,9 +406,10 @@ Test(config, rules_between_keys)
     refused("limits:\n  arena_bytes: 8G\n",
             "t.yaml:2:16: limits.arena_bytes: the default arena is larger than the largest; expected arena_bytes <= "
             "max_arena_bytes\n");
-    refused("limits:\n  max_arena_bytes: 1M\n",
-            "t.yaml:2:20: limits.max_arena_bytes: the default arena is larger than the largest; expected arena_bytes <= "
-            "max_arena_bytes\n");
+    refused(
+        "limits:\n  max_arena_bytes: 1M\n",
+        "t.yaml:2:20: limits.max_arena_bytes: the default arena is larger than the largest; expected arena_bytes <= "
+        "max_arena_bytes\n");
     refused("limits:\n  ring_slots: 512\n",
             "t.yaml:2:15: limits.ring_slots: 1024 in flight do not fit into rings of 512 slots; expected in_flight <= "
             "ring_slots\n");

@@ -23,8 +23,8 @@ static json_t *fake_stats(void *ctx, int64_t vm_id)
                                              "refused", 1, "completed", 8, "lost", 0, "failed", 0, "bytes", 1048576,
                                              "queue_depth", 1, "latency", latency));
     return json_pack("{s:{s:s,s:i},s:[{s:i,s:i}],s:[{s:s,s:s}],s:[{s:s,s:{s:{s:i,s:i,s:i,s:o}}}],s:o}", "daemon",
-                     "version", VGPU_VERSION, "uptime_s", 3, "poll_cores", "index", 0, "polls", 1234, "executors", "name",
-                     "exec-A", "backend", "cpu", "pools", "name", "A", "priorities", "high", "queue_depth", 1,
+                     "version", VGPU_VERSION, "uptime_s", 3, "poll_cores", "index", 0, "polls", 1234, "executors",
+                     "name", "exec-A", "backend", "cpu", "pools", "name", "A", "priorities", "high", "queue_depth", 1,
                      "in_flight", 2, "completed", 8, "latency", latency, "vms", vms);
 }
 

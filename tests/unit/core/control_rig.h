@@ -24,7 +24,8 @@ void control_rig_teardown(struct control_rig *r);
 int control_rig_open(struct control_rig *r, uint32_t deadline_ms, struct vgpu_err *err);
 /* Serves until the descriptor that it is given becomes readable. */
 void control_rig_serve(struct control_rig *r, int stop_fd);
-/* The same, set up and served in a child process: the caller only knows the paths. VM attached_vm counts as attached. */
+/* The same, set up and served in a child process: the caller only knows the paths. VM attached_vm counts as attached.
+ */
 struct control_rig_child {
     int pid, stop_fd;
     char dir[32];

@@ -164,9 +164,10 @@ Test(control, register_show_list_remove)
     char request[512], expected[1024];
     uint32_t uid = geteuid();
 
-    snprintf(request, sizeof(request),
-             "{\"command\":\"register-vm\",\"args\":{\"vm_ids\":[2,1],\"pool\":\"A\",\"priority\":\"high\",\"uid\":%u}}",
-             uid);
+    snprintf(
+        request, sizeof(request),
+        "{\"command\":\"register-vm\",\"args\":{\"vm_ids\":[2,1],\"pool\":\"A\",\"priority\":\"high\",\"uid\":%u}}",
+        uid);
     snprintf(expected, sizeof(expected),
              "{\"vms\":[{\"vm_id\":2,\"token_file\":\"%s/tokens/vm-2.token\"},{\"vm_id\":1,\"token_file\":\"%s/tokens/"
              "vm-1.token\"}]}",
@@ -181,14 +182,15 @@ Test(control, register_show_list_remove)
             "\"device_bytes\":0,\"token_file\":null,\"broken_reason\":null}}");
     rig.attached_vm = 1;
     rig.attached_state = "broken";
-    snprintf(expected, sizeof(expected),
-             "{\"vms\":[{\"vm_id\":1,\"name\":\"vm-1\",\"pool\":\"A\",\"priority\":\"high\",\"state\":\"broken\","
-             "\"uid\":%u,\"pid\":4242,\"in_flight\":1024,\"arena_bytes\":67108864,\"attached_arena_bytes\":1048576,"
-             "\"device_bytes\":67108864,\"token_file\":\"%s/tokens/vm-1.token\",\"broken_reason\":\"a submission slot ran "
-             "ahead\"},{\"vm_id\":2,\"name\":\"vm-2\",\"pool\":\"A\",\"priority\":\"high\",\"state\":\"registered\","
-             "\"uid\":%u,\"pid\":null,\"in_flight\":1024,\"arena_bytes\":67108864,\"attached_arena_bytes\":null,"
-             "\"device_bytes\":67108864,\"token_file\":\"%s/tokens/vm-2.token\",\"broken_reason\":null}]}",
-             uid, rig.dir, uid, rig.dir);
+    snprintf(
+        expected, sizeof(expected),
+        "{\"vms\":[{\"vm_id\":1,\"name\":\"vm-1\",\"pool\":\"A\",\"priority\":\"high\",\"state\":\"broken\","
+        "\"uid\":%u,\"pid\":4242,\"in_flight\":1024,\"arena_bytes\":67108864,\"attached_arena_bytes\":1048576,"
+        "\"device_bytes\":67108864,\"token_file\":\"%s/tokens/vm-1.token\",\"broken_reason\":\"a submission slot ran "
+        "ahead\"},{\"vm_id\":2,\"name\":\"vm-2\",\"pool\":\"A\",\"priority\":\"high\",\"state\":\"registered\","
+        "\"uid\":%u,\"pid\":null,\"in_flight\":1024,\"arena_bytes\":67108864,\"attached_arena_bytes\":null,"
+        "\"device_bytes\":67108864,\"token_file\":\"%s/tokens/vm-2.token\",\"broken_reason\":null}]}",
+        uid, rig.dir, uid, rig.dir);
     answers("{\"command\":\"list-vms\",\"args\":{\"pool\":\"A\",\"priority\":\"high\"}}", expected);
     answers("{\"command\":\"list-vms\",\"args\":{\"priority\":\"low\"}}", "{\"vms\":[]}");
     refused("{\"command\":\"remove-vm\",\"args\":{\"vm_ids\":[2,1]}}", "EBUSY", "VM 1 is broken; stop it first");
@@ -280,10 +282,11 @@ Test(control, list_pools)
 {
     json_decref(result("{\"command\":\"register-vm\",\"args\":{\"vm_ids\":[1,2],\"pool\":\"A\"}}"));
     rig.pool_b_down = true;
-    answers("{\"command\":\"list-pools\"}",
-            "{\"pools\":[{\"name\":\"A\",\"capacity\":3,\"members\":2,\"executor\":\"exec-A\",\"backend\":\"cpu\","
-            "\"state\":\"up\",\"executor_pid\":77},{\"name\":\"B\",\"capacity\":32,\"members\":0,\"executor\":\"exec-B\","
-            "\"backend\":\"cpu\",\"state\":\"down\",\"executor_pid\":null}]}");
+    answers(
+        "{\"command\":\"list-pools\"}",
+        "{\"pools\":[{\"name\":\"A\",\"capacity\":3,\"members\":2,\"executor\":\"exec-A\",\"backend\":\"cpu\","
+        "\"state\":\"up\",\"executor_pid\":77},{\"name\":\"B\",\"capacity\":32,\"members\":0,\"executor\":\"exec-B\","
+        "\"backend\":\"cpu\",\"state\":\"down\",\"executor_pid\":null}]}");
     struct vgpu_err err;
     struct vgpu_pool_record old = {.name = "old", .capacity = 1};
     cr_assert_eq(vgpu_store_put_pool(rig.store, &old, &err), 0);
@@ -405,10 +408,10 @@ Test(control, malformed_requests)
     memset(deep, '[', 60000);
     deep[60000] = '\n';
     refused_bytes(deep, 60001, "EINVAL", "not JSON");
-    int n = sprintf(deep, "{\"command\":\"");
-    memset(deep + n, 'x', 50000);
-    sprintf(deep + n + 50000, "\"}\n");
-    refused_bytes(deep, strlen(deep), "ENOSYS", "xxx...\"");
+    memset(deep, 'x', 50000);
+    memcpy(deep, "{\"command\":\"", 12);
+    memcpy(deep + 50000, "\"}\n", 3);
+    refused_bytes(deep, 50003, "ENOSYS", "xxx...\"");
     free(deep);
 }
 

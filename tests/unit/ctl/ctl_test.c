@@ -87,8 +87,10 @@ Test(ctl, a_day_of_work)
     prints("list-vms", "no VMs\n");
     prints("register-vm --vm-id=1-2 --pool=A --priority=high", "registered VM 1, without identity: it cannot attach\n"
                                                                "registered VM 2, without identity: it cannot attach\n");
-    snprintf(expected, sizeof(expected), "register-vm --vm-id 3 --pool B --uid %u --name big --arena-bytes=1G "
-             "--in-flight=7 --device-bytes=1536K", uid);
+    snprintf(expected, sizeof(expected),
+             "register-vm --vm-id 3 --pool B --uid %u --name big --arena-bytes=1G "
+             "--in-flight=7 --device-bytes=1536K",
+             uid);
     cr_assert_eq(run(expected), 0, "%s", errors);
     snprintf(expected, sizeof(expected), "registered VM 3, token in %s/tokens/vm-3.token\n", daemon_child.dir);
     cr_assert_str_eq(out, expected);
@@ -97,17 +99,17 @@ Test(ctl, a_day_of_work)
              " 1  vm-1  A     high      registered  %*s-     -       1024    64M     64M\n"
              " 2  vm-2  A     high      registered  %*s-     -       1024    64M     64M\n"
              " 3  big   B     medium    attached    %*u  4242          7     1G    1.5M\n",
-             uid > 999 ? snprintf(NULL, 0, "%u", uid) - 3 : 0, "",
-             (uid > 999 ? snprintf(NULL, 0, "%u", uid) : 3) - 1, "",
-             (uid > 999 ? snprintf(NULL, 0, "%u", uid) : 3) - 1, "", uid > 999 ? 0 : 3, uid);
+             uid > 999 ? snprintf(NULL, 0, "%u", uid) - 3 : 0, "", (uid > 999 ? snprintf(NULL, 0, "%u", uid) : 3) - 1,
+             "", (uid > 999 ? snprintf(NULL, 0, "%u", uid) : 3) - 1, "", uid > 999 ? 0 : 3, uid);
     prints("list-vms", expected);
     prints("list-vms --pool=B --json --priority=low", "{\"vms\":[]}\n");
-    snprintf(expected, sizeof(expected),
-             "vm_id                 3\nname                  big\npool                  B\npriority              medium\n"
-             "state                 attached\nuid                   %u\npid                   4242\n"
-             "in_flight             7\narena_bytes           1G\nattached_arena_bytes  1M\ndevice_bytes          1.5M\n"
-             "token_file            %s/tokens/vm-3.token\nbroken_reason         -\n",
-             uid, daemon_child.dir);
+    snprintf(
+        expected, sizeof(expected),
+        "vm_id                 3\nname                  big\npool                  B\npriority              medium\n"
+        "state                 attached\nuid                   %u\npid                   4242\n"
+        "in_flight             7\narena_bytes           1G\nattached_arena_bytes  1M\ndevice_bytes          1.5M\n"
+        "token_file            %s/tokens/vm-3.token\nbroken_reason         -\n",
+        uid, daemon_child.dir);
     prints("show-vm --vm-id=3", expected);
     prints("list-pools", "POOL  MEMBERS  CAPACITY  EXECUTOR  BACKEND  PID  STATE\n"
                          "A           2         3  exec-A    cpu       77  up\n"
@@ -133,8 +135,12 @@ Test(ctl, stats_as_tables)
 
 Test(ctl, json_is_the_result_on_one_line)
 {
-    static const char *const lines[] = {"list-vms --json", "list-pools --json", "--json stats", "version --json",
-                                        "show-vm --json --vm-id=1", "register-vm --vm-id=2 --pool=A --json",
+    static const char *const lines[] = {"list-vms --json",
+                                        "list-pools --json",
+                                        "--json stats",
+                                        "version --json",
+                                        "show-vm --json --vm-id=1",
+                                        "register-vm --vm-id=2 --pool=A --json",
                                         "remove-vm --vm-id=2 --json"};
     cr_assert_eq(run("register-vm --vm-id=1 --pool=A"), 0);
     for (size_t i = 0; i < sizeof(lines) / sizeof(lines[0]); i++) {
@@ -295,8 +301,7 @@ Test(ctl_usage, answers_that_are_none)
     /* A refusal with control characters does not reach the terminal as such. */
     pid_t pid = fork();
     if (pid == 0) {
-        static const char answer[] =
-            "{\"ok\":false,\"error\":{\"code\":\"EBUSY\",\"message\":\"a\\u001b[2Jb\\nc\"}}\n";
+        static const char answer[] = "{\"ok\":false,\"error\":{\"code\":\"EBUSY\",\"message\":\"a\\u001b[2Jb\\nc\"}}\n";
         char request[256];
         int client = accept(fd, NULL, NULL);
         ssize_t got = recv(client, request, sizeof(request), 0);
@@ -351,7 +356,8 @@ Test(ctl_usage, what_options_become)
     static const struct {
         const char *line, *args;
     } good[] = {
-        {"register-vm --vm-id=1-3,9 --pool=A --priority=low", "{\"vm_ids\":[1,2,3,9],\"pool\":\"A\",\"priority\":\"low\"}"},
+        {"register-vm --vm-id=1-3,9 --pool=A --priority=low",
+         "{\"vm_ids\":[1,2,3,9],\"pool\":\"A\",\"priority\":\"low\"}"},
         {"--pool A --vm-id 5 register-vm", "{\"vm_ids\":[5],\"pool\":\"A\"}"},
         {"register-vm --vm-id=65535 --pool=p --uid=root --arena-bytes=4K --device-bytes=0 --in-flight=65536 --name=n",
          "{\"vm_ids\":[65535],\"pool\":\"p\",\"uid\":0,\"arena_bytes\":4096,\"device_bytes\":0,\"in_flight\":65536,"
@@ -380,9 +386,10 @@ Test(ctl_usage, what_options_become)
 
 Test(ctl_usage, tables_align_and_stay_clean)
 {
-    json_t *r = json_loads("{\"vms\":[{\"vm_id\":1,\"name\":\"gr\\u00fcn\",\"pool\":\"A\\u001b[31m\",\"state\":\"broken\"},"
-                           "{\"vm_id\":65535,\"name\":\"plain\",\"pool\":\"B\"}]}",
-                           0, NULL);
+    json_t *r =
+        json_loads("{\"vms\":[{\"vm_id\":1,\"name\":\"gr\\u00fcn\",\"pool\":\"A\\u001b[31m\",\"state\":\"broken\"},"
+                   "{\"vm_id\":65535,\"name\":\"plain\",\"pool\":\"B\"}]}",
+                   0, NULL);
     char *text = NULL;
     size_t n;
 
@@ -390,9 +397,10 @@ Test(ctl_usage, tables_align_and_stay_clean)
     FILE *f = open_memstream(&text, &n);
     vgpu_ctl_print(f, "list-vms", r, false);
     fclose(f);
-    cr_assert_str_eq(text, "   VM  NAME   POOL    PRIORITY  STATE   UID  PID  IN-FLIGHT  ARENA  DEVICE\n"
-                           "    1  gr\u00fcn   A?[31m  -         broken    -    -          -      -       -\n"
-                           "65535  plain  B       -         -         -    -          -      -       -\n",
+    cr_assert_str_eq(text,
+                     "   VM  NAME   POOL    PRIORITY  STATE   UID  PID  IN-FLIGHT  ARENA  DEVICE\n"
+                     "    1  gr\u00fcn   A?[31m  -         broken    -    -          -      -       -\n"
+                     "65535  plain  B       -         -         -    -          -      -       -\n",
                      "%s", text);
     free(text);
     f = open_memstream(&text, &n);

@@ -144,11 +144,11 @@ Test(store, each_wrong_field_is_refused)
         struct vgpu_vm_record r;
     } wrong[16];
     int n = 0;
-#define WRONG(c, m, change)                                       \
-    do {                                                          \
-        struct vgpu_vm_record r = vm(5, "B");                     \
-        change;                                                   \
-        wrong[n].code = c, wrong[n].message = m, wrong[n++].r = r; \
+#define WRONG(c, m, change)                                                                                            \
+    do {                                                                                                               \
+        struct vgpu_vm_record r = vm(5, "B");                                                                          \
+        change;                                                                                                        \
+        wrong[n].code = c, wrong[n].message = m, wrong[n++].r = r;                                                     \
     } while (0)
     WRONG(EINVAL, "vm_id 0", r.vm_id = 0);
     WRONG(EINVAL, "vm_id 65536", r.vm_id = 65536);
@@ -295,7 +295,8 @@ Test(store, has_one_owner)
     pid_t pid = fork();
 
     if (pid == 0)
-        _exit(vgpu_store_open(path, &second, &err) == -EBUSY && strstr(err.text, "another process has it open") ? 0 : 1);
+        _exit(vgpu_store_open(path, &second, &err) == -EBUSY && strstr(err.text, "another process has it open") ? 0
+                                                                                                                : 1);
     int status;
     waitpid(pid, &status, 0);
     cr_assert_eq(status, 0);
@@ -310,7 +311,8 @@ Test(store, refuses_what_is_no_store)
     close_store();
     cr_assert_eq(raw("PRAGMA user_version = 2"), SQLITE_OK);
     cr_assert_eq(vgpu_store_open(path, &other, &err), -ENOTSUP);
-    cr_assert_not_null(strstr(err.text, "schema 2 was written by a newer vgpu, this one knows up to 1"), "%s", err.text);
+    cr_assert_not_null(strstr(err.text, "schema 2 was written by a newer vgpu, this one knows up to 1"), "%s",
+                       err.text);
     cr_assert_null(other);
     cr_assert_eq(raw("PRAGMA user_version = 1; PRAGMA application_id = 77"), SQLITE_OK);
     cr_assert_eq(vgpu_store_open(path, &other, &err), -EINVAL);
