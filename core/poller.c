@@ -8,6 +8,7 @@
  * | feed slots, credit      | see rings/spsc.h; producer here, executor consumes     | S1 C1 S2 C2 |
  * | vm.x->completed         | executor     | poll core     | release / acquire        | J2    |
  * | header.armed            | executor     | poll core     | full fence on both sides | E1 E2 |
+ * | credit.backlog          | poll core    | executor      | release / acquire        | Q1    |
  * | table                   | control      | poll core     | rcu publish / dereference | -    |
  * Progress: a step takes at most `burst` descriptors of each VM and allocates nothing.
  */
@@ -237,6 +238,9 @@ static void accept_one(struct vgpu_poller *p, struct vgpu_vm *vm, struct vgpu_fe
     }
     vm->fifo[vm->fifo_tail++ & vm->fifo_mask] = w;
     order->tokens[order->tail++ & order->mask] = (struct token){vm->slot, vm->gen};
+    /* Set as often as something waits: what an executor sees as an empty ring is not all there is. Relaxed: the ring is
+     * full now, so it is seen long before the executor has emptied it. */
+    vgpu_store_relaxed(&vgpu_xchg_credit(feed->xchg, vm->queue, vm->priority, p->params.index)->backlog, 1);
     p->backlog++;
 }
 
@@ -271,9 +275,11 @@ static uint32_t poll_vm(struct vgpu_poller *p, struct vgpu_poll_table *table, st
     return n;
 }
 
-/* Moves backlog to the executors, in order of arrival. */
-static uint32_t dispatch_order(struct vgpu_poller *p, struct vgpu_poll_table *table, uint32_t e, struct order *order)
+/* Moves backlog to an executor, in order of arrival. */
+static uint32_t dispatch_order(struct vgpu_poller *p, struct vgpu_poll_table *table, uint32_t e, uint32_t queue,
+                               uint32_t prio)
 {
+    struct order *order = &p->order[e][queue][prio];
     struct vgpu_feed *feed = table->feeds[e];
     uint32_t moved = 0;
 
@@ -291,6 +297,8 @@ static uint32_t dispatch_order(struct vgpu_poller *p, struct vgpu_poll_table *ta
         order->head++;
         p->backlog--;
     }
+    if (order->head == order->tail && feed) /* Q1 pairs with Q1 in exec.c next_work(): the items first */
+        vgpu_store_release(&vgpu_xchg_credit(feed->xchg, queue, prio, p->params.index)->backlog, 0);
     return moved;
 }
 
@@ -303,7 +311,7 @@ static uint32_t dispatch(struct vgpu_poller *p, struct vgpu_poll_table *table)
             for (uint32_t prio = 0; prio < VGPU_PRIO_COUNT; prio++) {
                 struct order *order = &p->order[e][q][prio];
                 if (order->head != order->tail)
-                    moved += dispatch_order(p, table, e, order);
+                    moved += dispatch_order(p, table, e, q, prio);
                 vgpu_store_relaxed(&p->stats.backlog[e][q][prio], order->tail - order->head);
             }
     return moved;

@@ -8,6 +8,7 @@
  * | guest's CQ slot     | loop thread     | guest           | release                      | S1    |
  * | completed           | loop thread     | poll core       | release / acquire            | J2    |
  * | header.armed        | loop thread     | poll cores      | full fence on both sides     | E1 E2 |
+ * | credit.backlog      | poll core       | loop thread     | release / acquire            | Q1    |
  * | vm.detach           | both            | both            | release / acquire            | X1 X2 |
  * Progress: a step is bounded by budgets and bursts. Models: tests/model/complete.pml, doorbell.pml.
  */
@@ -65,6 +66,7 @@ struct exec_op {
 
 struct exec_feed {
     struct vgpu_cons cons;
+    const uint64_t *backlog; /* more waits with the poll core */
     struct vgpu_work head; /* taken from the ring to compare stamps between feeds */
     bool has_head;
 };
@@ -125,10 +127,12 @@ int vgpu_exec_open(struct vgpu_xchg_header *xchg, const struct vgpu_backend_ops 
         e->ops_free[i] = &e->ops_mem[i];
     for (uint32_t q = 0; q < e->n_queues; q++)
         for (uint32_t p = 0; p < VGPU_PRIO_COUNT; p++)
-            for (uint32_t f = 0; f < e->n_feeds; f++)
-                vgpu_cons_init(&e->feeds[(q * VGPU_PRIO_COUNT + p) * e->n_feeds + f].cons,
-                               vgpu_xchg_ring(xchg, q, p, f), xchg->ring_slots,
-                               &vgpu_xchg_credit(xchg, q, p, f)->head, 0, false);
+            for (uint32_t f = 0; f < e->n_feeds; f++) {
+                struct exec_feed *feed = &e->feeds[(q * VGPU_PRIO_COUNT + p) * e->n_feeds + f];
+                struct vgpu_xchg_credit *credit = vgpu_xchg_credit(xchg, q, p, f);
+                vgpu_cons_init(&feed->cons, vgpu_xchg_ring(xchg, q, p, f), xchg->ring_slots, &credit->head, 0, false);
+                feed->backlog = &credit->backlog;
+            }
     struct vgpu_backend_config config = {.heap_bytes = heap_bytes,
                                          .max_vms = xchg->max_vms,
                                          .queues = xchg->queues,
@@ -332,21 +336,29 @@ static void finish(struct vgpu_exec *e, struct exec_op *xop)
     e->ops_free[e->ops_free_count++] = xop;
 }
 
-/* The oldest item of this queue and priority over all feeds, or NULL. */
-static struct vgpu_work *next_work(struct vgpu_exec *e, uint32_t queue, uint32_t prio, struct exec_feed **from)
+/*
+ * The oldest item of this queue and priority over all feeds, or NULL. A poll core whose ring ran empty while it holds
+ * more makes us wait for it (*held): what it holds is older, or of higher priority, than what we would start instead.
+ */
+static struct vgpu_work *next_work(struct vgpu_exec *e, uint32_t queue, uint32_t prio, struct exec_feed **from,
+                                   bool *held)
 {
     struct exec_feed *feeds = &e->feeds[(queue * VGPU_PRIO_COUNT + prio) * e->n_feeds];
     struct exec_feed *best = NULL;
 
     for (uint32_t f = 0; f < e->n_feeds; f++) {
         struct exec_feed *feed = &feeds[f];
-        if (!feed->has_head)
+        if (!feed->has_head) {
+            /* Q1 pairs with Q1 in poller.c dispatch_order(): once it reads 0, all that was held is in the ring. */
+            bool more = vgpu_load_acquire(feed->backlog) != 0;
             feed->has_head = vgpu_cons_pop(&feed->cons, (struct vgpu_slot *)&feed->head, 1) == 1;
+            *held |= more && !feed->has_head;
+        }
         if (feed->has_head && (!best || (int64_t)(feed->head.stamp - best->head.stamp) < 0))
             best = feed;
     }
     *from = best;
-    return best ? &best->head : NULL;
+    return best && !*held ? &best->head : NULL;
 }
 
 /* Hands one item to the backend. False: the backend is full, the item stays. */
@@ -400,7 +412,10 @@ static uint32_t dispatch(struct vgpu_exec *e, uint32_t queue)
     for (uint32_t prio = 0; prio < VGPU_PRIO_COUNT; prio++) {
         for (;;) {
             struct exec_feed *feed;
-            struct vgpu_work *w = next_work(e, queue, prio, &feed);
+            bool held = false;
+            struct vgpu_work *w = next_work(e, queue, prio, &feed, &held);
+            if (held)
+                return started;
             if (!w)
                 break;
             if (e->in_flight[queue][prio] >= e->xchg->budget[queue][prio] || started >= EXEC_START_BURST ||

@@ -58,7 +58,8 @@ struct vgpu_xchg_header {
 };
 
 struct vgpu_xchg_credit {
-    uint64_t head VGPU_ALIGNED(128); /* executor's consumed position (C2) */
+    uint64_t head VGPU_ALIGNED(128);    /* executor's consumed position (C2) */
+    uint64_t backlog VGPU_ALIGNED(128); /* poll core: 1 while it holds items that did not fit into the ring (Q1) */
 };
 
 /* Per-VM record. Executor-written unless said otherwise. */
