@@ -242,28 +242,25 @@ static int64_t submit_room(struct vgpu *v, uint32_t want)
     return (int64_t)room;
 }
 
-static inline void put_one(struct vgpu *v, const struct vgpu_request *r)
+/* The descriptor is put together in words: stored as small fields and then copied as words, each copy would wait for
+ * the fields to leave the store buffer. The layout is that of struct vgpu_desc. */
+static inline void put_one(struct vgpu *v, struct vgpu_prod *sq, const struct vgpu_request *r)
 {
+    struct vgpu_outstanding *o = &v->window[sq->pos & v->window_mask];
     struct vgpu_slot slot;
-    struct vgpu_desc *d = (struct vgpu_desc *)&slot;
-    struct vgpu_outstanding *o = &v->window[v->sq.pos & v->window_mask];
 
-    d->opcode = r->opcode;
-    d->flags = r->flags;
-    d->dtype = r->dtype;
-    d->sub = r->sub;
-    d->tag = r->tag;
-    d->dst = VGPU_REF(r->dst.handle, r->dst.offset);
-    d->src0 = VGPU_REF(r->src0.handle, r->src0.offset);
-    d->src1 = VGPU_REF(r->src1.handle, r->src1.offset);
-    d->n = r->n;
-    for (int i = 0; i < 4; i++)
-        d->arg[i] = r->arg[i];
-    o->pos_plus_1 = v->sq.pos + 1;
+    slot.w[0] = (uint64_t)r->opcode | (uint64_t)r->flags << 8 | (uint64_t)r->dtype << 16 | (uint64_t)r->sub << 24 |
+                (uint64_t)r->tag << 32;
+    slot.w[1] = VGPU_REF(r->dst.handle, r->dst.offset);
+    slot.w[2] = VGPU_REF(r->src0.handle, r->src0.offset);
+    slot.w[3] = VGPU_REF(r->src1.handle, r->src1.offset);
+    slot.w[4] = r->n;
+    slot.w[5] = (uint64_t)r->arg[0] | (uint64_t)r->arg[1] << 32;
+    slot.w[6] = (uint64_t)r->arg[2] | (uint64_t)r->arg[3] << 32;
+    o->pos_plus_1 = sq->pos + 1;
     o->tag = r->tag;
     o->opcode = r->opcode;
-    v->outstanding++;
-    vgpu_prod_put(&v->sq, &slot);
+    vgpu_prod_put(sq, &slot);
 }
 
 int vgpu_submit_burst(struct vgpu *v, const struct vgpu_request *reqs, unsigned n, uint64_t *first_position)
@@ -281,8 +278,11 @@ int vgpu_submit_burst(struct vgpu *v, const struct vgpu_request *reqs, unsigned 
     if (vgpu_unlikely(room < 0))
         return (int)room;
     uint64_t from = v->sq.pos;
+    struct vgpu_prod sq = v->sq; /* a copy, which lives in registers */
     for (int64_t i = 0; i < room; i++)
-        put_one(v, &reqs[i]);
+        put_one(v, &sq, &reqs[i]);
+    v->sq.pos = sq.pos;
+    v->outstanding += (uint64_t)room;
     if (first_position)
         *first_position = from;
     /* "Always polling" is negotiated so that the full fence (S3) is paid only where the host may sleep. */

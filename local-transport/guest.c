@@ -15,6 +15,7 @@
 #include "core/base/clock.h"
 
 #define ATTACHED_FDS 3
+#define START_MAX (UINT64_C(1) << 62)
 #define FDS_MAX 8 /* room for more than the protocol allows, so that surplus ones are seen and closed */
 
 union host_message {
@@ -259,6 +260,8 @@ static int take_attached(struct vgpu_local *l, struct received *r, struct vgpu_e
     }
     if (l->props->magic != VGPU_PROPS_MAGIC || l->props->props_bytes < sizeof(struct vgpu_props))
         return vgpu_err_set(err, EPROTO, "the host's properties page has a wrong magic or size");
+    if (r->msg.attached.sq_start >= START_MAX || r->msg.attached.cq_start >= START_MAX)
+        return vgpu_err_set(err, EPROTO, "the host's rings start at positions that the protocol does not allow");
     l->doorbell_out_fd = r->fds[1];
     l->doorbell_in_fd = r->fds[2];
     close(r->fds[0]);
