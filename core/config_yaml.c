@@ -18,6 +18,7 @@
 #include "core/base/suggest.h"
 
 #define MAX_KEYS_PER_MAPPING 32u /* more than any mapping of the table has */
+#define MAX_DEPTH            16u /* the table needs 4 */
 
 struct walk {
     yaml_document_t doc;
@@ -368,10 +369,39 @@ static void fault_parser(struct vgpu_faults *f, const yaml_parser_t *p, const ch
                       p->context ? " " : "", p->context ? p->context : "");
 }
 
+/*
+ * libyaml's time grows with the square of the depth, so a file that nests deeper than any of ours is turned away before
+ * it is loaded. Other faults are left to the loader.
+ */
+static bool depth_ok(struct walk *w, const char *text, size_t bytes)
+{
+    yaml_parser_t parser;
+    yaml_event_t event;
+    uint32_t depth = 0;
+    bool end = false;
+
+    if (!yaml_parser_initialize(&parser))
+        return true;
+    yaml_parser_set_input_string(&parser, (const unsigned char *)text, bytes);
+    while (!end && depth <= MAX_DEPTH && yaml_parser_parse(&parser, &event)) {
+        depth += event.type == YAML_SEQUENCE_START_EVENT || event.type == YAML_MAPPING_START_EVENT;
+        depth -= event.type == YAML_SEQUENCE_END_EVENT || event.type == YAML_MAPPING_END_EVENT;
+        end = event.type == YAML_STREAM_END_EVENT;
+        if (depth > MAX_DEPTH)
+            vgpu_fault_at(w->faults, (uint32_t)event.start_mark.line + 1, (uint32_t)event.start_mark.column + 1, "",
+                          "nested too deep; expected at most %u levels", MAX_DEPTH);
+        yaml_event_delete(&event);
+    }
+    yaml_parser_delete(&parser);
+    return depth <= MAX_DEPTH;
+}
+
 static void walk_text(struct walk *w, const char *text, size_t bytes)
 {
     yaml_parser_t parser;
 
+    if (!depth_ok(w, text, bytes))
+        return;
     if (!yaml_parser_initialize(&parser)) {
         vgpu_fault_at(w->faults, 1, 1, "", "out of memory");
         return;

@@ -516,8 +516,9 @@ Test(config, what_is_no_yaml)
     /* Nor deep nesting, a NUL, or a very long file. */
     char *deep = malloc(VGPU_CONFIG_MAX_FILE_BYTES + 1);
     memset(deep, '[', VGPU_CONFIG_MAX_FILE_BYTES + 1);
-    out = parse(deep, 100000, &rc);
+    out = parse(deep, VGPU_CONFIG_MAX_FILE_BYTES, &rc);
     cr_assert_eq(rc, -EINVAL);
+    cr_assert_str_eq(out, "t.yaml:1:17: nested too deep; expected at most 16 levels\n");
     free(out);
     memset(deep, '#', VGPU_CONFIG_MAX_FILE_BYTES + 1);
     out = parse(deep, VGPU_CONFIG_MAX_FILE_BYTES, &rc);

@@ -27,6 +27,8 @@ static void teardown(void)
     control_rig_teardown(&rig);
 }
 TestSuite(control, .init = setup, .fini = teardown);
+TestSuite(control_slow); /* sets up by itself, with short deadlines */
+TestSuite(control_child);
 
 static int dial(void)
 {
