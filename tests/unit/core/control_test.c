@@ -458,7 +458,7 @@ Test(control, byte_by_byte_is_fine_and_an_end_before_the_newline_is_not)
 }
 
 /* Slow, silent and vanished clients, more of them than there are slots, and an honest one behind them. */
-Test(control_slow, slow_clients_are_bounded_and_end, .timeout = 30)
+Test(control_slow, slow_clients_are_bounded_and_end)
 {
     int slow[VGPU_CONTROL_MAX_CLIENTS];
 
@@ -494,7 +494,7 @@ Test(control_slow, slow_clients_are_bounded_and_end, .timeout = 30)
 }
 
 /* A client that asks for much and does not read it: the server neither waits nor keeps it for ever. */
-Test(control_slow, a_client_that_does_not_read, .timeout = 60)
+Test(control_slow, a_client_that_does_not_read)
 {
     struct vgpu_err err;
     static struct vgpu_vm_record vms[3000];
@@ -586,7 +586,7 @@ Test(control, a_token_directory_that_others_may_write_is_refused)
     rig.control = NULL;
 }
 
-Test(control_child, other_users_are_refused, .timeout = 20)
+Test(control_child, other_users_are_refused)
 {
     if (geteuid() != 0)
         cr_skip_test("needs root, to become another user");

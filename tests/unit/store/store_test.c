@@ -404,7 +404,7 @@ Test(store, constraints_hold_without_our_code)
 }
 
 /* A writer that is killed at any point leaves all of its acknowledged batches and no half of another. */
-Test(store, survives_kill, .timeout = 60)
+Test(store, survives_kill)
 {
     close_store();
     for (int round = 0; round < 15; round++) {
