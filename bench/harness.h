@@ -144,7 +144,7 @@ static inline void bench_hist_add(struct bench_hist *h, uint64_t ticks)
     h->bucket[i < BENCH_HIST_BUCKETS ? i : BENCH_HIST_BUCKETS - 1]++;
     h->count++;
 }
-/* In nanoseconds; NAN when empty. The last bucket reads as its lower end: "at least". */
+/* In nanoseconds; NAN when empty, and when it lies in the last bucket, whose width nobody knows. */
 double bench_hist_quantile_ns(const struct bench_hist *h, double q);
 
 #ifdef __cplusplus

@@ -192,7 +192,7 @@ double bench_hist_quantile_ns(const struct bench_hist *h, double q)
 {
     uint64_t want = (uint64_t)(q * (double)h->count), seen = 0;
 
-    for (uint32_t i = 0; i < BENCH_HIST_BUCKETS; i++) {
+    for (uint32_t i = 0; i < BENCH_HIST_BUCKETS - 1; i++) {
         if (h->bucket[i] && seen + h->bucket[i] > want) {
             /* Inside a bucket: by its share, so that the bucket's width does not show in ratios. */
             double part = (double)(want - seen) / (double)h->bucket[i];

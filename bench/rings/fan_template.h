@@ -62,7 +62,8 @@ ALWAYS_INLINE void fan_consume(struct ring_bed *bed, const uint32_t burst)
 {
     struct fan *fan = bed->state;
     const struct vgpu_slot *first;
-    uint64_t number[RING_FAN_MAX] = {0}, errors = 0, from = vgpu_ticks();
+    uint64_t number[RING_FAN_MAX] = {0}, total = 0, errors = 0, from = vgpu_ticks();
+    struct ring_window window = {0, from};
 
     for (;;) {
         uint32_t got = fan_take(fan, &first, burst);
@@ -71,13 +72,14 @@ ALWAYS_INLINE void fan_consume(struct ring_bed *bed, const uint32_t burst)
             errors += ring_tag(&first[i]) != (uint32_t)number[p];
             number[p]++;
         }
+        total += got;
+        if (total - window.number >= RING_WINDOW)
+            ring_window_end(&window, bed->hist, total);
         if (got == 0 && fan_finished(bed, number))
             break;
     }
     bed->took = vgpu_ticks() - from;
-    bed->count = 0;
-    for (uint32_t p = 0; p < bed->producers; p++)
-        bed->count += number[p];
+    bed->count = total;
     bed->errors = errors;
 }
 

@@ -4,6 +4,7 @@
 #include "bench/rings/report.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -20,6 +21,7 @@ struct run {
     struct bench_hist *hist;
     uint64_t ticks; /* of one measurement */
     uint64_t errors;
+    uint32_t dropped; /* measurements in which a thread was off its core most of the time */
 };
 
 static void bed_reset(struct run *run, uint32_t slots, uint32_t burst)
@@ -45,9 +47,18 @@ static bool sound(struct run *run, const char *bench, const char *subject)
     return false;
 }
 
+/* A median that does not fit the histogram is a thread that was not running: dropped, and said at the end. */
+static bool steady(struct run *run)
+{
+    bool fits = !isnan(bench_hist_quantile_ns(run->hist, 0.5));
+
+    run->dropped += !fits;
+    return fits;
+}
+
 static int record_latency(struct run *run, const char *bench, const struct ring_subject *s, const char *params)
 {
-    if (!sound(run, bench, s->name))
+    if (!sound(run, bench, s->name) || !steady(run))
         return 0;
     bench_record(run->b, bench, s->name, params, "p50", "ns", bench_hist_quantile_ns(run->hist, 0.5));
     bench_record(run->b, bench, s->name, params, "p99", "ns", bench_hist_quantile_ns(run->hist, 0.99));
@@ -78,9 +89,15 @@ static int measure_hops(struct run *run, const struct ring_subject *s)
     return err ? err : record_latency(run, "rings.hops", s, RING_PARAMS);
 }
 
-static double per_second_m(const struct ring_bed *bed)
+/* rate: of the median window. mean: of the whole run, with all interruptions. */
+static void record_rate(struct run *run, const char *bench, const char *subject, const char *params)
 {
-    return (double)bed->count * (double)vgpu_clock.ticks_hz / (double)bed->took / 1e6;
+    if (!sound(run, bench, subject) || !steady(run))
+        return;
+    double ns = bench_hist_quantile_ns(run->hist, 0.5) / RING_WINDOW_SCALE;
+    double took_s = (double)run->bed->took / (double)vgpu_clock.ticks_hz;
+    bench_record(run->b, bench, subject, params, "rate", "M/s", 1e3 / ns);
+    bench_record(run->b, bench, subject, params, "mean", "M/s", (double)run->bed->count / took_s / 1e6);
 }
 
 static int measure_stream(struct run *run, const struct ring_subject *s, uint32_t burst)
@@ -94,9 +111,8 @@ static int measure_stream(struct run *run, const struct ring_subject *s, uint32_
     bench_thread_fn *const fn[] = {s->stream_producer, s->stream_consumer};
     void *const arg[] = {run->bed, run->bed};
     int err = bench_team_run(run->b->cores, 2, fn, arg);
-    if (!err && sound(run, "rings.stream", s->name))
-        bench_record(run->b, "rings.stream", s->name, ring_burst_params(params, burst), "rate", "M/s",
-                     per_second_m(run->bed));
+    if (!err)
+        record_rate(run, "rings.stream", s->name, ring_burst_params(params, burst));
     return err;
 }
 
@@ -122,9 +138,8 @@ static int measure_fan(struct run *run, const struct fan_subject *s, uint32_t pr
         arg[i + 1] = &who[i];
     }
     int err = bench_team_run(run->b->cores, (int)run->bed->threads + 1, fn, arg);
-    if (!err && sound(run, "rings.fanin", s->name))
-        bench_record(run->b, "rings.fanin", s->name, fan_params(params, producers, run->bed->threads, burst), "rate",
-                     "M/s", per_second_m(run->bed));
+    if (!err)
+        record_rate(run, "rings.fanin", s->name, fan_params(params, producers, run->bed->threads, burst));
     return err;
 }
 
@@ -154,9 +169,9 @@ static int measure_idle(struct run *run, const struct ring_subject *s, uint32_t 
     bench_thread_fn *const fn[] = {idle_thread};
     void *const arg[] = {&who};
     int err = bench_team_run(run->b->cores, 1, fn, arg);
-    if (!err && sound(run, "rings.idle", s->name))
+    if (!err && sound(run, "rings.idle", s->name) && steady(run))
         bench_record(run->b, "rings.idle", s->name, idle_params(params, rings), "poll", "ns",
-                     (double)run->bed->took * 1e9 / (double)vgpu_clock.ticks_hz / (double)run->bed->count);
+                     bench_hist_quantile_ns(run->hist, 0.5) / RING_WINDOW_SCALE);
     return err;
 }
 
@@ -262,6 +277,9 @@ int bench_rings_run(struct bench *b)
         fprintf(b->text, "rings: stopped: %s\n", strerror(-err));
     else
         ring_report(b);
+    if (run.dropped)
+        fprintf(b->text, "dropped: %u measurements of single rounds, in which a thread was off its core most of the time\n",
+                run.dropped);
     if (run.errors)
         err = -EBADMSG;
 out:

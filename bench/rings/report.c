@@ -164,6 +164,8 @@ struct goals {
 /* at_most: the ratio should not exceed the goal; else it should reach it. goal NAN: shown, not judged. */
 static void goal(struct goals *g, const char *what, const char *against, bool at_most, double bound, double ratio)
 {
+    if (isnan(ratio) && g->b->filter) /* left out on purpose */
+        return;
     bench_table_add(&g->t, "%s", what);
     bench_table_add(&g->t, "%s", against);
     if (isnan(bound))

@@ -21,6 +21,12 @@ void bench_rings_list(FILE *to);
 #define RING_SLOTS 1024u
 #define RING_POOL 32u     /* elements prepared by a producer; bursts divide it */
 #define RING_FAN_MAX 4u
+/*
+ * A stream is timed in windows of this many elements, and its rate is that of the median window: a window in which one
+ * of the two threads was not running says something about the machine's other work, nothing about the ring.
+ */
+#define RING_WINDOW  1024u
+#define RING_WINDOW_SCALE 64u /* a window counts in the histogram as ticks per element, times this */
 
 /* One measurement: what the loops share. Lines of their own for what is written while it runs. */
 struct ring_bed {
@@ -32,7 +38,7 @@ struct ring_bed {
     uint64_t ticks;     /* how long to run */
     void *state;        /* the subject's, from setup */
     /* Results, of the side that measures. */
-    struct bench_hist *hist; /* round trips, in ticks */
+    struct bench_hist *hist; /* round trips in ticks, or windows */
     uint64_t count;
     uint64_t took;           /* ticks */
     uint64_t errors;         /* elements that did not arrive unchanged and in order */
@@ -85,6 +91,18 @@ extern const struct fan_subject *const fan_subjects[];
  */
 extern struct vgpu_vm_view ring_view;
 void ring_pool_fill(struct vgpu_slot pool[RING_POOL]);
+/* One window of a stream. */
+struct ring_window {
+    uint64_t number, ticks; /* where and when it began */
+};
+static inline void ring_window_end(struct ring_window *w, struct bench_hist *hist, uint64_t number)
+{
+    uint64_t now = vgpu_ticks();
+
+    bench_hist_add(hist, (now - w->ticks) * RING_WINDOW_SCALE / (number - w->number));
+    w->number = number;
+    w->ticks = now;
+}
 static inline uint64_t ring_word0(uint64_t number)
 {
     return (number & 1 ? (uint64_t)VGPU_OP_VECTOR_ADD : (uint64_t)VGPU_OP_NOP) | number << 32;

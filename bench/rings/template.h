@@ -134,6 +134,7 @@ ALWAYS_INLINE void consume(struct ring_bed *bed, struct q *q, const uint32_t bur
 {
     struct vgpu_slot out[RING_POOL];
     uint64_t number = 0, errors = 0, from = vgpu_ticks();
+    struct ring_window window = {0, from};
 
     for (;;) {
         uint32_t got = q_pop(q, out, burst);
@@ -142,6 +143,8 @@ ALWAYS_INLINE void consume(struct ring_bed *bed, struct q *q, const uint32_t bur
             errors += ring_tag(&out[i]) != (uint32_t)(number + i);
         }
         number += got;
+        if (number - window.number >= RING_WINDOW)
+            ring_window_end(&window, bed->hist, number);
         if (got == 0 && vgpu_load_acquire(&bed->done[0].total) == number + 1)
             break;
     }
@@ -250,17 +253,18 @@ static void idle(struct ring_bed *bed, uint32_t rings)
 {
     struct q *q = (struct q *)bed->state;
     struct vgpu_slot out[8];
-    uint64_t polls = 0, errors = 0, from = vgpu_ticks(), now;
+    const uint32_t turns = 1 + RING_WINDOW / rings;
+    uint64_t polls = 0, errors = 0, from = vgpu_ticks();
+    struct ring_window window = {0, from};
 
     do {
-        for (uint32_t turn = 0; turn < 1 + 512 / rings; turn++) {
+        for (uint32_t turn = 0; turn < turns; turn++)
             for (uint32_t i = 0; i < rings; i++)
                 errors += q_pop(&q[i], out, 8); /* nothing was pushed */
-            polls += rings;
-        }
-        now = vgpu_ticks();
-    } while (now - from < bed->ticks);
-    bed->took = now - from;
+        polls += (uint64_t)turns * rings;
+        ring_window_end(&window, bed->hist, polls);
+    } while (window.ticks - from < bed->ticks);
+    bed->took = window.ticks - from;
     bed->count = polls;
     bed->errors = errors;
 }
