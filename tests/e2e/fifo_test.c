@@ -129,7 +129,7 @@ static void one_poll_core(void)
 }
 static void one_poll_core_small_window(void) /* the queue stands in the poll core */
 {
-    chain_run((struct e2e_options){.window = 16}, 0, 4000);
+    chain_run((struct e2e_options){.window = 64}, 0, 4000);
 }
 static void scope_host(void)
 {
@@ -138,12 +138,12 @@ static void scope_host(void)
 /* Poll cores stamp what they take; between them the order holds within one burst. */
 static void three_poll_cores(void)
 {
-    chain_run((struct e2e_options){.poll_cores = 3, .window = 4096}, 32, 4000);
+    chain_run((struct e2e_options){.poll_cores = 3}, 32, 4000);
 }
 static void scope_host_three_poll_cores(void)
 {
-    chain_run((struct e2e_options){.pools = 2, .one_executor = true, .scope_host = true, .poll_cores = 3, .window = 4096},
-              32, 4000);
+    chain_run((struct e2e_options){.pools = 2, .one_executor = true, .scope_host = true, .poll_cores = 3}, 32,
+              4000);
 }
 
 static const struct e2e_test tests[] = {
