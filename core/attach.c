@@ -497,8 +497,10 @@ void vgpud_vms_lost(struct vgpud *d, struct vgpu_executor *e)
             attachment_free(d, s); /* a guest that was not told yet sees its connection close and may try again */
             continue;
         }
-        if (!(lost[s / 8] & (1u << (s % 8))))
+        if (!(lost[s / 8] & (1u << (s % 8)))) {
+            a->vm->x = NULL; /* it was attaching again: nothing was polled, and this exchange ends */
             continue;
+        }
         uint64_t n = vgpu_recover_vm(a->vm, e->xchg, a->session->region.cq, (uint32_t)e->generation);
         if (n)
             vgpu_log(VGPU_LOG_WARN, "VM %u: %" PRIu64 " descriptors completed as lost", a->vm->vm_id, n);
