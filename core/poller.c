@@ -190,7 +190,7 @@ static uint32_t vm_room(struct vgpu_poller *p, struct vgpu_vm *vm)
         room = vm->cap - (vm->accepted - vm->completed_seen);
     }
     uint64_t cq_room = vm->cq_slots - (vm->accepted - vm->cq_head_seen);
-    if (cq_room < burst) {
+    if (cq_room < burst && cq_room < vm->cq_slots) { /* before the first descriptor cq_head may not be set up */
         uint64_t head = vgpu_load_acquire(vm->cq_head) - vm->cq_start; /* S2 pairs with the guest's C2 */
         if (vgpu_unlikely(head - vm->cq_head_seen > vm->accepted - vm->cq_head_seen)) {
             vm_break(p, vm, VGPU_BROKEN_CQ_CREDIT);
