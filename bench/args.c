@@ -7,14 +7,15 @@
 
 static void usage(FILE *to)
 {
-    fprintf(to, "usage: vgpu-bench [OPTION...] SUITE...\n\n"
-                "  --list           show suites and what they compare, and stop\n"
-                "  --json[=FILE]    one JSON object a line; without FILE on stdout, tables then go to stderr\n"
-                "  --filter S       only measurement/subject names that contain S (example: rtt/ or /vgpu)\n"
-                "  --reps N         rounds, 1 to %d (default 7)\n"
-                "  --seconds S      time that a suite may take, roughly (default: the suite's)\n"
-                "  --cores A,B,C    cores to use, in this order (default: one of each physical core)\n"
-                "  --help\n\nsuites:\n",
+    fprintf(to,
+            "usage: vgpu-bench [OPTION...] SUITE...\n\n"
+            "  --list           show suites and what they compare, and stop\n"
+            "  --json[=FILE]    one JSON object a line; without FILE on stdout, tables then go to stderr\n"
+            "  --filter S       only measurement/subject names that contain S (example: rtt/ or /vgpu)\n"
+            "  --reps N         rounds, 1 to %d (default 7)\n"
+            "  --seconds S      time that a suite may take, roughly (default: the suite's)\n"
+            "  --cores A,B,C    cores to use, in this order (default: one of each physical core)\n"
+            "  --help\n\nsuites:\n",
             BENCH_REPS_MAX);
     for (const struct bench_suite *s = bench_suites; s->name; s++)
         fprintf(to, "  %-10s %s\n", s->name, s->what);
@@ -29,6 +30,8 @@ static int parse_cores(struct bench *b, const char *text)
         long core = strtol(text, &end, 10);
         if (end == text || core < 0 || core > 4095 || b->n_cores == BENCH_CORES_MAX)
             return -1;
+        for (int i = 0; i < b->n_cores; i++)
+            b->cores_shared |= b->cores[i] == core;
         b->cores[b->n_cores++] = (int)core;
         if (*end == '\0')
             return 0;
@@ -60,10 +63,10 @@ static int bad(const char *what, const char *value)
 int bench_args(struct bench *b, int argc, char **argv, const char **suites, int max)
 {
     static const struct option options[] = {
-        {"list", no_argument, NULL, 'l'},      {"json", optional_argument, NULL, 'j'},
-        {"filter", required_argument, NULL, 'f'}, {"reps", required_argument, NULL, 'r'},
+        {"list", no_argument, NULL, 'l'},          {"json", optional_argument, NULL, 'j'},
+        {"filter", required_argument, NULL, 'f'},  {"reps", required_argument, NULL, 'r'},
         {"seconds", required_argument, NULL, 's'}, {"cores", required_argument, NULL, 'c'},
-        {"help", no_argument, NULL, 'h'},      {NULL, 0, NULL, 0},
+        {"help", no_argument, NULL, 'h'},          {NULL, 0, NULL, 0},
     };
     char *end;
     int option, n = 0;

@@ -26,30 +26,31 @@ extern "C" {
 #endif
 
 #define BENCH_CORES_MAX 64
-#define BENCH_REPS_MAX 101
+#define BENCH_REPS_MAX  101
 
 /* A measurement repeated round by round. */
 struct bench_row {
-    char *bench;    /* "rings.rtt" */
-    char *subject;  /* "vgpu" */
-    char *params;   /* a JSON object: {"slots":1024} */
-    char *metric;   /* "p50" */
-    char *unit;     /* "ns" */
+    char *bench;                  /* "rings.rtt" */
+    char *subject;                /* "vgpu" */
+    char *params;                 /* a JSON object: {"slots":1024} */
+    char *metric;                 /* "p50" */
+    char *unit;                   /* "ns" */
     double value[BENCH_REPS_MAX]; /* by round; NAN where it did not run */
     int rounds;
 };
 
 struct bench {
     /* From the command line. */
-    int reps;             /* rounds */
-    double seconds;       /* time that one suite may take; 0: the suite's default */
-    const char *filter;   /* only "measurement/subject" names that contain this; NULL: all */
-    FILE *json;           /* NULL: none */
-    FILE *text;           /* where tables and remarks go */
+    int reps;           /* rounds */
+    double seconds;     /* time that one suite may take; 0: the suite's default */
+    const char *filter; /* only "measurement/subject" names that contain this; NULL: all */
+    FILE *json;         /* NULL: none */
+    FILE *text;         /* where tables and remarks go */
     bool list_only;
     int cores[BENCH_CORES_MAX]; /* to use, in order: one of each physical core first */
     int n_cores;
     bool cores_given;
+    bool cores_shared; /* one was given twice: everything runs, no goal is judged */
     /* Facts. */
     char *host_json; /* a JSON object */
     bool is_amd;
@@ -64,7 +65,7 @@ struct bench {
 typedef int bench_suite_fn(struct bench *b);
 struct bench_suite {
     const char *name;
-    const char *what; /* one line */
+    const char *what;    /* one line */
     bench_suite_fn *run; /* 0, or -errno when it could not measure at all (never because of a time) */
     void (*list)(FILE *to);
 };
@@ -72,8 +73,8 @@ struct bench_suite {
 extern const struct bench_suite bench_suites[];
 
 /* ---- args.c ---- */
-/* Fills b; the names of the suites to run go to suites[] (pointers into argv). Returns how many, or -1 after having said
- * what is wrong; -2 when help was shown. */
+/* Fills b; the names of the suites to run go to suites[] (pointers into argv). Returns how many, or -1 after having
+ * said what is wrong; -2 when help was shown. */
 int bench_args(struct bench *b, int argc, char **argv, const char **suites, int max);
 /* Does the filter let this through? */
 bool bench_wanted(const struct bench *b, const char *measurement, const char *subject);
@@ -86,9 +87,9 @@ typedef void bench_thread_fn(void *arg);
 int bench_team_run(const int *cores, int n, bench_thread_fn *const *fn, void *const *arg);
 
 /*
- * Memory for rings: huge pages where the host has them. bench_mem_take() gives zeroed pieces at addresses that differ in
- * their low bits from piece to piece: rings that all start at the same page offset collide in the L1 cache and a poll
- * of many is then up to ten times slower.
+ * Memory for rings: huge pages where the host has them. bench_mem_take() gives zeroed pieces at addresses that differ
+ * in their low bits from piece to piece: rings that all start at the same page offset collide in the L1 cache and a
+ * poll of many is then up to ten times slower.
  */
 struct bench_mem {
     char *base;
@@ -131,7 +132,7 @@ void bench_table_num(struct bench_table *t, double value, int decimals);
 void bench_table_print(struct bench_table *t, FILE *to);
 
 /* ---- Histogram of ticks: two ticks a bucket, so a ratio of two medians near 100 ns is good to about 1 %. ---- */
-#define BENCH_HIST_SHIFT 1u
+#define BENCH_HIST_SHIFT   1u
 #define BENCH_HIST_BUCKETS (1u << 15)
 struct bench_hist {
     uint64_t count;

@@ -104,8 +104,10 @@ void bench_host_init(struct bench *b)
                  os.release, b->mem->kind, (unsigned long long)vgpu_clock.ticks_hz, load, __VERSION__,
                  VGPU_VERSION) < 0)
         abort();
-    fprintf(b->text, "host: %s, %d cores used (%s), %s, kernel %s, load %.2f\n", model, b->n_cores, cores,
-            b->mem->kind, os.release, load);
+    fprintf(b->text, "host: %s, %d cores used (%s), %s, kernel %s, load %.2f\n", model, b->n_cores, cores, b->mem->kind,
+            os.release, load);
+    if (b->cores_shared)
+        fprintf(b->text, "note: a core was given twice: threads wait for each other's turns, no goal is judged\n");
     if (load > 0.5)
         fprintf(b->text, "note: the machine was busy when this started; trust ratios, not times\n");
 }
@@ -144,8 +146,8 @@ int bench_team_run(const int *cores, int n, bench_thread_fn *const *fn, void *co
     int ready = 0, started = 0, err = 0;
 
     for (; started < n && !err; started++) {
-        members[started] = (struct member){.fn = fn[started], .arg = arg[started], .core = cores[started],
-                                           .ready = &ready, .n = n};
+        members[started] =
+            (struct member){.fn = fn[started], .arg = arg[started], .core = cores[started], .ready = &ready, .n = n};
         err = -pthread_create(&members[started].thread, NULL, member_main, &members[started]);
         if (err)
             break;
@@ -184,7 +186,8 @@ int bench_mem_init(struct bench_mem *m, size_t bytes)
 {
     memset(m, 0, sizeof(*m));
     m->bytes = bytes;
-    m->base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | MAP_POPULATE, -1, 0);
+    m->base =
+        mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | MAP_POPULATE, -1, 0);
     if (m->base != MAP_FAILED) {
         m->kind = "hugetlb";
         return 0;

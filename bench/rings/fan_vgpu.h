@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * One SPSC ring per producer, merged by the stamp in word 6 (that of struct vgpu_work). The consumer holds a burst of
- * each ring and hands out, from the ring whose next element is oldest, the run of elements that are not younger than the
- * next of any other ring. FAN_STAMP_EVERY: elements that share one reading of the clock, as all that a poll core took
- * in one pass over its VMs do; 1: every push reads it.
+ * each ring and hands out, from the ring whose next element is oldest, the run of elements that are not younger than
+ * the next of any other ring. FAN_STAMP_EVERY: elements that share one reading of the clock, as all that a poll core
+ * took in one pass over its VMs do; 1: every push reads it.
  */
 #include "bench/rings/rings.h"
 

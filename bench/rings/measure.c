@@ -269,8 +269,8 @@ int bench_rings_run(struct bench *b)
     if (slice_s > 0.2)
         slice_s = 0.2;
     run.ticks = (uint64_t)(slice_s * (double)vgpu_clock.ticks_hz);
-    fprintf(b->text, "rings: %d rounds, %.1f ms a measurement, 64-byte elements, %u slots, cores %d and %d\n\n", b->reps,
-            slice_s * 1e3, RING_SLOTS, b->cores[0], b->n_cores > 1 ? b->cores[1] : b->cores[0]);
+    fprintf(b->text, "rings: %d rounds, %.1f ms a measurement, 64-byte elements, %u slots, cores %d and %d\n\n",
+            b->reps, slice_s * 1e3, RING_SLOTS, b->cores[0], b->n_cores > 1 ? b->cores[1] : b->cores[0]);
     for (b->round = 0; b->round < b->reps && !err; b->round++)
         err = run_round(&run);
     if (err)
@@ -278,7 +278,8 @@ int bench_rings_run(struct bench *b)
     else
         ring_report(b);
     if (run.dropped)
-        fprintf(b->text, "dropped: %u measurements of single rounds, in which a thread was off its core most of the time\n",
+        fprintf(b->text,
+                "dropped: %u measurements of single rounds, in which a thread was off its core most of the time\n",
                 run.dropped);
     if (run.errors)
         err = -EBADMSG;

@@ -25,8 +25,8 @@ static const struct bench_row *fan(const struct bench *b, const char *subject, u
 {
     char params[RING_PARAMS_BYTES];
 
-    return bench_find(b, "rings.fanin", subject,
-                      fan_params(params, producers, ring_fan_threads(b, producers), burst), "rate");
+    return bench_find(b, "rings.fanin", subject, fan_params(params, producers, ring_fan_threads(b, producers), burst),
+                      "rate");
 }
 
 static const struct bench_row *idle(const struct bench *b, const char *subject, uint32_t rings)
@@ -45,8 +45,8 @@ static void latency_table(const struct bench *b, const char *bench, const char *
     int rows = 0;
 
     bench_table_init(&t, 7);
-    for (const char *const *head = (const char *const[]){title, "p50 ns", "min", "max", "p99 ns", floor_column,
-                                                         "x rte_ring", NULL};
+    for (const char *const *head =
+             (const char *const[]){title, "p50 ns", "min", "max", "p99 ns", floor_column, "x rte_ring", NULL};
          *head; head++)
         bench_table_add(&t, "%s", *head);
     for (int i = 0; ring_subjects[i]; i++) {
@@ -173,7 +173,7 @@ static void goal(struct goals *g, const char *what, const char *against, bool at
     else
         bench_table_add(&g->t, "%s %.2f", at_most ? "<=" : ">=", bound);
     bench_table_num(&g->t, ratio, 2);
-    if (isnan(bound) || isnan(ratio)) {
+    if (isnan(bound) || isnan(ratio) || g->b->cores_shared) {
         bench_table_add(&g->t, isnan(ratio) ? "not measured" : "not judged");
         return;
     }
@@ -231,13 +231,15 @@ static void stream_goals(struct goals *g)
          bench_ratio(stream(b, "vgpu+validate", 32), stream(b, "rte_ring", 32)));
     for (uint32_t k = 0; k < RING_BURSTS; k++) {
         uint32_t burst = ring_bursts[k];
-        bool judged = burst == 32;
         const char *best = best_stream(b, burst);
+        double over_paper = (double)NAN, over_best = (double)NAN; /* goals are set for the longest burst */
+        if (burst == 32) {
+            over_paper = b->is_amd ? 1.1 : 1.2;
+            over_best = b->is_amd ? 1.8 : 1.2;
+        }
         snprintf(what, sizeof(what), "stream b=%u", burst);
-        goal(g, what, "b-queue", false, !judged ? (double)NAN : b->is_amd ? 1.1 : 1.2,
-             bench_ratio(stream(b, "vgpu", burst), stream(b, "b-queue", burst)));
-        goal(g, what, best, false, !judged ? (double)NAN : b->is_amd ? 1.8 : 1.2,
-             bench_ratio(stream(b, "vgpu", burst), stream(b, best, burst)));
+        goal(g, what, "b-queue", false, over_paper, bench_ratio(stream(b, "vgpu", burst), stream(b, "b-queue", burst)));
+        goal(g, what, best, false, over_best, bench_ratio(stream(b, "vgpu", burst), stream(b, best, burst)));
     }
 }
 
@@ -251,7 +253,8 @@ static void fan_goals(struct goals *g)
     for (uint32_t k = 0; k < FAN_BURSTS; k++) {
         uint32_t burst = fan_bursts[k];
         snprintf(what, sizeof(what), "fan-in of %u, b=%u", producers, burst);
-        goal(g, what, "rte_ring-mp", false, !apart ? (double)NAN : burst == 1 ? 10 : 3,
+        double bound = burst == 1 ? 10 : 3;
+        goal(g, what, "rte_ring-mp", false, apart ? bound : (double)NAN,
              bench_ratio(fan(b, "vgpu-fanin", producers, burst), fan(b, "rte_ring-mp", producers, burst)));
     }
 }
@@ -272,6 +275,6 @@ void ring_report(const struct bench *b)
     stream_goals(&g);
     fan_goals(&g);
     bench_table_print(&g.t, b->text);
-    fprintf(b->text, "  %d of %d judged goals met (bounds for %s; ratios are medians of each round's)\n", g.met, g.judged,
-            b->is_amd ? "AMD" : "Intel");
+    fprintf(b->text, "  %d of %d judged goals met (bounds for %s; ratios are medians of each round's)\n", g.met,
+            g.judged, b->is_amd ? "AMD" : "Intel");
 }

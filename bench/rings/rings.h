@@ -18,14 +18,14 @@ extern "C" {
 int bench_rings_run(struct bench *b);
 void bench_rings_list(FILE *to);
 
-#define RING_SLOTS 1024u
-#define RING_POOL 32u     /* elements prepared by a producer; bursts divide it */
+#define RING_SLOTS   1024u
+#define RING_POOL    32u /* elements prepared by a producer; bursts divide it */
 #define RING_FAN_MAX 4u
 /*
  * A stream is timed in windows of this many elements, and its rate is that of the median window: a window in which one
  * of the two threads was not running says something about the machine's other work, nothing about the ring.
  */
-#define RING_WINDOW  1024u
+#define RING_WINDOW       1024u
 #define RING_WINDOW_SCALE 64u /* a window counts in the histogram as ticks per element, times this */
 
 /* One measurement: what the loops share. Lines of their own for what is written while it runs. */
@@ -40,8 +40,8 @@ struct ring_bed {
     /* Results, of the side that measures. */
     struct bench_hist *hist; /* round trips in ticks, or windows */
     uint64_t count;
-    uint64_t took;           /* ticks */
-    uint64_t errors;         /* elements that did not arrive unchanged and in order */
+    uint64_t took;   /* ticks */
+    uint64_t errors; /* elements that did not arrive unchanged and in order */
     uint32_t stop VGPU_ALIGNED(128);
     struct {
         uint64_t total; /* elements sent, + 1 once the producer has stopped */
@@ -49,7 +49,7 @@ struct ring_bed {
 };
 
 enum ring_class {
-    RING_FLOOR,    /* lines without a ring: what the hardware can do */
+    RING_FLOOR, /* lines without a ring: what the hardware can do */
     RING_OURS,
     RING_PACKAGED, /* a library that a distribution ships */
     RING_PAPER,    /* from the literature, written here */
@@ -60,7 +60,7 @@ struct ring_subject {
     const char *what;
     enum ring_class kind;
     void (*setup)(struct ring_bed *bed);
-    bench_thread_fn *rtt_client, *rtt_server;   /* NULL: not offered */
+    bench_thread_fn *rtt_client, *rtt_server; /* NULL: not offered */
     bench_thread_fn *stream_producer, *stream_consumer;
     bench_thread_fn *hop_guest, *hop_poll, *hop_exec;
     void (*setup_idle)(struct ring_bed *bed, uint32_t rings);

@@ -9,9 +9,9 @@ extern const struct ring_subject ring_floor, ring_ours, ring_ours_validated, rin
 extern const struct fan_subject fan_ours, fan_ours_stamped, fan_rte;
 
 const struct ring_subject *const ring_subjects[] = {
-    &ring_floor, &ring_ours, &ring_ours_validated, &ring_ours_read_only, &ring_bqueue,
+    &ring_floor,    &ring_ours,   &ring_ours_validated, &ring_ours_read_only, &ring_bqueue,
 #ifdef HAVE_DPDK
-    &ring_rte, &ring_rte_zc,
+    &ring_rte,      &ring_rte_zc,
 #endif
 #ifdef HAVE_CK
     &ring_ck,
@@ -48,15 +48,16 @@ const char *const ring_missing[] = {
 };
 
 const struct fan_subject *const fan_subjects[] = {
-    &fan_ours, &fan_ours_stamped,
+    &fan_ours,
+    &fan_ours_stamped,
 #ifdef HAVE_DPDK
     &fan_rte,
 #endif
     NULL,
 };
 
-#define BUFFERS     3u
-#define ELEMENTS    256u
+#define BUFFERS      3u
+#define ELEMENTS     256u
 #define BUFFER_BYTES (ELEMENTS * 4u)
 
 static struct vgpu_memspace space;
@@ -83,8 +84,11 @@ void ring_pool_fill(struct vgpu_slot pool[RING_POOL])
     for (uint32_t i = 0; i < RING_POOL; i++) {
         struct vgpu_desc d = {.opcode = VGPU_OP_NOP};
         if (i & 1)
-            d = (struct vgpu_desc){.opcode = VGPU_OP_VECTOR_ADD, .dst = VGPU_REF(1, 0), .src0 = VGPU_REF(2, 0),
-                                   .src1 = VGPU_REF(3, 0), .n = ELEMENTS};
+            d = (struct vgpu_desc){.opcode = VGPU_OP_VECTOR_ADD,
+                                   .dst = VGPU_REF(1, 0),
+                                   .src0 = VGPU_REF(2, 0),
+                                   .src1 = VGPU_REF(3, 0),
+                                   .n = ELEMENTS};
         pool[i] = *(struct vgpu_slot *)&d;
     }
 }
