@@ -88,7 +88,7 @@ static char *response_text(json_t *result, const struct vgpu_err *err, size_t *b
     json_t *response = result ? json_pack("{s:b,s:o}", "ok", 1, "result", result)
                               : json_pack("{s:b,s:{s:s,s:o}}", "ok", 0, "error", "code", code_name(err->code),
                                           "message", vgpu_json_text(err->text));
-    char *text = response ? json_dumps(response, JSON_COMPACT) : NULL;
+    char *text = response ? json_dumps(response, JSON_COMPACT | JSON_REAL_PRECISION(12)) : NULL;
     char *line = NULL;
 
     if (text) {

@@ -67,12 +67,17 @@ static const json_t *lookup(const json_t *row, const char *key)
     if (!dot)
         return json_object_get(row, key);
     snprintf(first, sizeof(first), "%.*s", (int)(dot - key), key);
-    return json_object_get(json_object_get(row, first), dot + 1);
+    const json_t *inner = json_object_get(row, first);
+    const json_t *count = json_object_get(inner, "count");
+    /* A distribution without a single reading has no percentiles, though it says 0. */
+    if (json_is_integer(count) && !json_integer_value(count))
+        return NULL;
+    return json_object_get(inner, dot + 1);
 }
 
 static void cell_text(const json_t *value, enum cell_type type, char out[CELL_BYTES])
 {
-    if (json_is_string(value))
+    if (json_is_string(value) && json_string_length(value))
         clean(json_string_value(value), out, CELL_BYTES);
     else if (json_is_integer(value) && type == CELL_SIZE)
         size_text((uint64_t)json_integer_value(value), out, CELL_BYTES);
@@ -130,6 +135,22 @@ static void print_table(FILE *out, const json_t *rows, const struct column *colu
 #define PRINT_TABLE(out, rows, columns, color)                                                                         \
     print_table(out, rows, columns, (int)(sizeof(columns) / sizeof((columns)[0])), color)
 
+/* A value of several lines, each below the other. */
+static void print_lines(FILE *out, const char *indent, const char *name, int pad, const char *text)
+{
+    char line[512], cleaned[512];
+    int column = width_of(name) + pad;
+
+    while (*text) {
+        size_t n = strcspn(text, "\n");
+        snprintf(line, sizeof(line), "%.*s", (int)(n < sizeof(line) ? n : sizeof(line) - 1), text);
+        clean(line, cleaned, sizeof(cleaned));
+        fprintf(out, "%s%s%*s  %s\n", indent, name, column - width_of(name), "", cleaned);
+        name = "";
+        text += n + (text[n] == '\n');
+    }
+}
+
 /* "key   value" lines of one object; nested objects and lists are left to others. */
 static void print_object(FILE *out, const json_t *object, const char *indent)
 {
@@ -144,11 +165,16 @@ static void print_object(FILE *out, const json_t *object, const char *indent)
     {
         if (json_is_object(value) || json_is_array(value))
             continue;
+        clean(key, name, sizeof(name));
+        int pad = width > width_of(name) ? width - width_of(name) : 0;
+        if (json_is_string(value) && strchr(json_string_value(value), '\n')) {
+            print_lines(out, indent, name, pad, json_string_value(value));
+            continue;
+        }
         size_t n = strlen(key);
         bool size = n > 6 && !strcmp(key + n - 6, "_bytes");
         cell_text(value, size ? CELL_SIZE : CELL_NUMBER, text);
-        clean(key, name, sizeof(name));
-        fprintf(out, "%s%s%*s  %s\n", indent, name, width > width_of(name) ? width - width_of(name) : 0, "", text);
+        fprintf(out, "%s%s%*s  %s\n", indent, name, pad, "", text);
     }
 }
 

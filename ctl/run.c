@@ -42,7 +42,7 @@ static int run_command(const struct vgpu_ctl_line *line, FILE *out, FILE *errors
                         : rc == -E2BIG ? VGPU_CTL_USAGE
                                        : VGPU_CTL_UNREACHABLE);
     if (line->json) {
-        json_dumpf(result, out, JSON_COMPACT);
+        json_dumpf(result, out, JSON_COMPACT | JSON_REAL_PRECISION(12));
         fputc('\n', out);
     } else {
         vgpu_ctl_print(out, line->command->name, result, want_color(out));

@@ -41,15 +41,20 @@ int vgpu_store_open(const char *path, struct vgpu_store **out, struct vgpu_err *
 void vgpu_store_close(struct vgpu_store *s);
 /* Makes a pool exist with this capacity (startup, from the configuration). */
 int vgpu_store_put_pool(struct vgpu_store *s, const struct vgpu_pool_record *p, struct vgpu_err *err);
-/* A VM with a uid and without a token gets a fresh random one (read it back with get_vm); a name left "" becomes vm-ID.
- * All or nothing for the whole array. -EEXIST, -ENOENT (pool), -ENOSPC (pool full or disk full), -EINVAL. */
+/*
+ * All or nothing for the whole array. A VM with a uid and without a token gets a fresh random one (read it back with
+ * get_vm); a name left "" becomes vm-ID. -EEXIST, -ENOENT (pool), -ENOSPC (pool full or disk full), -EINVAL.
+ */
 int vgpu_store_add_vms(struct vgpu_store *s, const struct vgpu_vm_record *vms, uint32_t n, struct vgpu_err *err);
 int vgpu_store_remove_vm(struct vgpu_store *s, uint32_t vm_id, struct vgpu_err *err);
 /* All or nothing for the whole array. -ENOENT names the first that is not registered. */
 int vgpu_store_remove_vms(struct vgpu_store *s, const uint32_t *vm_ids, uint32_t n, struct vgpu_err *err);
 /* -ENOENT. */
 int vgpu_store_get_vm(struct vgpu_store *s, uint32_t vm_id, struct vgpu_vm_record *out, struct vgpu_err *err);
-/* Calls each for every VM in order of vm_id; each returns false to stop, and must not write to the store. pool NULL: all; priority -1: all. */
+/*
+ * Calls each for every VM in order of vm_id; each returns false to stop, and must not write to the store. pool NULL: all;
+ * priority -1: all.
+ */
 int vgpu_store_each_vm(struct vgpu_store *s, const char *pool, int priority,
                        bool (*each)(void *ctx, const struct vgpu_vm_record *vm), void *ctx, struct vgpu_err *err);
 int vgpu_store_each_pool(struct vgpu_store *s, bool (*each)(void *ctx, const struct vgpu_pool_record *p), void *ctx,

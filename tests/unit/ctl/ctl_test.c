@@ -173,76 +173,77 @@ Test(ctl, the_daemon_refuses)
     fails("stats --vm-id=7", 1, "VM 7 is not registered");
 }
 
+static const struct {
+    const char *line, *message;
+} wrong_lines[] = {
+    {"", "no command; vgpu-ctl help lists them"},
+    {"--json", "no command"},
+    {"--pool=A", "no command"},
+    {"lst-vms", "unknown command 'lst-vms'; did you mean list-vms?"},
+    {"frobnicate", "unknown command 'frobnicate'; vgpu-ctl help lists them"},
+    {"hlep", "did you mean help?"},
+    {"list-vms extra", "list-vms: unexpected argument 'extra'"},
+    {"list-vms -- --pool=A", "list-vms: unexpected argument '--pool=A'"},
+    {"list-vms -", "list-vms: unexpected argument '-'"},
+    {"list-vms -p A", "unknown option '-p'"},
+    {"list-vms --poll=A", "unknown option 'poll'; did you mean --pool?"},
+    {"list-vms --vm-id=1", "unknown option 'vm-id'; vgpu-ctl help list-vms lists"},
+    {"list-pools --jsn", "did you mean --json?"},
+    {"list-vms --pool=A --pool=B", "--pool: given twice"},
+    {"list-vms --pool=", "--pool: has no value; expected --pool=NAME"},
+    {"list-vms --pool", "--pool: has no value"},
+    {"list-vms --pool --json", "--pool: has no value"},
+    {"list-vms --json=yes", "--json: takes no value"},
+    {"list-vms --help=me", "--help: takes no value"},
+    {"list-vms --socket", "--socket: has no value"},
+    {"list-vms --socket=", "--socket: expected a path"},
+    {"--socket=/a --socket=/b list-vms", "--socket: given twice"},
+    {"list-vms --pool=a/b", "--pool: 'a/b' is not a name"},
+    {"list-vms --pool=a2345678901234567890123456789012", "is not a name; expected 1 to 31"},
+    {"list-vms --priority=hihg", "'hihg' is no priority; expected high, medium or low; did you mean high?"},
+    {"list-vms --priority=7", "'7' is no priority; expected high, medium or low"},
+    {"register-vm --pool=A", "register-vm: --vm-id=N|N-M|N,M is missing; for example: vgpu-ctl register-vm"},
+    {"register-vm --vm-id=1", "register-vm: --pool=NAME is missing"},
+    {"remove-vm", "remove-vm: --vm-id=N|N-M|N,M is missing"},
+    {"show-vm", "show-vm: --vm-id=N is missing"},
+    {"show-vm --vm-id=1-2", "--vm-id: '1-2' is out of range; expected a whole number from 1 to 65535"},
+    {"show-vm --vm-id=0", "'0' is out of range"},
+    {"show-vm --vm-id=65536", "'65536' is out of range"},
+    {"show-vm --vm-id=99999999999999999999999", "is out of range"},
+    {"show-vm --vm-id=-1", "'-1' is out of range"},
+    {"show-vm --vm-id -1", "unknown option '-1'"},
+    {"show-vm --vm-id --json", "--vm-id: has no value"},
+    {"show-vm --vm-id=0x1", "'0x1' is out of range"},
+    {"remove-vm --vm-id=0", "'0' is no list of VM ids; expected ids from 1 to 65535 such as 3, 1-7 or 1-3,9"},
+    {"remove-vm --vm-id=1-", "'1-' is no list of VM ids"},
+    {"remove-vm --vm-id=-3", "'-3' is no list of VM ids"},
+    {"remove-vm --vm-id=1,,2", "'1,,2' is no list of VM ids"},
+    {"remove-vm --vm-id=1,", "'1,' is no list of VM ids"},
+    {"remove-vm --vm-id=,", "',' is no list of VM ids"},
+    {"remove-vm --vm-id=1-2-3", "'1-2-3' is no list of VM ids"},
+    {"remove-vm --vm-id=1-65536", "'1-65536' is no list of VM ids"},
+    {"remove-vm --vm-id=all", "'all' is no list of VM ids"},
+    {"remove-vm --vm-id=7-1", "the range 7-1 runs backwards"},
+    {"remove-vm --vm-id=1-5,3", "'1-5,3' names VM 3 twice"},
+    {"register-vm --vm-id=1 --pool=A --uid=4294967295", "there is no user '4294967295'"},
+    {"register-vm --vm-id=1 --pool=A --uid=no-such-user-here", "there is no user 'no-such-user-here'"},
+    {"register-vm --vm-id=1 --pool=A --in-flight=0", "--in-flight: '0' is out of range"},
+    {"register-vm --vm-id=1 --pool=A --in-flight=65537", "--in-flight: '65537' is out of range"},
+    {"register-vm --vm-id=1 --pool=A --arena-bytes=4095", "--arena-bytes: '4095' is no size that fits"},
+    {"register-vm --vm-id=1 --pool=A --arena-bytes=1025G", "'1025G' is no size that fits"},
+    {"register-vm --vm-id=1 --pool=A --arena-bytes=64m", "'64m' is no size that fits"},
+    {"register-vm --vm-id=1 --pool=A --arena-bytes=K", "'K' is no size that fits"},
+    {"register-vm --vm-id=1 --pool=A --device-bytes=-1", "'-1' is no size that fits"},
+    {"register-vm --vm-id=1 --pool=A --uuid=5", "unknown option 'uuid'; did you mean --uid?"},
+    {"help lst-pools", "did you mean list-pools?"},
+};
+
 /* Wrong command lines never reach the daemon: there is none here. */
 Test(ctl_usage, wrong_command_lines)
 {
-    static const struct {
-        const char *line, *message;
-    } bad[] = {
-        {"", "no command; vgpu-ctl help lists them"},
-        {"--json", "no command"},
-        {"--pool=A", "no command"},
-        {"lst-vms", "unknown command 'lst-vms'; did you mean list-vms?"},
-        {"frobnicate", "unknown command 'frobnicate'; vgpu-ctl help lists them"},
-        {"hlep", "did you mean help?"},
-        {"list-vms extra", "list-vms: unexpected argument 'extra'"},
-        {"list-vms -- --pool=A", "list-vms: unexpected argument '--pool=A'"},
-        {"list-vms -", "list-vms: unexpected argument '-'"},
-        {"list-vms -p A", "unknown option '-p'"},
-        {"list-vms --poll=A", "unknown option 'poll'; did you mean --pool?"},
-        {"list-vms --vm-id=1", "unknown option 'vm-id'; vgpu-ctl help list-vms lists"},
-        {"list-pools --jsn", "did you mean --json?"},
-        {"list-vms --pool=A --pool=B", "--pool: given twice"},
-        {"list-vms --pool=", "--pool: has no value; expected --pool=NAME"},
-        {"list-vms --pool", "--pool: has no value"},
-        {"list-vms --pool --json", "--pool: has no value"},
-        {"list-vms --json=yes", "--json: takes no value"},
-        {"list-vms --help=me", "--help: takes no value"},
-        {"list-vms --socket", "--socket: has no value"},
-        {"list-vms --socket=", "--socket: expected a path"},
-        {"--socket=/a --socket=/b list-vms", "--socket: given twice"},
-        {"list-vms --pool=a/b", "--pool: 'a/b' is not a name"},
-        {"list-vms --pool=a2345678901234567890123456789012", "is not a name; expected 1 to 31"},
-        {"list-vms --priority=hihg", "'hihg' is no priority; expected high, medium or low; did you mean high?"},
-        {"list-vms --priority=7", "'7' is no priority; expected high, medium or low"},
-        {"register-vm --pool=A", "register-vm: --vm-id=N|N-M|N,M is missing; for example: vgpu-ctl register-vm"},
-        {"register-vm --vm-id=1", "register-vm: --pool=NAME is missing"},
-        {"remove-vm", "remove-vm: --vm-id=N|N-M|N,M is missing"},
-        {"show-vm", "show-vm: --vm-id=N is missing"},
-        {"show-vm --vm-id=1-2", "--vm-id: '1-2' is out of range; expected a whole number from 1 to 65535"},
-        {"show-vm --vm-id=0", "'0' is out of range"},
-        {"show-vm --vm-id=65536", "'65536' is out of range"},
-        {"show-vm --vm-id=99999999999999999999999", "is out of range"},
-        {"show-vm --vm-id=-1", "'-1' is out of range"},
-        {"show-vm --vm-id -1", "unknown option '-1'"},
-        {"show-vm --vm-id --json", "--vm-id: has no value"},
-        {"show-vm --vm-id=0x1", "'0x1' is out of range"},
-        {"remove-vm --vm-id=0", "'0' is no list of VM ids; expected ids from 1 to 65535 such as 3, 1-7 or 1-3,9"},
-        {"remove-vm --vm-id=1-", "'1-' is no list of VM ids"},
-        {"remove-vm --vm-id=-3", "'-3' is no list of VM ids"},
-        {"remove-vm --vm-id=1,,2", "'1,,2' is no list of VM ids"},
-        {"remove-vm --vm-id=1,", "'1,' is no list of VM ids"},
-        {"remove-vm --vm-id=,", "',' is no list of VM ids"},
-        {"remove-vm --vm-id=1-2-3", "'1-2-3' is no list of VM ids"},
-        {"remove-vm --vm-id=1-65536", "'1-65536' is no list of VM ids"},
-        {"remove-vm --vm-id=all", "'all' is no list of VM ids"},
-        {"remove-vm --vm-id=7-1", "the range 7-1 runs backwards"},
-        {"remove-vm --vm-id=1-5,3", "'1-5,3' names VM 3 twice"},
-        {"register-vm --vm-id=1 --pool=A --uid=4294967295", "there is no user '4294967295'"},
-        {"register-vm --vm-id=1 --pool=A --uid=no-such-user-here", "there is no user 'no-such-user-here'"},
-        {"register-vm --vm-id=1 --pool=A --in-flight=0", "--in-flight: '0' is out of range"},
-        {"register-vm --vm-id=1 --pool=A --in-flight=65537", "--in-flight: '65537' is out of range"},
-        {"register-vm --vm-id=1 --pool=A --arena-bytes=4095", "--arena-bytes: '4095' is no size that fits"},
-        {"register-vm --vm-id=1 --pool=A --arena-bytes=1025G", "'1025G' is no size that fits"},
-        {"register-vm --vm-id=1 --pool=A --arena-bytes=64m", "'64m' is no size that fits"},
-        {"register-vm --vm-id=1 --pool=A --arena-bytes=K", "'K' is no size that fits"},
-        {"register-vm --vm-id=1 --pool=A --device-bytes=-1", "'-1' is no size that fits"},
-        {"register-vm --vm-id=1 --pool=A --uuid=5", "unknown option 'uuid'; did you mean --uid?"},
-        {"help lst-pools", "did you mean list-pools?"},
-    };
     setenv(VGPU_CTL_SOCKET_ENV, "/nonexistent/c.sock", 1);
-    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
-        fails(bad[i].line, 2, bad[i].message);
+    for (size_t i = 0; i < sizeof(wrong_lines) / sizeof(wrong_lines[0]); i++)
+        fails(wrong_lines[i].line, 2, wrong_lines[i].message);
     char many[300] = "remove-vm --vm-id=1-65535";
     fails(many, 2, "too many VMs for one request");
     strcpy(many, "list-vms --pool=");
@@ -264,6 +265,27 @@ Test(ctl_usage, no_daemon)
     fails("list-vms", 3, "cannot reach vgpud at /nonexistent/c.sock: No such file or directory; is vgpud running?");
     fails("list-vms --socket=/dev/null", 3, "cannot reach vgpud at /dev/null: Connection refused");
     fails("--socket /also/none list-vms", 3, "/also/none");
+}
+
+Test(ctl_usage, values_of_several_lines_and_empty_ones)
+{
+    json_t *r = json_pack("{s:{s:s,s:s},s:[{s:s,s:s}],s:[{s:i,s:s,s:{s:i,s:f}}]}", "daemon", "startup",
+                          "one\ntwo \033[2J\n\nfour", "x", "y", "executors", "name", "e", "fault", "", "vms", "vm_id",
+                          1, "pool", "A", "latency", "count", 0, "p50_us", 0.0);
+    char *text = NULL;
+    size_t n;
+
+    FILE *f = open_memstream(&text, &n);
+    vgpu_ctl_print(f, "stats", r, false);
+    fclose(f);
+    cr_expect_eq(strncmp(text,
+                         "daemon\n  startup  one\n           two ?[2J\n           \n           four\n  x        y\n"
+                         "\nexecutors\nname  fault\ne     -\n\nVMs\n",
+                         98),
+                 0, "%s", text);
+    cr_expect_null(strstr(text, "0.0"), "no reading, no percentile: %s", text);
+    free(text);
+    json_decref(r);
 }
 
 /* A daemon that answers nonsense, or nothing. */
