@@ -89,8 +89,14 @@ static inline void vgpu_cons_init(struct vgpu_cons *c, struct vgpu_slot *slots, 
  */
 static inline void vgpu_slot_store(struct vgpu_slot *to, const struct vgpu_slot *from)
 {
-    for (int i = 0; i < 7; i++)
-        vgpu_store_relaxed(&to->w[i], from->w[i]); /* relaxed: published by the release S1 that follows */
+    /* Relaxed: published by the release S1 that follows. Written out: compilers do not unroll a loop of atomics. */
+    vgpu_store_relaxed(&to->w[0], from->w[0]);
+    vgpu_store_relaxed(&to->w[1], from->w[1]);
+    vgpu_store_relaxed(&to->w[2], from->w[2]);
+    vgpu_store_relaxed(&to->w[3], from->w[3]);
+    vgpu_store_relaxed(&to->w[4], from->w[4]);
+    vgpu_store_relaxed(&to->w[5], from->w[5]);
+    vgpu_store_relaxed(&to->w[6], from->w[6]);
 }
 #ifdef VGPU_TSAN
 static inline void vgpu_slot_fetch(struct vgpu_slot *to, const struct vgpu_slot *from)
