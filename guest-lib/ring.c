@@ -58,7 +58,7 @@ static const char *broken_sentence(uint32_t reason)
 
 void vgpu_link_check(struct vgpu *v)
 {
-    struct vgpu_err err;
+    struct vgpu_err err = {0};
 
     if (v->link != VGPU_LINK_UP)
         return;
@@ -73,7 +73,13 @@ void vgpu_link_check(struct vgpu *v)
                       "open again");
         return;
     }
-    if (!vgpu_local_alive(&v->local, &err)) {
+    if (v->daemon_gone || !vgpu_local_alive(&v->local, &err)) {
+        v->daemon_gone = true;
+        /* An executor may outlive the daemon by a moment and still write: what is outstanding is lost only when it is
+         * over, or the application could reuse memory under it. */
+        if (!vgpu_local_released(&v->local))
+            return;
+        v->daemon_gone = false;
         vgpu_failf(v, ENOTCONN, "the host went away (vgpud stopped, or it ended this attachment)%s%s",
                    err.text[0] ? "; it said: " : "", err.text);
         link_lose(v, VGPU_LINK_DOWN);
@@ -338,7 +344,7 @@ static bool spin(struct vgpu *v, uint64_t now, uint64_t until)
 static void sleep_until(struct vgpu *v, uint64_t now, uint64_t deadline)
 {
     struct pollfd fds[2] = {{.fd = v->local.doorbell_in_fd, .events = POLLIN},
-                            {.fd = v->local.socket_fd, .events = POLLIN | POLLRDHUP}};
+                            {.fd = v->daemon_gone ? -1 : v->local.socket_fd, .events = POLLIN | POLLRDHUP}};
     uint64_t ns = deadline - now < SLEEP_SLICE_NS ? deadline - now : SLEEP_SLICE_NS;
     struct timespec ts = {.tv_sec = (time_t)(ns / 1000000000u), .tv_nsec = (long)(ns % 1000000000u)};
 

@@ -343,6 +343,14 @@ bool vgpu_local_alive(struct vgpu_local *l, struct vgpu_err *err)
     return r.bytes > 0; /* some later version's message: not for us */
 }
 
+/* The daemon and the executor each hold the writing end of our doorbell; it hangs up when the last of them is gone. */
+bool vgpu_local_released(const struct vgpu_local *l)
+{
+    struct pollfd p = {.fd = l->doorbell_in_fd, .events = 0};
+
+    return l->doorbell_in_fd < 0 || (poll(&p, 1, 0) == 1 && (p.revents & (POLLHUP | POLLERR | POLLNVAL)));
+}
+
 /*
  * The host's end of the doorbell is closed when it died: write() would then raise SIGPIPE. A library may not change the
  * application's handlers, so the signal is blocked in this thread around the write and taken away if we caused it.

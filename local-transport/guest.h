@@ -49,6 +49,8 @@ int vgpu_local_advance(struct vgpu_local *l, struct vgpu_err *err);
 int vgpu_local_await(struct vgpu_local *l, uint64_t deadline_ns, struct vgpu_err *err);
 /* Is the host there? One non-blocking system call. False: it is gone, and err says what it said last, or "". */
 bool vgpu_local_alive(struct vgpu_local *l, struct vgpu_err *err);
+/* After vgpu_local_alive() said no: does nobody on the host touch the region any more? */
+bool vgpu_local_released(const struct vgpu_local *l);
 /* Rings the host's doorbell. Leaves the caller's signal mask and handlers as they were. */
 void vgpu_local_ring(struct vgpu_local *l);
 /* Takes what is in our doorbell, so that it can wake us again. */
