@@ -22,6 +22,7 @@
 
 /* New work reaches us between polls only, so this and a slice is what an urgent operation can wait for. */
 #define POLL_BUDGET_NS 30000u
+#define CHARGE_MAX_NS  100000u
 #define POLL_LINGER_NS 10000u /* with something finished, it is handed back soon */
 
 static struct vgpu_cpu *cpu_of(struct vgpu_backend *b)
@@ -103,6 +104,7 @@ static int cpu_open(const struct vgpu_backend_config *config, struct vgpu_backen
 
     vgpu_clock_init();
     c->budget_ticks = vgpu_ns_to_ticks(POLL_BUDGET_NS);
+    c->charge_max_ticks = vgpu_ns_to_ticks(CHARGE_MAX_NS);
     c->linger_ticks = vgpu_ns_to_ticks(POLL_LINGER_NS);
     c->k = kernels_pick();
     c->max_vms = config->max_vms;
@@ -258,7 +260,8 @@ static uint32_t cpu_poll(struct vgpu_backend *b, struct vgpu_op **done, uint32_t
         }
         uint64_t then = now;
         now = vgpu_ticks();
-        c->queue[q].vtime += now - then + 1;
+        /* At most what a slow slice takes: of more, the kernel took the thread away, which is no debt of this queue. */
+        c->queue[q].vtime += now - then < c->charge_max_ticks ? now - then + 1 : c->charge_max_ticks;
         if (now - start >= (got ? c->linger_ticks : c->budget_ticks))
             break;
     }

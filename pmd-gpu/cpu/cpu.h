@@ -50,6 +50,7 @@ struct vgpu_cpu {
     uint64_t heap_bytes;
     float *scratch_a, *scratch_b; /* a tile each: bf16 operands widened; one more follows for the warm-up */
     uint64_t budget_ticks;        /* of a poll that finished nothing yet */
+    uint64_t charge_max_ticks;    /* that one slice costs its queue, at most */
     uint64_t linger_ticks;        /* of a poll that has something to hand back */
     uint64_t active;              /* bit per queue that holds operations */
     uint64_t vnow;                /* vtime of the queue served last */

@@ -251,7 +251,7 @@ static void pool_not_starved(struct rig *r, uint32_t busy)
         struct vgpu_work w = w_nop();
         struct rig_op *small = rig_send(r, 1 - busy, &w);
         uint32_t polls = 0;
-        while (small->busy && polls < 10) {
+        while (small->busy && polls < 50) {
             rig_poll(r, 4);
             polls++;
         }
