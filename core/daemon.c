@@ -82,7 +82,7 @@ static void raise_limits(struct vgpud *d)
         r.rlim_cur = r.rlim_max;
         setrlimit(RLIMIT_NOFILE, &r);
     }
-    if (d->config.lock_memory && mlockall(MCL_CURRENT | MCL_FUTURE))
+    if (d->config.lock_memory && mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT))
         vgpu_log(VGPU_LOG_WARN, "memory.lock: cannot lock memory (%s): a page fault may cost a poll core milliseconds",
                  strerror(errno));
 }

@@ -39,7 +39,7 @@ struct vgpu_op {
     uint32_t queue;         /* which pool */
     uint32_t priority;      /* enum vgpu_priority */
     uint16_t status;        /* out: enum vgpu_status */
-    uint64_t value;         /* out: completion value */
+    uint64_t value;         /* out: completion value; MEM_ALLOC: bytes reserved, all others: 0 */
     uint64_t priv[6];       /* the backend's own */
 };
 
@@ -48,18 +48,22 @@ struct vgpu_backend_ops {
     const char *name;
     /* Opens the device and reserves the heap. 0 or -errno with err filled. */
     int (*open)(const struct vgpu_backend_config *config, struct vgpu_backend **out, struct vgpu_err *err);
-    /* Nothing is in flight. */
+    /* Nothing is in flight, or the device hangs or is lost: then what was submitted is forgotten. */
     void (*close)(struct vgpu_backend *b);
     /* Makes a VM's arena reachable; arena_bytes may be 0 (arena NULL). `fd`/`fd_offset` name the memory behind it, or
      * -1. 0 or -errno. */
     int (*region_add)(struct vgpu_backend *b, uint32_t vm, void *arena, uint64_t arena_bytes, int fd,
                       uint64_t fd_offset, struct vgpu_err *err);
+    /* Adding a slot that has a region replaces it. The loop thread learns of a region through the VM's first operation. */
     void (*region_del)(struct vgpu_backend *b, uint32_t vm);
-    /* Takes the operation (0), or -EAGAIN when it cannot hold more now: try again after a poll. */
+    /* A descriptor that vgpud refused arrives as a NOP: the executor keeps its status. Should work with a status in it
+     * arrive all the same, it comes back with that status and without effect.
+     *
+     * Takes the operation (0), or -EAGAIN when it cannot hold more now: try again after a poll. */
     int (*submit)(struct vgpu_backend *b, struct vgpu_op *op);
     /* Makes progress for at most some 100 us and hands back at most `max` finished operations. */
     uint32_t (*poll)(struct vgpu_backend *b, struct vgpu_op **done, uint32_t max);
-    /* The device is gone for good (the process must be restarted)? May be NULL: never. */
+    /* Loop thread: the device is gone for good (the process must be restarted)? May be NULL: never. */
     bool (*lost)(struct vgpu_backend *b);
 };
 

@@ -27,6 +27,7 @@
 
 #define EXEC_POLL_BURST 64u
 #define EXEC_START_BURST 64u
+#define EXEC_STAMP_EVERY 8u  /* one reading of the clock serves so many operations of a burst */
 #define EXEC_DEAD_VM 0xffffu /* in a queued item: its VM was detached */
 
 enum detach_state { DETACH_NONE = 0, DETACH_ASKED = 1, DETACH_DRAINING = 2, DETACH_DONE = 3 };
@@ -67,8 +68,6 @@ struct exec_op {
 struct exec_feed {
     struct vgpu_cons cons;
     const uint64_t *backlog; /* more waits with the poll core */
-    struct vgpu_work head; /* taken from the ring to compare stamps between feeds */
-    bool has_head;
 };
 
 struct vgpu_exec {
@@ -260,24 +259,39 @@ bool vgpu_exec_detach_finish(struct vgpu_exec *e, uint32_t slot)
 
 /* ---- loop thread ---- */
 
-/* Writes one completion: journal, guest's ring, counters. */
-static void complete(struct vgpu_exec *e, struct exec_vm *vm, const struct vgpu_cpl *from, uint64_t latency_ns)
+/* The first word of a completion: tag, status, opcode, and flags of 0. */
+static inline uint64_t cpl_word0(uint32_t tag, uint16_t status, uint8_t opcode)
 {
-    struct vgpu_slot cpl;
+    return (uint64_t)tag | (uint64_t)status << 32 | (uint64_t)opcode << 48;
+}
+VGPU_STATIC_ASSERT(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "completions are written as words");
+VGPU_STATIC_ASSERT(offsetof(struct vgpu_cpl, opcode) == 6 && offsetof(struct vgpu_cpl, value) == 16 &&
+                       offsetof(struct vgpu_cpl, device_generation) == 40,
+                   "as complete() puts them");
+
+/*
+ * Writes one completion: journal, guest's ring, counters. It is built of words, because a load of a word that was just
+ * written in smaller pieces waits until the pieces have left the store buffer.
+ */
+static void complete(struct vgpu_exec *e, struct exec_vm *vm, const struct exec_op *xop, uint16_t status,
+                     uint64_t latency_ns)
+{
     uint64_t pos = vm->cq_pos++;
     uint64_t jmask = e->xchg->journal_slots - 1;
+    const struct vgpu_slot cpl = {
+        .w = {cpl_word0(xop->op.work.tag, status, xop->opcode), xop->sq_pos, status == VGPU_OK ? xop->op.value : 0,
+              e->xchg->expose_exec_seq ? xop->exec_seq : 0, latency_ns, e->generation, 0}};
 
-    memcpy(&cpl, from, sizeof(cpl));
     struct vgpu_slot *journal = &vm->journal[pos & jmask];
     vgpu_slot_store(journal, &cpl);
     vgpu_store_release(&journal->seq, pos + 1); /* J1 pairs with vgpu_recover_vm(): recorded before published */
-    vgpu_store_release(&vm->done[from->sq_pos & jmask], from->sq_pos + 1); /* J4 pairs with vgpu_recover_vm() */
+    vgpu_store_release(&vm->done[xop->sq_pos & jmask], xop->sq_pos + 1); /* J4 pairs with vgpu_recover_vm() */
     struct vgpu_slot *slot = &vm->cq[pos & vm->cq_mask];
     vgpu_slot_store(slot, &cpl);
     vgpu_store_release(&slot->seq, pos + 1); /* S1 pairs with C1 in the guest's vgpu_cons_pop() */
 
-    vgpu_count(&vm->x->status_count[from->status < VGPU_STATUS_COUNT ? from->status : VGPU_E_BACKEND], 1);
-    vgpu_count(&vm->x->op_count[from->opcode < VGPU_OP_COUNT ? from->opcode : VGPU_OP_COUNT], 1);
+    vgpu_count(&vm->x->status_count[status < VGPU_STATUS_COUNT ? status : VGPU_E_BACKEND], 1);
+    vgpu_count(&vm->x->op_count[xop->opcode < VGPU_OP_COUNT ? xop->opcode : VGPU_OP_COUNT], 1);
     vgpu_hist_record(&vm->x->latency, latency_ns);
     if (!vm->dirty) {
         vm->dirty = true;
@@ -305,10 +319,10 @@ static void flush_dirty(struct vgpu_exec *e)
     e->dirty_count = 0;
 }
 
-static void finish(struct vgpu_exec *e, struct exec_op *xop)
+/* now: ticks, at most EXEC_STAMP_EVERY completions old. */
+static void finish(struct vgpu_exec *e, struct exec_op *xop, uint64_t now)
 {
     struct exec_vm *vm = &e->vms[xop->op.vm];
-    uint64_t now = vgpu_ticks();
     uint16_t status = xop->refused ? xop->refused : xop->op.status;
 
     if (vgpu_unlikely(vgpu_load_relaxed(&vm->broken))) {
@@ -316,20 +330,12 @@ static void finish(struct vgpu_exec *e, struct exec_op *xop)
         status = status == VGPU_OK ? VGPU_E_FAULT : status;
         vgpu_store_relaxed(&vm->x->broken, VGPU_BROKEN_MEMORY);
     }
-    struct vgpu_cpl cpl = {.tag = xop->op.work.tag,
-                           .status = status,
-                           .opcode = xop->opcode,
-                           .sq_pos = xop->sq_pos,
-                           .value = status == VGPU_OK ? xop->op.value : 0,
-                           .exec_seq = e->xchg->expose_exec_seq ? xop->exec_seq : 0,
-                           .device_generation = e->generation};
     uint64_t since = now - xop->op.work.stamp;
-    cpl.latency_ns = vgpu_ticks_to_ns((int64_t)since < 0 ? 0 : since);
+    complete(e, vm, xop, status, vgpu_ticks_to_ns((int64_t)since < 0 ? 0 : since));
     if (!xop->refused) {
         vgpu_hist_record(&vm->x->service, vgpu_ticks_to_ns(now - xop->started));
         vgpu_count(&vm->x->bytes, vgpu_work_bytes(&xop->op.work));
     }
-    complete(e, vm, &cpl, cpl.latency_ns);
     vm->in_flight--;
     e->in_flight[xop->op.queue][xop->op.priority]--;
     e->in_flight_total--;
@@ -337,33 +343,46 @@ static void finish(struct vgpu_exec *e, struct exec_op *xop)
 }
 
 /*
- * The oldest item of this queue and priority over all feeds, or NULL. A poll core whose ring ran empty while it holds
- * more makes us wait for it (*held): what it holds is older, or of higher priority, than what we would start instead.
+ * The oldest item of this queue and priority over all feeds, or NULL; it stays in its ring. A poll core whose ring ran
+ * empty while it holds more makes us wait for it (*held): what it holds is older, or of higher priority, than what we
+ * would start instead.
  */
-static struct vgpu_work *next_work(struct vgpu_exec *e, uint32_t queue, uint32_t prio, struct exec_feed **from,
-                                   bool *held)
+static const struct vgpu_slot *next_work(struct vgpu_exec *e, uint32_t queue, uint32_t prio, struct vgpu_cons **from,
+                                         bool *held)
 {
     struct exec_feed *feeds = &e->feeds[(queue * VGPU_PRIO_COUNT + prio) * e->n_feeds];
-    struct exec_feed *best = NULL;
+    const struct vgpu_slot *best = NULL;
+    uint64_t best_stamp = 0;
 
     for (uint32_t f = 0; f < e->n_feeds; f++) {
         struct exec_feed *feed = &feeds[f];
-        if (!feed->has_head) {
+        const struct vgpu_slot *slot = vgpu_cons_peek(&feed->cons);
+        if (!slot) {
             /* Q1 pairs with Q1 in poller.c dispatch_order(): once it reads 0, all that was held is in the ring. */
             bool more = vgpu_load_acquire(feed->backlog) != 0;
-            feed->has_head = vgpu_cons_pop(&feed->cons, (struct vgpu_slot *)&feed->head, 1) == 1;
-            *held |= more && !feed->has_head;
+            slot = vgpu_cons_peek(&feed->cons);
+            if (!slot) {
+                *held |= more;
+                continue;
+            }
         }
-        if (feed->has_head && (!best || (int64_t)(feed->head.stamp - best->head.stamp) < 0))
-            best = feed;
+        uint64_t stamp = ((const struct vgpu_work *)slot)->stamp;
+        if (best && (int64_t)(stamp - best_stamp) >= 0)
+            continue;
+        best = slot;
+        best_stamp = stamp;
+        *from = &feed->cons;
     }
-    *from = best;
-    return best && !*held ? &best->head : NULL;
+    return *held ? NULL : best;
 }
 
-/* Hands one item to the backend. False: the backend is full, the item stays. */
-static bool start(struct vgpu_exec *e, struct vgpu_work *w, uint32_t queue, uint32_t prio)
+/*
+ * Hands one item to the backend. now: ticks, at most EXEC_STAMP_EVERY submits old. False: the backend is full, the item
+ * stays.
+ */
+static bool start(struct vgpu_exec *e, const struct vgpu_slot *item, uint32_t queue, uint32_t prio, uint64_t now)
 {
+    const struct vgpu_work *w = (const struct vgpu_work *)item;
     uint32_t slot = vgpu_work_vm(w);
 
     if (vgpu_unlikely(slot == EXEC_DEAD_VM))
@@ -372,7 +391,7 @@ static bool start(struct vgpu_exec *e, struct vgpu_work *w, uint32_t queue, uint
     uint16_t refused = vgpu_work_status(w);
     struct exec_op *xop = e->ops_free[e->ops_free_count - 1];
 
-    xop->op.work = *w;
+    vgpu_slot_fetch((struct vgpu_slot *)&xop->op.work, item);
     xop->op.work.dst = VGPU_WORK_LOW(w->dst);
     xop->op.work.src0 = VGPU_WORK_LOW(w->src0);
     xop->op.vm = slot;
@@ -384,23 +403,20 @@ static bool start(struct vgpu_exec *e, struct vgpu_work *w, uint32_t queue, uint
     xop->opcode = w->opcode;
     xop->sq_pos = vm->sq_pos;
     xop->exec_seq = e->exec_seq + 1;
-    xop->started = w->stamp;
-    if (refused) /* takes its turn behind the VM's earlier ones, as an operation that does nothing */
+    xop->started = now;
+    if (vgpu_unlikely(refused)) /* takes its turn behind the VM's earlier ones, as an operation that does nothing */
         xop->op.work.opcode = VGPU_OP_NOP;
     bool direct = refused && vm->in_flight == 0;
-    if (!direct) {
-        xop->started = vgpu_ticks();
-        if (e->ops->submit(e->backend, &xop->op) != 0)
-            return false;
-    }
+    if (!direct && e->ops->submit(e->backend, &xop->op) != 0)
+        return false;
     e->exec_seq++;
     vm->sq_pos++;
     vm->in_flight++;
     e->in_flight[queue][prio]++;
     e->in_flight_total++;
     e->ops_free_count--;
-    if (direct)
-        finish(e, xop);
+    if (vgpu_unlikely(direct))
+        finish(e, xop, now);
     return true;
 }
 
@@ -408,20 +424,24 @@ static bool start(struct vgpu_exec *e, struct vgpu_work *w, uint32_t queue, uint
 static uint32_t dispatch(struct vgpu_exec *e, uint32_t queue)
 {
     uint32_t started = 0;
+    uint64_t now = 0;
 
     for (uint32_t prio = 0; prio < VGPU_PRIO_COUNT; prio++) {
         for (;;) {
-            struct exec_feed *feed;
+            struct vgpu_cons *from;
             bool held = false;
-            struct vgpu_work *w = next_work(e, queue, prio, &feed, &held);
+            const struct vgpu_slot *item = next_work(e, queue, prio, &from, &held);
             if (held)
                 return started;
-            if (!w)
+            if (!item)
                 break;
-            if (e->in_flight[queue][prio] >= e->xchg->budget[queue][prio] || started >= EXEC_START_BURST ||
-                !start(e, w, queue, prio))
+            if (e->in_flight[queue][prio] >= e->xchg->budget[queue][prio] || started >= EXEC_START_BURST)
                 return started;
-            feed->has_head = false;
+            if (started % EXEC_STAMP_EVERY == 0)
+                now = vgpu_ticks();
+            if (!start(e, item, queue, prio, now))
+                return started;
+            vgpu_cons_advance(from);
             started++;
         }
     }
@@ -436,8 +456,6 @@ static void drop_queued(struct vgpu_exec *e, uint32_t slot)
 
     for (uint32_t i = 0; i < rings; i++) {
         struct exec_feed *feed = &e->feeds[i];
-        if (feed->has_head && vgpu_work_vm(&feed->head) == slot)
-            vgpu_work_set_vm(&feed->head, EXEC_DEAD_VM);
         for (uint64_t pos = feed->cons.pos;; pos++) {
             struct vgpu_slot *s = &feed->cons.slots[pos & feed->cons.mask];
             if (vgpu_load_acquire(&s->seq) != pos + 1) /* C1 */
@@ -467,26 +485,30 @@ static void detach_serve(struct vgpu_exec *e)
     }
 }
 
-uint32_t vgpu_exec_step(struct vgpu_exec *e)
+/* Completes what the backend has finished. */
+static uint32_t harvest(struct vgpu_exec *e)
 {
     struct vgpu_op *done[EXEC_POLL_BURST];
-    uint32_t work = 0;
+    uint64_t now = 0;
 
-    if (e->in_flight_total) {
-        uint32_t n = e->ops->poll(e->backend, done, EXEC_POLL_BURST);
-        for (uint32_t i = 0; i < n; i++)
-            finish(e, (struct exec_op *)done[i]);
-        work += n;
+    if (e->in_flight_total == 0)
+        return 0;
+    uint32_t n = e->ops->poll(e->backend, done, EXEC_POLL_BURST);
+    for (uint32_t i = 0; i < n; i++) {
+        if (i % EXEC_STAMP_EVERY == 0)
+            now = vgpu_ticks();
+        finish(e, (struct exec_op *)done[i], now);
     }
+    return n;
+}
+
+uint32_t vgpu_exec_step(struct vgpu_exec *e)
+{
+    uint32_t work = harvest(e);
+
     for (uint32_t q = 0; q < e->n_queues; q++)
         work += dispatch(e, q);
-    /* A backend that finishes at once is harvested in the same round: one hop less. */
-    if (e->in_flight_total) {
-        uint32_t n = e->ops->poll(e->backend, done, EXEC_POLL_BURST);
-        for (uint32_t i = 0; i < n; i++)
-            finish(e, (struct exec_op *)done[i]);
-        work += n;
-    }
+    work += harvest(e); /* a backend that finishes at once: one hop less */
     flush_dirty(e);
     if (vgpu_unlikely(vgpu_load_acquire(&e->detach_pending) != 0)) /* X1 */
         detach_serve(e);
@@ -498,6 +520,11 @@ uint32_t vgpu_exec_step(struct vgpu_exec *e)
                 vgpu_store_relaxed(&e->xchg->in_flight[q][p], e->in_flight[q][p]);
     }
     return work;
+}
+
+bool vgpu_exec_lost(const struct vgpu_exec *e)
+{
+    return e->ops->lost && e->ops->lost(e->backend);
 }
 
 uint32_t vgpu_exec_in_flight(const struct vgpu_exec *e)
@@ -512,7 +539,7 @@ bool vgpu_exec_arm(struct vgpu_exec *e)
     vgpu_store_relaxed(&e->xchg->armed, 1);
     vgpu_fence_full(); /* E1 pairs with E2 in poller.c: armed before the last look */
     for (uint32_t i = 0; i < rings; i++)
-        if (e->feeds[i].has_head || vgpu_cons_ready(&e->feeds[i].cons)) {
+        if (vgpu_cons_ready(&e->feeds[i].cons)) {
             vgpu_exec_disarm(e);
             return false;
         }

@@ -40,6 +40,8 @@ bool vgpu_exec_detach_finish(struct vgpu_exec *e, uint32_t slot);
 
 /* Loop thread: one bounded round. Returns the number of operations started or finished; 0 means idle. */
 uint32_t vgpu_exec_step(struct vgpu_exec *e);
+/* Loop thread: is the device gone for good? Then the process must end; vgpud starts another. */
+bool vgpu_exec_lost(const struct vgpu_exec *e);
 /* Operations on the backend now. */
 uint32_t vgpu_exec_in_flight(const struct vgpu_exec *e);
 /* Loop thread: before sleeping. True: armed and nothing to do, the doorbell will be rung. False: there is work. */

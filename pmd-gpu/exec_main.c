@@ -72,9 +72,15 @@ static void *loop_main(void *arg)
     pin(m->cpu);
     vgpu_idle_init(&idle, m->spin_ns, m->pause_ns, m->sleep, m->cpu < 0);
     for (;;) {
-        if (vgpu_exec_step(m->exec))
+        if (vgpu_exec_step(m->exec)) {
             vgpu_idle_worked(&idle);
-        else if (vgpu_idle_next(&idle) == VGPU_IDLE_SLEEP)
+            continue;
+        }
+        if (vgpu_unlikely(vgpu_exec_lost(m->exec))) {
+            vgpu_log(VGPU_LOG_ERROR, "the device is lost");
+            _exit(3);
+        }
+        if (vgpu_idle_next(&idle) == VGPU_IDLE_SLEEP)
             loop_sleep(m);
     }
     return NULL;
