@@ -9,7 +9,7 @@
 
 #include "core/daemon.h"
 
-#define DEFAULT_CONFIG "/etc/vgpu/vgpud.yaml"
+#define DEFAULT_CONFIG VGPU_SYSCONFDIR "/vgpu/vgpud.yaml"
 
 static const char usage[] =
     "vgpud: shares GPUs between virtual machines over rings in shared memory\n\n"

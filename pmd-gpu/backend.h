@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The backend interface: what executes operations. Backends are const ops tables, listed in backend.c; `null`, `cpu`,
- * (`cuda`), and `fault`, a decorator over any of them. All pass tests/unit/pmd-gpu/conformance_test.c.
+ * (`cuda`), and `fault`, a decorator over any of them. All pass the conformance test of tests/unit/pmd-gpu.
  *
  * Threads: open, close, region_add and region_del are called by the executor's control thread (region_* while the loop
  * thread runs; no operation of that VM is in flight then). submit and poll are called by the loop thread only and never
