@@ -133,6 +133,7 @@ static inline void vgpu_prefetch_write(const void *p)
 }
 #define VGPU_PROD_AHEAD 8u  /* lines that the producer asks for before it writes them */
 #define VGPU_CONS_AHEAD 32u /* slots that the consumer asks for when all of them are full */
+#define VGPU_CONS_NEAR 8u   /* of those, into L1; more would wait for its few miss buffers, and so would the caller */
 
 /* Free slots, at most `want` are looked for. -EPROTO: the peer's credit is impossible. */
 static inline int64_t vgpu_prod_room(struct vgpu_prod *p, uint32_t want)
@@ -201,8 +202,10 @@ static inline void vgpu_cons_ahead(struct vgpu_cons *c)
     /* Relaxed: a hint, no data follows. Spelled out, because tests make vgpu_load_relaxed() plain to see payload races. */
     if (__atomic_load_n(&c->slots[far & c->mask].seq, __ATOMIC_RELAXED) != far + 1)
         return;
-    for (uint32_t i = 0; i < VGPU_CONS_AHEAD - 1; i++)
+    for (uint32_t i = 0; i < VGPU_CONS_NEAR; i++)
         __builtin_prefetch(&c->slots[(c->pos + i) & c->mask], 0, 3);
+    for (uint32_t i = VGPU_CONS_NEAR; i < VGPU_CONS_AHEAD - 1; i++)
+        __builtin_prefetch(&c->slots[(c->pos + i) & c->mask], 0, 2);
 }
 
 /*
@@ -235,6 +238,28 @@ static inline uint32_t vgpu_cons_pop(struct vgpu_cons *c, struct vgpu_slot *out,
     if (got == n && (int64_t)(c->pos - c->probe_at) >= 0)
         vgpu_cons_ahead(c);
     return got;
+}
+
+/*
+ * For a consumer that trusts its producer (a poll core's ring to an executor; never a guest's): the next element where
+ * it lies, or NULL. It stays there, and may be changed by us, until vgpu_cons_advance().
+ */
+static inline struct vgpu_slot *vgpu_cons_peek(struct vgpu_cons *c)
+{
+    struct vgpu_slot *slot = &c->slots[c->pos & c->mask];
+
+    if (vgpu_load_acquire(&slot->seq) == c->pos + 1) /* C1 pairs with S1 in vgpu_prod_put() */
+        return slot;
+    vgpu_cons_publish(c);
+    return NULL;
+}
+static inline void vgpu_cons_advance(struct vgpu_cons *c)
+{
+    if (!c->read_only)
+        vgpu_store_relaxed(&c->slots[c->pos & c->mask].seq, 0); /* as in vgpu_cons_pop() */
+    c->pos++;
+    if (c->pos - c->published > c->mask >> 2)
+        vgpu_cons_publish(c);
 }
 
 /* Is an element ready? One load. */
