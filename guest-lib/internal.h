@@ -62,6 +62,7 @@ struct vgpu {
     struct vgpu_prod sq;
     struct vgpu_cons cq;
     uint64_t outstanding;
+    uint64_t submitted;   /* since open */
     uint64_t cap;                 /* most that may be outstanding */
     uint64_t window_tail;         /* no outstanding position is below */
     uint32_t window_mask;

@@ -205,6 +205,11 @@ uint64_t vgpu_outstanding(const struct vgpu *v)
     return v->outstanding;
 }
 
+uint64_t vgpu_submitted(const struct vgpu *v)
+{
+    return v->submitted;
+}
+
 /* ---- Submission ---- */
 
 static int submit_not_up(struct vgpu *v)
@@ -289,6 +294,7 @@ int vgpu_submit_burst(struct vgpu *v, const struct vgpu_request *reqs, unsigned 
         put_one(v, &sq, &reqs[i]);
     v->sq.pos = sq.pos;
     v->outstanding += (uint64_t)room;
+    v->submitted += (uint64_t)room;
     if (first_position)
         *first_position = from;
     /* "Always polling" is negotiated so that the full fence (S3) is paid only where the host may sleep. */

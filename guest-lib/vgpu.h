@@ -103,6 +103,8 @@ int vgpu_poll(struct vgpu *v, struct vgpu_completion *out, unsigned n);
 int vgpu_wait(struct vgpu *v, struct vgpu_completion *out, unsigned n, uint64_t timeout_ns);
 /* Submitted and not yet fetched. */
 uint64_t vgpu_outstanding(const struct vgpu *v);
+/* Submitted since vgpu_open(), by the blocking calls too; over re-attachments. */
+uint64_t vgpu_submitted(const struct vgpu *v);
 /* Readable when a sleeping wait should wake (for your own event loop): call vgpu_event_arm() before you sleep on it; it
  * returns 1 when completions are there already. */
 int vgpu_event_fd(struct vgpu *v);
