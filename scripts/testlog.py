@@ -16,7 +16,7 @@ TAP_PLAN = re.compile(r'^1\.\.(\d+)', re.M)
 TAP_LINE = re.compile(r'^(not )?ok\b(?: \d+)?(?: - )?([^#\n]*)(?:# *(SKIP)\b *(.*))?$', re.M | re.I)
 TALLY = re.compile(r'^(\d+) passed, (\d+) failed(?:, (\d+) skipped)?$')
 TALLY_SKIP = re.compile(r'^\s*SKIP (.+)$', re.M)
-SHOWS = re.compile(r'^\s*shows: (.+)$', re.M)
+SHOWS = re.compile(r'^\s*shows: (.+)$')
 PASSING = ('OK', 'EXPECTEDFAIL')
 
 
@@ -85,12 +85,26 @@ def _counts(text, stdout):
     return None
 
 
+def shown(stdout):
+    """What the program shows, each with the TAP test that it belongs to, if there is one."""
+    found, pending = [], []
+    for line in stdout.splitlines():
+        show, tap = SHOWS.match(line), TAP_LINE.match(line)
+        if show:
+            pending.append(show.group(1))
+        elif tap:
+            title = re.sub(r' \(\d+ ms\)$', '', tap.group(2).strip())
+            found += [f'{title}: {text}' if title else text for text in pending]
+            pending = []
+    return found + pending
+
+
 def judge(record):
     """One record of meson's testlog.json as an Outcome."""
     name = record['name'].split(' / ')[-1]
     stdout = ANSI.sub('', record.get('stdout') or '')
     text = stdout + '\n' + ANSI.sub('', record.get('stderr') or '')
-    out = Outcome(name, shows=SHOWS.findall(stdout), seconds=record.get('duration', 0.0))
+    out = Outcome(name, shows=shown(stdout), seconds=record.get('duration', 0.0))
     if record['result'] == 'SKIP':
         out.skipped.append(f"{name}: {last_line(stdout) or last_line(text) or 'no reason given'}")
         return out

@@ -56,6 +56,8 @@ def main():
     tally.rule('a skip keeps its reason', [] if skip.skipped == ['t: no spin here'] else skip.skipped)
     shown = testlog.judge(record(stdout='shows: FIFO kept over 10 descriptors\n'))
     tally.rule('what a test shows is kept', [] if shown.shows == ['FIFO kept over 10 descriptors'] else ['lost'])
+    named = testlog.judge(record(stdout='1..1\nshows: 7 of 7\nok 1 - fifo (12 ms)\n'))
+    tally.rule('what a TAP test shows carries its name', [] if named.shows == ['fifo: 7 of 7'] else named.shows)
     excerpt = testlog.excerpt('\n'.join(['noise'] * 50 + ['spsc.c:7: Assertion failed'] + ['noise'] * 50))
     tally.rule('an excerpt holds the telling line', [] if any('Assertion' in x for x in excerpt) else excerpt)
     tally.finish()
