@@ -41,6 +41,12 @@ struct order {
     uint64_t head, tail, mask;
 };
 
+/* All that a look at an idle VM needs, four to a line. While it is cold nothing is taken from it, so `want` holds. */
+struct cold_look {
+    const uint64_t *seq; /* of the slot where its next descriptor will be */
+    uint64_t want;
+};
+
 struct vgpu_poller {
     struct vgpu_poller_params params;
     struct vgpu_poll_table *table; /* RCU */
@@ -48,6 +54,7 @@ struct vgpu_poller {
     uint64_t backlog; /* tokens in all of them */
     uint64_t listed; /* generation of the table that the hot and cold lists were made from */
     struct vgpu_vm **hot, **cold;
+    struct cold_look *look; /* [cold_count], beside cold */
     uint32_t hot_count, cold_count, cold_next;
     struct vgpu_idle idle;
     bool blocked; /* in the last round something could not move on */
@@ -96,8 +103,9 @@ int vgpu_poller_open(const struct vgpu_poller_params *params, struct vgpu_poller
     p->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     p->hot = calloc(params->max_vms, sizeof(*p->hot));
     p->cold = calloc(params->max_vms, sizeof(*p->cold));
+    p->look = calloc(params->max_vms, sizeof(*p->look));
     struct epoll_event ev = {.events = EPOLLIN, .data.u64 = WAKE_TOKEN};
-    if (p->epoll < 0 || p->wake < 0 || !p->hot || !p->cold || epoll_ctl(p->epoll, EPOLL_CTL_ADD, p->wake, &ev) ||
+    if (p->epoll < 0 || p->wake < 0 || !p->hot || !p->cold || !p->look || epoll_ctl(p->epoll, EPOLL_CTL_ADD, p->wake, &ev) ||
         orders_open(p)) {
         vgpu_poller_close(p);
         return -ENOMEM;
@@ -122,6 +130,7 @@ void vgpu_poller_close(struct vgpu_poller *p)
                     p->params.release(p->order[e][q][prio].tokens);
     free(p->hot);
     free(p->cold);
+    free(p->look);
     free(p);
 }
 
@@ -248,20 +257,22 @@ static uint32_t poll_vm(struct vgpu_poller *p, struct vgpu_poll_table *table, st
 {
     struct vgpu_slot burst[BURST_MAX];
 
-    if (vgpu_unlikely(vm->broken))
-        return 0;
-    uint32_t want = vm_room(p, vm);
-    if (vgpu_unlikely(want == 0)) {
-        if (!vm->broken && vgpu_cons_ready(&vm->sq))
-            p->blocked = true;
-        return 0;
-    }
-    uint32_t n = vgpu_cons_pop(&vm->sq, burst, want);
-    if (n == 0) {
-        if (vgpu_unlikely(vgpu_cons_overrun(&vm->sq)))
+    /* Most polls find nothing: that takes one load of the guest's line and one comparison. */
+    int64_t ahead = vgpu_cons_ahead_of(&vm->sq);
+    if (vgpu_likely(ahead != 0) || vgpu_unlikely(vm->broken)) {
+        vgpu_cons_publish(&vm->sq);
+        if (vgpu_unlikely(ahead > 0 && !vm->broken))
             vm_break(p, vm, VGPU_BROKEN_SQ_SEQ);
         return 0;
     }
+    uint32_t want = vm_room(p, vm);
+    if (vgpu_unlikely(want == 0)) {
+        p->blocked |= !vm->broken;
+        return 0;
+    }
+    uint32_t n = vgpu_cons_pop(&vm->sq, burst, want);
+    if (vgpu_unlikely(n == 0))
+        return 0; /* a guest that took back what it had published */
     if (vgpu_unlikely(vgpu_load_relaxed(vm->region_broken))) {
         /* What was read may come from the page that replaced the guest's. */
         vm_break(p, vm, VGPU_BROKEN_MEMORY);
@@ -345,6 +356,14 @@ static uint32_t kick_executors(struct vgpu_poller *p, struct vgpu_poll_table *ta
 
 /* ---- hot and cold ---- */
 
+static void chill(struct vgpu_poller *p, struct vgpu_vm *vm)
+{
+    vm->hot = false;
+    p->look[p->cold_count].seq = &vm->sq.slots[vm->sq.pos & vm->sq.mask].seq;
+    p->look[p->cold_count].want = vm->sq.pos + 1;
+    p->cold[p->cold_count++] = vm;
+}
+
 static void lists_rebuild(struct vgpu_poller *p, struct vgpu_poll_table *table)
 {
     p->hot_count = p->cold_count = p->cold_next = 0;
@@ -353,7 +372,7 @@ static void lists_rebuild(struct vgpu_poller *p, struct vgpu_poll_table *table)
         if (vm->hot || table->vm_count <= HOT_ALWAYS)
             p->hot[p->hot_count++] = vm;
         else
-            p->cold[p->cold_count++] = vm;
+            chill(p, vm);
     }
     p->listed = table->generation;
 }
@@ -366,6 +385,7 @@ static void heat(struct vgpu_poller *p, uint32_t cold_index)
     vm->idle_polls = 0;
     p->hot[p->hot_count++] = vm;
     p->cold[cold_index] = p->cold[--p->cold_count];
+    p->look[cold_index] = p->look[p->cold_count];
 }
 
 static uint32_t poll_vms(struct vgpu_poller *p, struct vgpu_poll_table *table)
@@ -380,8 +400,7 @@ static uint32_t poll_vms(struct vgpu_poller *p, struct vgpu_poll_table *table)
         if (n) {
             vm->idle_polls = 0;
         } else if (cool && ++vm->idle_polls > COOL_AFTER) {
-            vm->hot = false;
-            p->cold[p->cold_count++] = vm;
+            chill(p, vm);
             p->hot[i] = p->hot[--p->hot_count];
             continue;
         }
@@ -390,12 +409,14 @@ static uint32_t poll_vms(struct vgpu_poller *p, struct vgpu_poll_table *table)
     for (uint32_t k = 0; k < COLD_PER_ROUND && p->cold_count; k++) {
         if (p->cold_next >= p->cold_count)
             p->cold_next = 0;
-        uint32_t n = poll_vm(p, table, p->cold[p->cold_next]);
-        work += n;
-        if (n)
-            heat(p, p->cold_next);
-        else
+        const struct cold_look *look = &p->look[p->cold_next];
+        /* Acquire: C1, should it be ready. Neither earlier nor exactly where we wait: poll_vm() judges it. */
+        if (vgpu_likely((int64_t)(vgpu_load_acquire(look->seq) - look->want) < 0)) {
             p->cold_next++;
+            continue;
+        }
+        heat(p, p->cold_next);
+        work += poll_vm(p, table, p->hot[p->hot_count - 1]);
     }
     return work;
 }

@@ -268,6 +268,12 @@ static inline bool vgpu_cons_ready(const struct vgpu_cons *c)
     return vgpu_load_acquire(&c->slots[c->pos & c->mask].seq) == c->pos + 1; /* C1 */
 }
 
+/* 0: an element is ready. Below 0: not yet. Above 0: vgpu_cons_overrun(). One load. */
+static inline int64_t vgpu_cons_ahead_of(const struct vgpu_cons *c)
+{
+    return (int64_t)(vgpu_load_acquire(&c->slots[c->pos & c->mask].seq) - (c->pos + 1)); /* C1 */
+}
+
 /*
  * After an empty pop: did the producer run ahead of the ring? A correct producer never makes a sequence larger than
  * position + 1 visible in the consumer's slot; stale ones of earlier laps or attachments are smaller.
