@@ -22,6 +22,8 @@
 
 #include "core/daemon.h"
 
+#define EPOCHS_AHEAD 64u /* reserved at a time, so that the lock file is written rarely */
+
 /* ---- tables ---- */
 
 static struct vgpu_poll_table *table_make(struct vgpud *d, uint32_t poller)
@@ -140,9 +142,10 @@ struct vgpu_attachment *vgpud_attachment_of(struct vgpud *d, uint32_t vm_id)
 }
 
 /*
- * Epochs go up over attachments and over restarts of the daemon, because they follow the clock: seconds since 2020, at
- * least one more than the last. Positions start at epoch << 32, so whatever an old epoch left in a ring's slots is
- * behind the new start (no ring moves 2^32 descriptors a second).
+ * Epochs go up over attachments and over restarts of the daemon: they follow the clock (seconds since 2020), are at
+ * least one more than the last, and a new daemon starts behind what the one before had reserved. Positions start at
+ * epoch << 32, so whatever an old epoch left in a ring's slots is behind the new start (no ring moves 2^32 descriptors a
+ * second).
  */
 static uint64_t next_epoch(struct vgpud *d)
 {
@@ -150,6 +153,8 @@ static uint64_t next_epoch(struct vgpud *d)
 
     if (epoch <= d->last_epoch)
         epoch = d->last_epoch + 1;
+    if (epoch >= d->epochs_end && vgpud_epochs_reserve(d, epoch + EPOCHS_AHEAD))
+        vgpu_log(VGPU_LOG_WARN, "cannot note the epoch in the lock file: after a crash epochs may be used again");
     d->last_epoch = epoch;
     return epoch;
 }

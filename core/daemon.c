@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -67,10 +68,25 @@ static int take_lock(struct vgpud *d, struct vgpu_err *err)
             return vgpu_err_set(err, EBUSY, "an executor of an earlier vgpud still holds %s", path);
         usleep(20000);
     }
-    char pid[32];
-    int n = snprintf(pid, sizeof(pid), "%d\n", (int)getpid());
-    if (ftruncate(d->lock_fd, 0) || pwrite(d->lock_fd, pid, (size_t)n, 0) != n)
+    char text[64] = "";
+    ssize_t n = pread(d->lock_fd, text, sizeof(text) - 1, 0);
+    text[n > 0 ? n : 0] = 0;
+    const char *epoch = strchr(text, '\n');
+    d->last_epoch = epoch ? strtoull(epoch + 1, NULL, 10) : 0;
+    if (vgpud_epochs_reserve(d, d->last_epoch))
         return vgpu_err_set(err, errno, "cannot write %s: %s", path, strerror(errno));
+    return 0;
+}
+
+/* The lock file: our pid; the end of the epochs that we may use, which the next daemon starts behind. */
+int vgpud_epochs_reserve(struct vgpud *d, uint64_t end)
+{
+    char text[64];
+
+    int n = snprintf(text, sizeof(text), "%-10d\n%020" PRIu64 "\n", (int)getpid(), end); /* always the same length */
+    if (pwrite(d->lock_fd, text, (size_t)n, 0) != n)
+        return -EIO;
+    d->epochs_end = end;
     return 0;
 }
 

@@ -88,7 +88,8 @@ struct vgpud {
     bool stopping, stop_done;
     uint64_t stop_deadline_ns;
     uint64_t started_ns;
-    uint64_t last_epoch, table_generation;
+    uint64_t last_epoch, epochs_end; /* epochs below epochs_end are reserved for us, also over a crash */
+    uint64_t table_generation;
     uint32_t vm_gen;
     uint32_t poller_count;
     struct vgpu_poller *pollers[VGPU_CONFIG_MAX_POLL_CORES];
@@ -161,6 +162,8 @@ void vgpu_eal_release(void *mem);
 void vgpu_topology_report(const struct vgpu_config *c, char *report, size_t report_bytes);
 
 /* daemon.c */
+/* Reserves epochs up to `end`: a daemon started after us, however soon, uses later ones. 0 or -errno. */
+int vgpud_epochs_reserve(struct vgpud *d, uint64_t end);
 /* Starts everything, in order, undoing it when a step fails. 0 or -errno. */
 int vgpud_open(struct vgpud *d, struct vgpu_err *err);
 /* Serves until SIGTERM or SIGINT; then completes or cancels what is in flight. ready_fd: "ready\n" goes there once all
