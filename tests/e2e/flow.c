@@ -98,7 +98,8 @@ static void note_gone(struct e2e_flow *f)
     nap();
 }
 
-static void submit_some(struct e2e_flow *f)
+/* False: nothing went in, so there is time to wait. */
+static bool submit_some(struct e2e_flow *f)
 {
     struct vgpu_request r[BURST_MAX];
     unsigned most = f->burst_max ? f->burst_max : 64;
@@ -109,7 +110,7 @@ static void submit_some(struct e2e_flow *f)
         want = (unsigned)left;
     unsigned n = make_requests(f, r, want);
     if (n == 0)
-        return;
+        return false;
     int got = vgpu_submit_burst(f->v, r, n, NULL);
     unsigned in = got > 0 ? (unsigned)got : 0;
     for (unsigned i = in; i < n && f->work == E2E_VERIFIED; i++)
@@ -119,6 +120,7 @@ static void submit_some(struct e2e_flow *f)
         note_gone(f);
     else
         e2e_check(got > 0 || got == -EAGAIN, "submit: %d: %s", got, vgpu_strerror(f->v));
+    return in == n;
 }
 
 static void account(struct e2e_flow *f, const struct vgpu_completion *c)
@@ -145,11 +147,11 @@ static void account(struct e2e_flow *f, const struct vgpu_completion *c)
 }
 
 /* Mixes of poll and wait, of small and large batches. */
-static void poll_some(struct e2e_flow *f, bool draining)
+static void poll_some(struct e2e_flow *f, bool full)
 {
     struct vgpu_completion c[POLL_MAX];
     unsigned n = 1 + (unsigned)(e2e_next(&f->rng) % POLL_MAX);
-    bool wait = draining || vgpu_outstanding(f->v) >= 512 || (f->work == E2E_VERIFIED && e2e_next(&f->rng) % 4 == 0);
+    bool wait = full || e2e_next(&f->rng) % 64 == 0;
     int got = wait ? vgpu_wait(f->v, c, n, UINT64_C(100000000)) : vgpu_poll(f->v, c, n);
 
     if (got == -ENOTCONN) {
@@ -176,9 +178,8 @@ bool e2e_flow_step(struct e2e_flow *f)
     }
     if (draining && vgpu_outstanding(f->v) == 0)
         return false;
-    if (!draining)
-        submit_some(f);
-    poll_some(f, draining);
+    bool full = draining || !submit_some(f);
+    poll_some(f, full);
     return true;
 }
 

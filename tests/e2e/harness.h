@@ -103,6 +103,8 @@ struct e2e_host {
 void e2e_host_start(struct e2e_host *h, const struct e2e_options *o);
 /* Starts vgpud again with the configuration that is there. */
 void e2e_host_restart(struct e2e_host *h);
+/* Starts another vgpud with this configuration that is expected to end by itself; its exit status. */
+int e2e_host_try(const struct e2e_host *h);
 /* SIGTERM, exit status 0, no process and no socket left. Guests that are this process's children are reaped before. */
 void e2e_host_stop(struct e2e_host *h);
 /* SIGKILL; waits until the executors are gone too. */

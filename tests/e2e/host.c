@@ -73,27 +73,46 @@ static void write_config(const struct e2e_host *h, const struct e2e_options *o)
 
 /* ---- start and stop ---- */
 
-void e2e_host_restart(struct e2e_host *h)
+/* Its output goes to the log, "ready" to ready_fd. */
+static pid_t spawn_vgpud(const struct e2e_host *h, int ready_fd)
 {
     const char *vgpud = program("VGPU_E2E_VGPUD");
     pid_t parent = getpid();
-    char log[E2E_PATH_BYTES + 24], said[16] = "";
-    int ready[2];
+    char log[E2E_PATH_BYTES + 24];
 
     snprintf(log, sizeof(log), "%s/vgpud.log", h->dir);
-    e2e_check(pipe2(ready, O_CLOEXEC) == 0, "pipe: %s", strerror(errno));
     fflush(stdout);
-    h->pid = fork();
-    e2e_check(h->pid >= 0, "fork: %s", strerror(errno));
-    if (h->pid == 0) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
-        int out = open(log, O_WRONLY | O_CREAT | O_APPEND, 0600), in = open("/dev/null", O_RDONLY);
-        if (getppid() != parent || out < 0 || in < 0 || dup2(in, 0) < 0 || dup2(out, 1) < 0 || dup2(out, 2) < 0 ||
-            dup2(ready[1], 9) < 0)
-            _exit(120);
-        execl(vgpud, "vgpud", "--config", h->config, "--ready-fd", "9", (char *)NULL);
-        _exit(121);
-    }
+    pid_t pid = fork();
+    e2e_check(pid >= 0, "fork: %s", strerror(errno));
+    if (pid > 0)
+        return pid;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    int out = open(log, O_WRONLY | O_CREAT | O_APPEND, 0600), in = open("/dev/null", O_RDONLY);
+    if (getppid() != parent || out < 0 || in < 0 || dup2(in, 0) < 0 || dup2(out, 1) < 0 || dup2(out, 2) < 0 ||
+        dup2(ready_fd, 9) < 0)
+        _exit(120);
+    execl(vgpud, "vgpud", "--config", h->config, "--ready-fd", "9", (char *)NULL);
+    _exit(121);
+}
+
+int e2e_host_try(const struct e2e_host *h)
+{
+    int null = open("/dev/null", O_WRONLY | O_CLOEXEC), status = -1;
+    pid_t pid = spawn_vgpud(h, null);
+
+    close(null);
+    for (uint64_t until = e2e_now_ms() + E2E_WAIT_MS; waitpid(pid, &status, WNOHANG) != pid; e2e_sleep_ms(1))
+        e2e_check(e2e_now_ms() < until, "vgpud does not end");
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+void e2e_host_restart(struct e2e_host *h)
+{
+    char said[16] = "";
+    int ready[2];
+
+    e2e_check(pipe2(ready, O_CLOEXEC) == 0, "pipe: %s", strerror(errno));
+    h->pid = spawn_vgpud(h, ready[1]);
     close(ready[1]);
     struct pollfd p = {.fd = ready[0], .events = POLLIN};
     e2e_check(poll(&p, 1, E2E_WAIT_MS) == 1, "vgpud does not become ready");
