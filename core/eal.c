@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "core/daemon.h"
 
@@ -105,7 +106,9 @@ int vgpu_eal_open(const int *cpus, uint32_t n, bool hugepages, char *report, siz
     rc = eal_try(lcores, use_huge);
     if (rc < 0)
         return vgpu_err_set(err, rte_errno ? rte_errno : EIO, "DPDK's EAL does not start: %s%s", rte_strerror(rte_errno),
-                            use_huge ? " (hugepages not usable by this user? set memory.hugepages: false)" : "");
+                            access("/sys/devices/system/cpu", R_OK) ? " (it needs /sys mounted)"
+                            : use_huge ? " (hugepages not usable by this user? set memory.hugepages: false)"
+                                       : "");
     have_eal = true;
     return 0;
 }
