@@ -23,7 +23,7 @@ uint64_t vgpu_recover_vm(struct vgpu_vm *vm, struct vgpu_xchg_header *xchg, stru
     uint64_t *done = vgpu_xchg_done(xchg, vm->x);
     uint64_t pos = vm->cq_start + vgpu_load_acquire(&vm->x->completed); /* J2: everything below was published */
 
-    /* Recorded, perhaps published: the same bytes at the same place (J1 pairs with complete() in exec.c). */
+    /* Recorded, perhaps published: the same bytes at the same place (J1 pairs with record() in exec.c). */
     while (vgpu_load_acquire(&journal[pos & jmask].seq) == pos + 1) {
         struct vgpu_cpl cpl;
         memcpy(&cpl, &journal[pos & jmask], sizeof(cpl));

@@ -27,7 +27,8 @@
 
 #define EXEC_POLL_BURST 64u
 #define EXEC_START_BURST 64u
-#define EXEC_STAMP_EVERY 8u  /* one reading of the clock serves so many operations of a burst */
+#define EXEC_GROUP 32u      /* completions of a burst that are published together */
+#define EXEC_STAMP_EVERY 8u /* one reading of the clock serves so many operations of a burst */
 #define EXEC_DEAD_VM 0xffffu /* in a queued item: its VM was detached */
 
 enum detach_state { DETACH_NONE = 0, DETACH_ASKED = 1, DETACH_DRAINING = 2, DETACH_DONE = 3 };
@@ -267,28 +268,33 @@ static inline uint64_t cpl_word0(uint32_t tag, uint16_t status, uint8_t opcode)
 VGPU_STATIC_ASSERT(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "completions are written as words");
 VGPU_STATIC_ASSERT(offsetof(struct vgpu_cpl, opcode) == 6 && offsetof(struct vgpu_cpl, value) == 16 &&
                        offsetof(struct vgpu_cpl, device_generation) == 40,
-                   "as complete() puts them");
+                   "as record() puts them");
+
+/* A completion that is recorded and has its place in a guest's ring, but is not there yet. */
+struct recorded {
+    struct vgpu_slot *to;
+    const struct vgpu_slot *journal;
+};
 
 /*
- * Writes one completion: journal, guest's ring, counters. It is built of words, because a load of a word that was just
+ * Records one completion: its place, journal, counters. It is built of words, because a load of a word that was just
  * written in smaller pieces waits until the pieces have left the store buffer.
  */
-static void complete(struct vgpu_exec *e, struct exec_vm *vm, const struct exec_op *xop, uint16_t status,
-                     uint64_t latency_ns)
+static struct recorded record(struct vgpu_exec *e, struct exec_vm *vm, const struct exec_op *xop, uint16_t status,
+                              uint64_t latency_ns)
 {
     uint64_t pos = vm->cq_pos++;
     uint64_t jmask = e->xchg->journal_slots - 1;
+    struct recorded r = {&vm->cq[pos & vm->cq_mask], &vm->journal[pos & jmask]};
     const struct vgpu_slot cpl = {
         .w = {cpl_word0(xop->op.work.tag, status, xop->opcode), xop->sq_pos, status == VGPU_OK ? xop->op.value : 0,
               e->xchg->expose_exec_seq ? xop->exec_seq : 0, latency_ns, e->generation, 0}};
 
+    vgpu_prefetch_write(r.to);
     struct vgpu_slot *journal = &vm->journal[pos & jmask];
     vgpu_slot_store(journal, &cpl);
     vgpu_store_release(&journal->seq, pos + 1); /* J1 pairs with vgpu_recover_vm(): recorded before published */
     vgpu_store_release(&vm->done[xop->sq_pos & jmask], xop->sq_pos + 1); /* J4 pairs with vgpu_recover_vm() */
-    struct vgpu_slot *slot = &vm->cq[pos & vm->cq_mask];
-    vgpu_slot_store(slot, &cpl);
-    vgpu_store_release(&slot->seq, pos + 1); /* S1 pairs with C1 in the guest's vgpu_cons_pop() */
 
     vgpu_count(&vm->x->status_count[status < VGPU_STATUS_COUNT ? status : VGPU_E_BACKEND], 1);
     vgpu_count(&vm->x->op_count[xop->opcode < VGPU_OP_COUNT ? xop->opcode : VGPU_OP_COUNT], 1);
@@ -296,6 +302,20 @@ static void complete(struct vgpu_exec *e, struct exec_vm *vm, const struct exec_
     if (!vm->dirty) {
         vm->dirty = true;
         e->dirty[e->dirty_count++] = (uint32_t)(vm - e->vms);
+    }
+    return r;
+}
+
+/*
+ * Puts recorded completions into the guests' rings. A group at a time: these lines come from other cores, stores leave
+ * in order, and one line at a time between the stores of record() they would hold up all of them. The guest looks at
+ * the first of the group only, so it does not take back the others that record() asked for.
+ */
+static void publish(const struct recorded *r, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        vgpu_slot_store(r[i].to, r[i].journal);
+        vgpu_store_release(&r[i].to->seq, r[i].journal->seq); /* S1 pairs with C1 in the guest's vgpu_cons_pop() */
     }
 }
 
@@ -319,8 +339,8 @@ static void flush_dirty(struct vgpu_exec *e)
     e->dirty_count = 0;
 }
 
-/* now: ticks, at most EXEC_STAMP_EVERY completions old. */
-static void finish(struct vgpu_exec *e, struct exec_op *xop, uint64_t now)
+/* All but publishing. now: ticks, at most EXEC_STAMP_EVERY completions old. */
+static struct recorded finish(struct vgpu_exec *e, struct exec_op *xop, uint64_t now)
 {
     struct exec_vm *vm = &e->vms[xop->op.vm];
     uint16_t status = xop->refused ? xop->refused : xop->op.status;
@@ -331,7 +351,7 @@ static void finish(struct vgpu_exec *e, struct exec_op *xop, uint64_t now)
         vgpu_store_relaxed(&vm->x->broken, VGPU_BROKEN_MEMORY);
     }
     uint64_t since = now - xop->op.work.stamp;
-    complete(e, vm, xop, status, vgpu_ticks_to_ns((int64_t)since < 0 ? 0 : since));
+    struct recorded r = record(e, vm, xop, status, vgpu_ticks_to_ns((int64_t)since < 0 ? 0 : since));
     if (!xop->refused) {
         vgpu_hist_record(&vm->x->service, vgpu_ticks_to_ns(now - xop->started));
         vgpu_count(&vm->x->bytes, vgpu_work_bytes(&xop->op.work));
@@ -340,6 +360,7 @@ static void finish(struct vgpu_exec *e, struct exec_op *xop, uint64_t now)
     e->in_flight[xop->op.queue][xop->op.priority]--;
     e->in_flight_total--;
     e->ops_free[e->ops_free_count++] = xop;
+    return r;
 }
 
 /*
@@ -415,8 +436,10 @@ static bool start(struct vgpu_exec *e, const struct vgpu_slot *item, uint32_t qu
     e->in_flight[queue][prio]++;
     e->in_flight_total++;
     e->ops_free_count--;
-    if (vgpu_unlikely(direct))
-        finish(e, xop, now);
+    if (vgpu_unlikely(direct)) {
+        struct recorded r = finish(e, xop, now);
+        publish(&r, 1);
+    }
     return true;
 }
 
@@ -428,7 +451,7 @@ static uint32_t dispatch(struct vgpu_exec *e, uint32_t queue)
 
     for (uint32_t prio = 0; prio < VGPU_PRIO_COUNT; prio++) {
         for (;;) {
-            struct vgpu_cons *from;
+            struct vgpu_cons *from = NULL;
             bool held = false;
             const struct vgpu_slot *item = next_work(e, queue, prio, &from, &held);
             if (held)
@@ -489,15 +512,20 @@ static void detach_serve(struct vgpu_exec *e)
 static uint32_t harvest(struct vgpu_exec *e)
 {
     struct vgpu_op *done[EXEC_POLL_BURST];
+    struct recorded r[EXEC_GROUP];
     uint64_t now = 0;
 
     if (e->in_flight_total == 0)
         return 0;
     uint32_t n = e->ops->poll(e->backend, done, EXEC_POLL_BURST);
-    for (uint32_t i = 0; i < n; i++) {
-        if (i % EXEC_STAMP_EVERY == 0)
-            now = vgpu_ticks();
-        finish(e, (struct exec_op *)done[i], now);
+    for (uint32_t from = 0; from < n; from += EXEC_GROUP) {
+        uint32_t group = n - from < EXEC_GROUP ? n - from : EXEC_GROUP;
+        for (uint32_t i = 0; i < group; i++) {
+            if (i % EXEC_STAMP_EVERY == 0)
+                now = vgpu_ticks();
+            r[i] = finish(e, (struct exec_op *)done[from + i], now);
+        }
+        publish(r, group);
     }
     return n;
 }
