@@ -602,7 +602,9 @@ void vgpud_attach_stop(struct vgpud *d)
         struct vgpu_attachment *a = &d->attachments[s];
         if (a->state == VGPU_ATTACH_FREE)
             continue;
-        vgpu_store_release(&a->vm->mode, VGPU_VM_MODE_CANCEL);
+        /* All that can be in the ring now; what comes after was submitted to a daemon that is closing. */
+        a->vm->accept_end = vgpu_load_relaxed(&a->vm->stat_accepted) + a->vm->sq.mask + 1;
+        vgpu_store_release(&a->vm->mode, VGPU_VM_MODE_CANCEL); /* Z1 pairs with Z1 in poller.c vm_room() */
         if (a->accepted)
             props_state(d, a, VGPU_VM_CLOSING, VGPU_BROKEN_NONE);
     }
@@ -618,8 +620,9 @@ bool vgpud_attach_drained(struct vgpud *d)
             continue;
         if (a->state != VGPU_ATTACH_ACTIVE)
             return false;
-        if (!a->vm->broken && (vgpu_cons_ready(&a->vm->sq) ||
-                               vgpu_load_relaxed(&a->vm->stat_accepted) != vgpu_load_acquire(&a->vm->x->completed)))
+        uint64_t accepted = vgpu_load_relaxed(&a->vm->stat_accepted);
+        if (!a->vm->broken && ((vgpu_cons_ready(&a->vm->sq) && accepted < a->vm->accept_end) ||
+                               accepted != vgpu_load_acquire(&a->vm->x->completed)))
             return false;
     }
     return true;

@@ -210,6 +210,9 @@ static uint32_t vm_room(struct vgpu_poller *p, struct vgpu_vm *vm)
     }
     if (cq_room < room)
         room = cq_room;
+    /* Z1 pairs with Z1 in attach.c vgpud_attach_stop(). A guest that never stops does not keep us from stopping. */
+    if (vgpu_unlikely(vgpu_load_acquire(&vm->mode) == VGPU_VM_MODE_CANCEL) && room > vm->accept_end - vm->accepted)
+        room = vm->accept_end - vm->accepted;
     return (uint32_t)(room < burst ? room : burst);
 }
 

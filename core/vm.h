@@ -57,6 +57,7 @@ struct vgpu_vm {
     uint64_t folded_accepted, folded_refused, folded_doorbells_in;
     /* written by control, read by the poll core */
     uint32_t mode VGPU_ALIGNED(64); /* enum vgpu_vm_mode */
+    uint64_t accept_end;            /* with MODE_CANCEL: no more than this many are accepted, written before mode (Z1) */
 };
 
 #endif
