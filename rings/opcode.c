@@ -209,7 +209,21 @@ const struct vgpu_opcode_info *vgpu_opcode_info(uint8_t opcode)
     return opcode == VGPU_OP_DEBUG ? &debug_info : NULL;
 }
 
-static uint16_t validate(const struct vgpu_desc *d, const struct vgpu_vm_view *vm, struct vgpu_work *out)
+/* Bits that are set in fields which this opcode does not use. They must be 0, so that a later version can give them a
+ * meaning. */
+static inline uint64_t unused_bits(const struct vgpu_desc *d, const struct vgpu_opcode_info *info)
+{
+    static const uint64_t unused_arg[5][2] = { /* by how many are used; in pairs, little endian as all on the wire */
+        {UINT64_MAX, UINT64_MAX}, {UINT64_MAX << 32, UINT64_MAX}, {0, UINT64_MAX}, {0, UINT64_MAX << 32}, {0, 0}};
+    uint64_t arg[2];
+
+    memcpy(arg, d->arg, sizeof(arg));
+    return (info->refs & 1 ? 0 : d->dst) | (info->refs & 2 ? 0 : d->src0) | (info->refs & 4 ? 0 : d->src1) |
+           (arg[0] & unused_arg[info->args][0]) | (arg[1] & unused_arg[info->args][1]);
+}
+VGPU_STATIC_ASSERT(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "descriptors are read as they lie");
+
+static inline uint16_t validate(const struct vgpu_desc *d, const struct vgpu_vm_view *vm, struct vgpu_work *out)
 {
     const struct vgpu_opcode_info *info = vgpu_opcode_info(d->opcode);
 
@@ -222,30 +236,22 @@ static uint16_t validate(const struct vgpu_desc *d, const struct vgpu_vm_view *v
         return VGPU_E_DTYPE;
     if (vgpu_unlikely(info->sub_is_mask ? (d->sub & ~info->subs) != 0 : d->sub > info->subs))
         return VGPU_E_FLAGS;
-    /* Fields that this opcode does not use must be 0, so that a later version can give them a meaning. */
-    uint64_t unused = 0;
-    if (!(info->refs & 1))
-        unused |= d->dst;
-    if (!(info->refs & 2))
-        unused |= d->src0;
-    if (!(info->refs & 4))
-        unused |= d->src1;
-    for (uint32_t i = info->args; i < 4; i++)
-        unused |= d->arg[i];
-    if (vgpu_unlikely(unused))
+    if (vgpu_unlikely(unused_bits(d, info)))
         return VGPU_E_FLAGS;
     out->n = d->n;
     return info->check(d, vm, out);
 }
 
+VGPU_STATIC_ASSERT(offsetof(struct vgpu_work, tag) == offsetof(struct vgpu_desc, tag) &&
+                       offsetof(struct vgpu_work, dst) == offsetof(struct vgpu_desc, dst) &&
+                       offsetof(struct vgpu_work, sub) == offsetof(struct vgpu_desc, sub),
+                   "a descriptor and a work item begin alike");
+
 uint16_t vgpu_validate(const struct vgpu_desc *d, const struct vgpu_vm_view *vm, struct vgpu_work *out)
 {
     memset(out, 0, sizeof(*out));
-    out->opcode = d->opcode;
-    out->flags = d->flags;
-    out->dtype = d->dtype;
-    out->sub = d->sub;
-    out->tag = d->tag;
+    /* Opcode, flags, dtype, sub and tag, as one word: what follows copies words. */
+    memcpy(out, d, offsetof(struct vgpu_work, dst));
     uint16_t status = validate(d, vm, out);
     if (vgpu_unlikely(status != VGPU_OK)) {
         out->dst = out->src0 = out->src1 = out->n = 0;
