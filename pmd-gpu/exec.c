@@ -71,6 +71,20 @@ struct exec_feed {
     const uint64_t *backlog; /* more waits with the poll core */
 };
 
+/*
+ * Completions in a row that count alike: same VM, opcode, status, and the same readings of the clock. A burst taken by a
+ * poll core in one visit is mostly such, and then costs one addition to each counter instead of one an operation.
+ */
+struct exec_tally {
+    struct exec_vm *vm;
+    uint64_t stamp, started, now; /* ticks: seen by the poll core, handed to the backend, done */
+    uint32_t kind;                /* TALLY_KIND() */
+    uint32_t n;
+    uint64_t bytes;
+    uint64_t latency_ns;
+};
+#define TALLY_KIND(status, opcode, refused) ((uint32_t)(status) | (uint32_t)(opcode) << 16 | (uint32_t)(refused) << 24)
+
 struct vgpu_exec {
     struct vgpu_xchg_header *xchg;
     const struct vgpu_backend_ops *ops;
@@ -87,6 +101,7 @@ struct vgpu_exec {
     struct exec_vm *vms;
     uint32_t *dirty;
     uint32_t dirty_count;
+    struct exec_tally tally;
     uint32_t detach_pending; /* control thread increments, loop decrements (X1) */
     uint64_t steps;
 };
@@ -277,7 +292,7 @@ struct recorded {
 };
 
 /*
- * Records one completion: its place, journal, counters. It is built of words, because a load of a word that was just
+ * Records one completion: its place and the journal. It is built of words, because a load of a word that was just
  * written in smaller pieces waits until the pieces have left the store buffer.
  */
 static struct recorded record(struct vgpu_exec *e, struct exec_vm *vm, const struct exec_op *xop, uint16_t status,
@@ -295,10 +310,6 @@ static struct recorded record(struct vgpu_exec *e, struct exec_vm *vm, const str
     vgpu_slot_store(journal, &cpl);
     vgpu_store_release(&journal->seq, pos + 1); /* J1 pairs with vgpu_recover_vm(): recorded before published */
     vgpu_store_release(&vm->done[xop->sq_pos & jmask], xop->sq_pos + 1); /* J4 pairs with vgpu_recover_vm() */
-
-    vgpu_count(&vm->x->status_count[status < VGPU_STATUS_COUNT ? status : VGPU_E_BACKEND], 1);
-    vgpu_count(&vm->x->op_count[xop->opcode < VGPU_OP_COUNT ? xop->opcode : VGPU_OP_COUNT], 1);
-    vgpu_hist_record(&vm->x->latency, latency_ns);
     if (!vm->dirty) {
         vm->dirty = true;
         e->dirty[e->dirty_count++] = (uint32_t)(vm - e->vms);
@@ -308,7 +319,7 @@ static struct recorded record(struct vgpu_exec *e, struct exec_vm *vm, const str
 
 /*
  * Puts recorded completions into the guests' rings. A group at a time: these lines come from other cores, stores leave
- * in order, and one line at a time between the stores of record() they would hold up all of them. The guest looks at
+ * in order, and one at a time between the stores of record() they would hold up all of them. The guest looks at
  * the first of the group only, so it does not take back the others that record() asked for.
  */
 static void publish(const struct recorded *r, uint32_t n)
@@ -339,6 +350,49 @@ static void flush_dirty(struct vgpu_exec *e)
     e->dirty_count = 0;
 }
 
+/* Adds to the counters what was tallied. */
+static void tally_flush(struct exec_tally *t)
+{
+    uint32_t status = t->kind & 0xffff, opcode = t->kind >> 16 & 0xff;
+
+    if (t->n == 0)
+        return;
+    struct vgpu_xchg_vm *x = t->vm->x;
+    vgpu_count(&x->status_count[status < VGPU_STATUS_COUNT ? status : VGPU_E_BACKEND], t->n);
+    vgpu_count(&x->op_count[opcode < VGPU_OP_COUNT ? opcode : VGPU_OP_COUNT], t->n);
+    vgpu_hist_record_n(&x->latency, t->latency_ns, t->n);
+    if (!(t->kind >> 24)) { /* not refused */
+        vgpu_hist_record_n(&x->service, vgpu_ticks_to_ns(t->now - t->started), t->n);
+        vgpu_count(&x->bytes, t->bytes);
+    }
+    t->n = 0;
+    t->bytes = 0;
+}
+
+/* Tallies one completion; returns its latency. */
+static uint64_t tally_add(struct exec_tally *t, struct exec_vm *vm, const struct exec_op *xop, uint16_t status,
+                          uint64_t now)
+{
+    uint32_t kind = TALLY_KIND(status, xop->opcode, xop->refused != 0);
+    uint64_t stamp = xop->op.work.stamp;
+
+    if (t->n == 0 || t->vm != vm || t->kind != kind ||
+        ((t->stamp ^ stamp) | (t->started ^ xop->started) | (t->now ^ now)) != 0) {
+        tally_flush(t);
+        int64_t since = (int64_t)(now - stamp);
+        t->vm = vm;
+        t->kind = kind;
+        t->stamp = stamp;
+        t->started = xop->started;
+        t->now = now;
+        t->latency_ns = vgpu_ticks_to_ns(since < 0 ? 0 : (uint64_t)since);
+    }
+    t->n++;
+    if (!xop->refused)
+        t->bytes += vgpu_work_bytes(&xop->op.work);
+    return t->latency_ns;
+}
+
 /* All but publishing. now: ticks, at most EXEC_STAMP_EVERY completions old. */
 static struct recorded finish(struct vgpu_exec *e, struct exec_op *xop, uint64_t now)
 {
@@ -350,12 +404,7 @@ static struct recorded finish(struct vgpu_exec *e, struct exec_op *xop, uint64_t
         status = status == VGPU_OK ? VGPU_E_FAULT : status;
         vgpu_store_relaxed(&vm->x->broken, VGPU_BROKEN_MEMORY);
     }
-    uint64_t since = now - xop->op.work.stamp;
-    struct recorded r = record(e, vm, xop, status, vgpu_ticks_to_ns((int64_t)since < 0 ? 0 : since));
-    if (!xop->refused) {
-        vgpu_hist_record(&vm->x->service, vgpu_ticks_to_ns(now - xop->started));
-        vgpu_count(&vm->x->bytes, vgpu_work_bytes(&xop->op.work));
-    }
+    struct recorded r = record(e, vm, xop, status, tally_add(&e->tally, vm, xop, status, now));
     vm->in_flight--;
     e->in_flight[xop->op.queue][xop->op.priority]--;
     e->in_flight_total--;
@@ -439,6 +488,7 @@ static bool start(struct vgpu_exec *e, const struct vgpu_slot *item, uint32_t qu
     if (vgpu_unlikely(direct)) {
         struct recorded r = finish(e, xop, now);
         publish(&r, 1);
+        tally_flush(&e->tally);
     }
     return true;
 }
@@ -526,6 +576,7 @@ static uint32_t harvest(struct vgpu_exec *e)
             r[i] = finish(e, (struct exec_op *)done[from + i], now);
         }
         publish(r, group);
+        tally_flush(&e->tally);
     }
     return n;
 }

@@ -45,14 +45,18 @@ static inline uint64_t vgpu_hist_upper(uint32_t index)
     return ((sub + 1) << shift) - 1;
 }
 
-/* The writer's call. */
-static inline void vgpu_hist_record(struct vgpu_hist *h, uint64_t ns)
+/* The writer's call: n equal readings. */
+static inline void vgpu_hist_record_n(struct vgpu_hist *h, uint64_t ns, uint64_t n)
 {
-    vgpu_count(&h->count, 1);
-    vgpu_count(&h->sum_ns, ns);
-    vgpu_count(&h->bucket[vgpu_hist_index(ns)], 1);
+    vgpu_count(&h->count, n);
+    vgpu_count(&h->sum_ns, ns * n);
+    vgpu_count(&h->bucket[vgpu_hist_index(ns)], n);
     if (ns > vgpu_load_relaxed(&h->max_ns))
         vgpu_store_relaxed(&h->max_ns, ns);
+}
+static inline void vgpu_hist_record(struct vgpu_hist *h, uint64_t ns)
+{
+    vgpu_hist_record_n(h, ns, 1);
 }
 
 /* dst += src, lossless. dst is private to the caller. */
