@@ -295,18 +295,19 @@ struct recorded {
  * Records one completion: its place and the journal. It is built of words, because a load of a word that was just
  * written in smaller pieces waits until the pieces have left the store buffer.
  */
-static struct recorded record(struct vgpu_exec *e, struct exec_vm *vm, const struct exec_op *xop, uint16_t status,
-                              uint64_t latency_ns)
+static inline void record(struct vgpu_exec *e, struct exec_vm *vm, const struct exec_op *xop, uint16_t status,
+                          uint64_t latency_ns, struct recorded *out)
 {
     uint64_t pos = vm->cq_pos++;
     uint64_t jmask = e->xchg->journal_slots - 1;
-    struct recorded r = {&vm->cq[pos & vm->cq_mask], &vm->journal[pos & jmask]};
     const struct vgpu_slot cpl = {
         .w = {cpl_word0(xop->op.work.tag, status, xop->opcode), xop->sq_pos, status == VGPU_OK ? xop->op.value : 0,
               e->xchg->expose_exec_seq ? xop->exec_seq : 0, latency_ns, e->generation, 0}};
 
-    vgpu_prefetch_write(r.to);
     struct vgpu_slot *journal = &vm->journal[pos & jmask];
+    out->journal = journal;
+    out->to = &vm->cq[pos & vm->cq_mask];
+    vgpu_prefetch_write(out->to);
     vgpu_slot_store(journal, &cpl);
     vgpu_store_release(&journal->seq, pos + 1); /* J1 pairs with vgpu_recover_vm(): recorded before published */
     vgpu_store_release(&vm->done[xop->sq_pos & jmask], xop->sq_pos + 1); /* J4 pairs with vgpu_recover_vm() */
@@ -314,7 +315,6 @@ static struct recorded record(struct vgpu_exec *e, struct exec_vm *vm, const str
         vm->dirty = true;
         e->dirty[e->dirty_count++] = (uint32_t)(vm - e->vms);
     }
-    return r;
 }
 
 /*
@@ -394,7 +394,7 @@ static uint64_t tally_add(struct exec_tally *t, struct exec_vm *vm, const struct
 }
 
 /* All but publishing. now: ticks, at most EXEC_STAMP_EVERY completions old. */
-static struct recorded finish(struct vgpu_exec *e, struct exec_op *xop, uint64_t now)
+static inline void finish(struct vgpu_exec *e, struct exec_op *xop, uint64_t now, struct recorded *out)
 {
     struct exec_vm *vm = &e->vms[xop->op.vm];
     uint16_t status = xop->refused ? xop->refused : xop->op.status;
@@ -404,27 +404,25 @@ static struct recorded finish(struct vgpu_exec *e, struct exec_op *xop, uint64_t
         status = status == VGPU_OK ? VGPU_E_FAULT : status;
         vgpu_store_relaxed(&vm->x->broken, VGPU_BROKEN_MEMORY);
     }
-    struct recorded r = record(e, vm, xop, status, tally_add(&e->tally, vm, xop, status, now));
+    record(e, vm, xop, status, tally_add(&e->tally, vm, xop, status, now), out);
     vm->in_flight--;
     e->in_flight[xop->op.queue][xop->op.priority]--;
     e->in_flight_total--;
     e->ops_free[e->ops_free_count++] = xop;
-    return r;
 }
 
 /*
- * The oldest item of this queue and priority over all feeds, or NULL; it stays in its ring. A poll core whose ring ran
+ * The oldest item over the feeds of one queue and priority, or NULL; it stays in its ring. A poll core whose ring ran
  * empty while it holds more makes us wait for it (*held): what it holds is older, or of higher priority, than what we
  * would start instead.
  */
-static const struct vgpu_slot *next_work(struct vgpu_exec *e, uint32_t queue, uint32_t prio, struct vgpu_cons **from,
-                                         bool *held)
+static inline const struct vgpu_slot *next_work(struct exec_feed *feeds, uint32_t n_feeds, struct vgpu_cons **from,
+                                                bool *held)
 {
-    struct exec_feed *feeds = &e->feeds[(queue * VGPU_PRIO_COUNT + prio) * e->n_feeds];
     const struct vgpu_slot *best = NULL;
     uint64_t best_stamp = 0;
 
-    for (uint32_t f = 0; f < e->n_feeds; f++) {
+    for (uint32_t f = 0; f < n_feeds; f++) {
         struct exec_feed *feed = &feeds[f];
         const struct vgpu_slot *slot = vgpu_cons_peek(&feed->cons);
         if (!slot) {
@@ -486,7 +484,8 @@ static bool start(struct vgpu_exec *e, const struct vgpu_slot *item, uint32_t qu
     e->in_flight_total++;
     e->ops_free_count--;
     if (vgpu_unlikely(direct)) {
-        struct recorded r = finish(e, xop, now);
+        struct recorded r;
+        finish(e, xop, now, &r);
         publish(&r, 1);
         tally_flush(&e->tally);
     }
@@ -496,19 +495,22 @@ static bool start(struct vgpu_exec *e, const struct vgpu_slot *item, uint32_t qu
 /* Strict priority inside a queue: nothing lower starts while something higher waits. */
 static uint32_t dispatch(struct vgpu_exec *e, uint32_t queue)
 {
+    struct exec_feed *feeds = &e->feeds[queue * VGPU_PRIO_COUNT * e->n_feeds];
     uint32_t started = 0;
     uint64_t now = 0;
 
-    for (uint32_t prio = 0; prio < VGPU_PRIO_COUNT; prio++) {
+    for (uint32_t prio = 0; prio < VGPU_PRIO_COUNT; prio++, feeds += e->n_feeds) {
+        const uint32_t *in_flight = &e->in_flight[queue][prio];
+        uint32_t budget = e->xchg->budget[queue][prio];
         for (;;) {
             struct vgpu_cons *from = NULL;
             bool held = false;
-            const struct vgpu_slot *item = next_work(e, queue, prio, &from, &held);
+            const struct vgpu_slot *item = next_work(feeds, e->n_feeds, &from, &held);
             if (held)
                 return started;
             if (!item)
                 break;
-            if (e->in_flight[queue][prio] >= e->xchg->budget[queue][prio] || started >= EXEC_START_BURST)
+            if (*in_flight >= budget || started >= EXEC_START_BURST)
                 return started;
             if (started % EXEC_STAMP_EVERY == 0)
                 now = vgpu_ticks();
@@ -573,7 +575,7 @@ static uint32_t harvest(struct vgpu_exec *e)
         for (uint32_t i = 0; i < group; i++) {
             if (i % EXEC_STAMP_EVERY == 0)
                 now = vgpu_ticks();
-            r[i] = finish(e, (struct exec_op *)done[from + i], now);
+            finish(e, (struct exec_op *)done[from + i], now, &r[i]);
         }
         publish(r, group);
         tally_flush(&e->tally);
