@@ -346,6 +346,9 @@ static void flush_dirty(struct vgpu_exec *e)
             vgpu_doorbell_ring(vm->doorbell_out);
             vgpu_count(&vm->x->doorbells, 1);
         }
+        /* The ring or the control page vanished while we wrote the completion: there may be no later one to tell. */
+        if (vgpu_unlikely(vgpu_load_relaxed(&vm->broken)))
+            vgpu_store_relaxed(&vm->x->broken, VGPU_BROKEN_MEMORY);
     }
     e->dirty_count = 0;
 }
