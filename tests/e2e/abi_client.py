@@ -168,7 +168,7 @@ class Guest:
     def ring(self):
         """There is no fence in this language: ring after each batch, wanted or not."""
         try:
-            os.write(self.bell_out, b'!')
+            os.write(self.bell_out, struct.pack('<Q', 1))
         except BlockingIOError:
             pass
 

@@ -141,6 +141,54 @@ void e2e_thread(void *(*fn)(void *), void *arg, void *thread_out)
     e2e_check(rc == 0, "pthread_create: %s", strerror(rc));
 }
 
+/* ---- hugepages ---- */
+
+#define HUGEPAGES "/sys/kernel/mm/hugepages/hugepages-2048kB/"
+
+long e2e_hugepages(const char *name)
+{
+    char path[128];
+    long n = -1;
+
+    snprintf(path, sizeof(path), HUGEPAGES "%s", name);
+    FILE *f = fopen(path, "r");
+    if (f && fscanf(f, "%ld", &n) != 1)
+        n = -1;
+    if (f)
+        fclose(f);
+    return n;
+}
+
+static bool hugepages_set(long n)
+{
+    FILE *f = fopen(HUGEPAGES "nr_hugepages", "w");
+    bool good = f && fprintf(f, "%ld\n", n) > 0;
+
+    if (f && fclose(f))
+        good = false;
+    return good;
+}
+
+void e2e_hugepages_need(long want)
+{
+    long there = e2e_hugepages("free_hugepages"), all = e2e_hugepages("nr_hugepages");
+
+    if (there < 0 || all < 0)
+        e2e_skip("this kernel has no 2 MiB hugepages");
+    if (there >= want)
+        return;
+    e2e_shared->hugepages_to = all + 1;
+    if (!hugepages_set(all + want - there) || e2e_hugepages("free_hugepages") < want)
+        e2e_skip("%ld free hugepages of 2 MiB are needed, there are %ld and no more can be reserved here", want, there);
+}
+
+static void hugepages_restore(void)
+{
+    if (e2e_shared->hugepages_to > 0)
+        hugepages_set(e2e_shared->hugepages_to - 1);
+    e2e_shared->hugepages_to = 0;
+}
+
 /* ---- the runner ---- */
 
 static int remove_one(const char *path, const struct stat *st, int type, struct FTW *at)
@@ -307,6 +355,7 @@ int e2e_main(int argc, char **argv, const struct e2e_test *tests, size_t count)
             child(&tests[i], self);
         int status = pid > 0 ? await(pid, tests[i].limit_s ? tests[i].limit_s : LIMIT_S) : -1;
         unsigned left = adopt_and_end();
+        hugepages_restore();
         report(++number, &tests[i], status, e2e_now_ms() - begin, left, e2e_shared->dir, &failed);
         nftw(e2e_shared->dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
     }

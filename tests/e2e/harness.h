@@ -68,6 +68,10 @@ static inline uint64_t e2e_next(uint64_t *state) /* one generator per thread */
     return z ^ (z >> 31);
 }
 
+/* At least `want` free 2 MiB hugepages, or the test skips. Reserves them when need be; the runner undoes that. */
+void e2e_hugepages_need(long want);
+long e2e_hugepages(const char *name); /* "free_hugepages" or another of the kernel's counts; -1: there is none */
+
 /* Waits until cond holds, looking each millisecond, at most E2E_WAIT_MS. */
 #define e2e_eventually(cond, ...)                                                                                      \
     do {                                                                                                               \

@@ -9,6 +9,7 @@
 struct e2e_shared {
     char dir[E2E_PATH_BYTES]; /* of the running test */
     char skip[512];           /* why it skips */
+    long hugepages_to;        /* set nr_hugepages to this - 1 after the test; 0: leave it */
 };
 extern struct e2e_shared *e2e_shared;
 

@@ -119,6 +119,13 @@ uint32_t raw_attach(struct raw_guest *g, uint64_t region_bytes, const int *fds, 
     return raw_exchange(g, &m, sizeof(m), fds, n_fds);
 }
 
+void raw_ring(struct raw_guest *g)
+{
+    uint64_t one = 1;
+
+    e2e_check(write(g->fds[1], &one, sizeof(one)) == sizeof(one), "doorbell: %s", strerror(errno));
+}
+
 void raw_close(struct raw_guest *g)
 {
     close(g->sock);

@@ -27,6 +27,8 @@ int raw_region(struct raw_guest *g, unsigned memfd_flags, int seals);
 uint32_t raw_attach(struct raw_guest *g, uint64_t region_bytes, const int *fds, int n_fds);
 /* Sends these bytes and takes the answer: 0 WELCOME or ATTACHED, or the error. UINT32_MAX: closed without a word. */
 uint32_t raw_exchange(struct raw_guest *g, const void *bytes, size_t n, const int *fds, int n_fds);
+/* Rings the host's doorbell as docs/abi.md says: 8 bytes, the number 1. */
+void raw_ring(struct raw_guest *g);
 void raw_close(struct raw_guest *g);
 
 #endif
