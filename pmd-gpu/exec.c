@@ -69,7 +69,7 @@ struct exec_op {
 struct exec_feed {
     struct vgpu_cons cons;
     const uint64_t *backlog; /* more waits with the poll core */
-};
+} VGPU_ALIGNED(64);
 
 /*
  * Completions in a row that count alike: same VM, opcode, status, and the same readings of the clock. A burst taken by a
