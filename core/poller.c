@@ -145,7 +145,8 @@ struct vgpu_poll_table *vgpu_poller_publish(struct vgpu_poller *p, struct vgpu_p
 
 int vgpu_poller_watch(struct vgpu_poller *p, int doorbell_in, uint32_t slot)
 {
-    struct epoll_event ev = {.events = EPOLLIN, .data.u64 = (uint64_t)slot << 32 | (uint32_t)doorbell_in};
+    /* Edges: nothing has to be read, so a doorbell of a VM that is in no table now does not keep us awake. */
+    struct epoll_event ev = {.events = EPOLLIN | EPOLLET, .data.u64 = (uint64_t)slot << 32 | (uint32_t)doorbell_in};
 
     return epoll_ctl(p->epoll, EPOLL_CTL_ADD, doorbell_in, &ev) ? -errno : 0;
 }
@@ -376,8 +377,45 @@ static void chill(struct vgpu_poller *p, struct vgpu_vm *vm)
     p->cold[p->cold_count++] = vm;
 }
 
+/* Forgets the places of VMs that are gone. Returns whether the order became empty by that. */
+static bool order_sweep(struct vgpu_poller *p, const struct vgpu_poll_table *table, struct order *order)
+{
+    uint64_t to = order->head;
+
+    for (uint64_t from = order->head; from != order->tail; from++) {
+        struct token t = order->tokens[from & order->mask];
+        const struct vgpu_vm *vm = table->by_slot[t.slot];
+        if (vm && vm->gen == t.gen)
+            order->tokens[to++ & order->mask] = t;
+    }
+    bool emptied = to == order->head && to != order->tail;
+    p->backlog -= order->tail - to;
+    order->tail = to;
+    return emptied;
+}
+
+/*
+ * With each new table. An order has room for what all VMs of a table may have waiting; a guest that attaches, submits and
+ * detaches over and over while the order stands still must not add to that.
+ */
+static void orders_sweep(struct vgpu_poller *p, struct vgpu_poll_table *table)
+{
+    for (uint32_t e = 0; e < p->params.executors && p->backlog; e++)
+        for (uint32_t q = 0; q < p->params.queues[e]; q++)
+            for (uint32_t prio = 0; prio < VGPU_PRIO_COUNT; prio++) {
+                struct vgpu_feed *feed = table->feeds[e];
+                if (!order_sweep(p, table, &p->order[e][q][prio]))
+                    continue;
+                vgpu_store_relaxed(&p->stats.backlog[e][q][prio], 0);
+                if (feed) /* Q1 pairs with Q1 in exec.c next_work(): the items first */
+                    vgpu_store_release(&vgpu_xchg_credit(feed->xchg, q, prio, p->params.index)->backlog, 0);
+            }
+}
+
 static void lists_rebuild(struct vgpu_poller *p, struct vgpu_poll_table *table)
 {
+    if (p->backlog)
+        orders_sweep(p, table);
     p->hot_count = p->cold_count = p->cold_next = 0;
     for (uint32_t i = 0; i < table->vm_count; i++) {
         struct vgpu_vm *vm = table->vms[i];
@@ -456,11 +494,11 @@ uint32_t vgpu_poller_step(struct vgpu_poller *p)
 
 static void drain_events(struct vgpu_poller *p, struct vgpu_poll_table *table, struct epoll_event *ev, int n)
 {
-    char junk[4096];
+    char junk[8];
 
     for (int i = 0; i < n; i++) {
         if (ev[i].data.u64 == WAKE_TOKEN) {
-            ssize_t ignored = read(p->wake, junk, 8);
+            ssize_t ignored = read(p->wake, junk, sizeof(junk));
             (void)ignored;
             continue;
         }
@@ -468,17 +506,9 @@ static void drain_events(struct vgpu_poller *p, struct vgpu_poll_table *table, s
         uint32_t slot = (uint32_t)(ev[i].data.u64 >> 32);
         struct vgpu_vm *vm = table && slot < table->max_vms ? table->by_slot[slot] : NULL;
         if (!vm || vm->doorbell_in != fd)
-            continue; /* on its way out; the control thread stops watching it */
-        if (!(ev[i].events & EPOLLIN)) {
-            /* The guest closed its end: without this we would spin on the hang-up. It can still be polled. */
-            epoll_ctl(p->epoll, EPOLL_CTL_DEL, fd, NULL);
-            continue;
-        }
-        ssize_t got = read(fd, junk, sizeof(junk));
-        if (got > 0) {
-            vgpu_count(&vm->stat_doorbells_in, 1);
-            vgpu_count(&p->stats.doorbells_in, 1);
-        }
+            continue; /* not served now; the control thread stops watching it when it goes */
+        vgpu_count(&vm->stat_doorbells_in, 1);
+        vgpu_count(&p->stats.doorbells_in, 1);
         for (uint32_t c = 0; c < p->cold_count; c++)
             if (p->cold[c] == vm) {
                 heat(p, c);
@@ -529,7 +559,7 @@ static void idle_sleep(struct vgpu_poller *p)
         table = rcu_dereference(p->table);
         if (table && table->generation == p->listed)
             drain_events(p, table, ev, n);
-        else if (n > 0) /* the lists are of an older table: the doorbells stay readable until the next sleep */
+        else if (n > 0) /* the lists are of an older table: all rings are looked at before the next sleep anyway */
             drain_events(p, NULL, ev, n);
     }
     while (armed_count)

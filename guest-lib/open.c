@@ -20,8 +20,6 @@
 #define MFD_HUGE_2MB (21u << 26) /* log2 of the page size above bit 26; older libc headers lack it */
 #endif
 #define HUGE_BYTES (UINT64_C(2) << 20)
-#define ARENA_BITS_MAX 47u /* see docs/abi.md: the host keeps one bit of an offset */
-#define ARENA_BYTES_MAX (UINT64_C(1) << ARENA_BITS_MAX)
 #define FEATURES_UNDERSTOOD (VGPU_FEATURE_ALWAYS_POLL | VGPU_FEATURE_EXEC_SEQ | VGPU_FEATURE_DEBUG_OPS)
 
 static uint64_t round_up(uint64_t value, uint64_t to)
@@ -139,9 +137,9 @@ static int choose_sizes(struct vgpu *v, const struct vgpu_options *o, struct vgp
         return vgpu_err_set(err, E2BIG,
                             "arena_bytes is %llu, VM %u may have %llu; ask for less, or register it with more",
                             (unsigned long long)arena, v->vm_id, (unsigned long long)w->max_arena_bytes);
-    if (arena > ARENA_BYTES_MAX)
-        return vgpu_err_set(err, E2BIG, "arena_bytes is %llu, more than the 2^%u that an arena may have; ask for less",
-                            (unsigned long long)arena, ARENA_BITS_MAX);
+    if (arena > VGPU_ARENA_BYTES_MAX)
+        return vgpu_err_set(err, E2BIG, "arena_bytes is %llu, more than the 2^46 that an arena may have; ask for less",
+                            (unsigned long long)arena);
     uint64_t ring_bytes = round_up((uint64_t)slots * VGPU_SLOT_BYTES, VGPU_PAGE_BYTES);
     struct vgpu_region_header *h = &v->header;
     memset(h, 0, sizeof(*h));

@@ -352,15 +352,15 @@ bool vgpu_local_released(const struct vgpu_local *l)
 }
 
 /*
- * The host's end of the doorbell is closed when it died: write() would then raise SIGPIPE. A library may not change the
- * application's handlers, so the signal is blocked in this thread around the write and taken away if we caused it.
- * If the caller blocks SIGPIPE itself, one may be pending that is not ours: then it stays.
+ * The doorbell is an eventfd today; were it a pipe or a socket whose other end is closed, write() would raise SIGPIPE. A
+ * library may not change the application's handlers, so the signal is blocked in this thread around the write and taken
+ * away if we caused it. If the caller blocks SIGPIPE itself, one may be pending that is not ours: then it stays.
  */
 void vgpu_local_ring(struct vgpu_local *l)
 {
     sigset_t pipe_set, before, pending;
     bool was_pending = false;
-    char byte = 1;
+    uint64_t one = 1;
 
     sigemptyset(&pipe_set);
     sigaddset(&pipe_set, SIGPIPE);
@@ -369,8 +369,8 @@ void vgpu_local_ring(struct vgpu_local *l)
     bool was_blocked = sigismember(&before, SIGPIPE) == 1;
     if (was_blocked && sigpending(&pending) == 0)
         was_pending = sigismember(&pending, SIGPIPE) == 1;
-    /* A full pipe (EAGAIN) means that the host has wake-ups waiting for it; EPIPE is noticed on the socket. */
-    if (write(l->doorbell_out_fd, &byte, 1) < 0 && errno == EPIPE && !was_pending) {
+    /* A full doorbell (EAGAIN) means that the host has wake-ups waiting for it; EPIPE is noticed on the socket. */
+    if (write(l->doorbell_out_fd, &one, sizeof(one)) < 0 && errno == EPIPE && !was_pending) {
         struct timespec none = {0};
         while (sigtimedwait(&pipe_set, NULL, &none) < 0 && errno == EINTR)
             ;

@@ -26,8 +26,8 @@ enum vgpu_local_step {
 struct vgpu_local {
     enum vgpu_local_step step;
     int socket_fd;        /* -1: none; its end of file is the end of the attachment */
-    int doorbell_out_fd;  /* write end: wakes the host */
-    int doorbell_in_fd;   /* read end, non-blocking: wakes us */
+    int doorbell_out_fd;  /* an eventfd: wakes the host */
+    int doorbell_in_fd;   /* a socket, non-blocking: wakes us; hangs up when nobody is left to ring it */
     const struct vgpu_props *props; /* read-only mapping of VGPU_PAGE_BYTES */
     uint32_t vm_id;
     uint64_t epoch;

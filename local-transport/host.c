@@ -5,10 +5,13 @@
  *
  * Everything that arrives is hostile: message sizes are exact, descriptors are counted, the region must be a sealed
  * memfd of the size it claims, its header is read once with pread() into our own copy, and each guest gets HELLO_NS to
- * finish the handshake, SESSIONS_MAX connections exist at most.
+ * finish the handshake, HANDSHAKES_MAX connections are in it at most (the attached ones are bounded by the VMs' slots).
  *
- * Doorbells are pipes, not eventfds: the two ends of a pipe are separate open file descriptions, so a guest cannot clear
- * O_NONBLOCK on our end or make our write block.
+ * Doorbells are chosen so that nothing a guest does with its end can make us wait. Not pipes: reading, writing and closing
+ * one takes its mutex, which the other side holds while it copies from or to memory that it may have made slow to fault
+ * in. To the host: an eventfd that we only watch, edge-triggered; read, it could be emptied or made blocking under us. To
+ * the guest: a stream socket pair whose sender takes no lock that a receiver sleeps under, shut down in the other
+ * direction, so that nothing (descriptors above all) can be left in it for us to close.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -18,6 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -31,8 +35,8 @@
 #include "core/base/sigbus.h"
 #include "core/base/transport.h"
 
-#define SESSIONS_MAX 1024u
-#define SESSIONS_PER_UID 256u
+#define HANDSHAKES_MAX 1024u
+#define HANDSHAKES_PER_UID 256u
 #define HELLO_NS UINT64_C(5000000000)
 #define HUGETLBFS_MAGIC_NUMBER 0x958458f6
 
@@ -49,8 +53,7 @@ struct local_session {
     enum phase phase;
     int conn;
     int props_fd;
-    int pipe_in[2];  /* guest -> host: [0] ours, [1] the guest's until sent */
-    int pipe_out[2]; /* host -> guest: [0] the guest's until sent, [1] ours */
+    int bell_out_guest; /* the guest's end of base.doorbell_out, until sent */
     uint64_t deadline_ns; /* handshake */
     struct vgpu_attach_limits limits;
     void *maps[4];
@@ -65,7 +68,6 @@ struct vgpu_transport {
     int spare_fd; /* given up to turn a connection away when descriptors run out */
     char path[sizeof(((struct sockaddr_un *)0)->sun_path)];
     struct local_session *sessions;
-    uint32_t session_count;
 };
 
 static void session_free(struct local_session *s);
@@ -76,8 +78,7 @@ static void send_error(struct local_session *s, const struct vgpu_refusal *r)
 {
     struct vgpu_msg_error msg = {.magic = VGPU_ATTACH_MAGIC, .type = VGPU_ATTACH_ERROR, .error = r->error};
 
-    memcpy(msg.text, r->text, sizeof(msg.text));
-    msg.text[sizeof(msg.text) - 1] = 0;
+    snprintf(msg.text, sizeof(msg.text), "%s", r->text); /* what follows the text in *r may be anything, and ours */
     vgpu_fd_send(s->conn, &msg, sizeof(msg), NULL, 0, MSG_DONTWAIT);
 }
 
@@ -113,17 +114,19 @@ static int region_open(struct local_session *s, int fd, uint64_t claimed, struct
     if (st.st_size < (off_t)sizeof(region->layout) || (uint64_t)st.st_size != claimed)
         return refuse(r, VGPU_ATTACH_E_REGION, "region_bytes is %" PRIu64 ", the memory has %" PRIu64, claimed,
                       (uint64_t)st.st_size);
-    region->page_bytes = fs.f_type == HUGETLBFS_MAGIC_NUMBER ? (uint64_t)fs.f_bsize : VGPU_PAGE_BYTES;
+    bool huge = fs.f_type == HUGETLBFS_MAGIC_NUMBER;
+    region->page_bytes = huge ? (uint64_t)fs.f_bsize : (uint64_t)sysconf(_SC_PAGESIZE); /* 4, 16 or 64 KiB on Arm */
     if (region->page_bytes & (region->page_bytes - 1) || region->page_bytes < VGPU_PAGE_BYTES)
         return refuse(r, VGPU_ATTACH_E_REGION, "the region has pages of an odd size");
-    if (region->page_bytes > VGPU_PAGE_BYTES) {
+    if (huge) {
         /* hugetlbfs has no read(): look at the header through a mapping, guarded against a missing page */
         uint32_t broken = 0;
         void *p = mmap(NULL, region->page_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
         if (p == MAP_FAILED)
             return refuse(r, VGPU_ATTACH_E_NOMEM, "cannot map the region: %s", strerror(errno));
         int id = vgpu_sigbus_add(p, region->page_bytes, region->page_bytes, &broken);
-        memcpy(&region->layout, p, sizeof(region->layout));
+        if (id >= 0)
+            memcpy(&region->layout, p, sizeof(region->layout));
         vgpu_sigbus_del(id);
         munmap(p, region->page_bytes);
         if (broken || id < 0)
@@ -187,10 +190,15 @@ static int props_make(struct local_session *s, struct vgpu_refusal *r)
 
 static int doorbells_make(struct local_session *s, struct vgpu_refusal *r)
 {
-    if (pipe2(s->pipe_in, O_CLOEXEC | O_NONBLOCK) || pipe2(s->pipe_out, O_CLOEXEC | O_NONBLOCK))
+    int pair[2] = {-1, -1};
+
+    s->base.doorbell_in = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (s->base.doorbell_in >= 0 && socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) == 0) {
+        s->base.doorbell_out = pair[0];
+        s->bell_out_guest = pair[1];
+    }
+    if (pair[0] < 0 || shutdown(pair[0], SHUT_RD))
         return refuse(r, VGPU_ATTACH_E_NOMEM, "cannot make doorbells: %s", strerror(errno));
-    s->base.doorbell_in = s->pipe_in[0];
-    s->base.doorbell_out = s->pipe_out[1];
     return 0;
 }
 
@@ -302,13 +310,17 @@ static void session_read(struct local_session *s)
     }
 }
 
-static uint32_t sessions_of_uid(struct vgpu_transport *t, uint32_t uid)
+/* May this user begin another handshake? */
+static bool handshake_allowed(struct vgpu_transport *t, uint32_t uid)
 {
-    uint32_t n = 0;
+    uint32_t all = 0, of_uid = 0;
 
     for (struct local_session *s = t->sessions; s; s = s->next)
-        n += s->base.peer.uid == uid;
-    return n;
+        if (s->phase == PHASE_HELLO || s->phase == PHASE_ATTACH) {
+            all++;
+            of_uid += s->base.peer.uid == uid;
+        }
+    return all < HANDSHAKES_MAX && of_uid < HANDSHAKES_PER_UID;
 }
 
 static void on_connection(struct vgpu_transport *t)
@@ -328,7 +340,7 @@ static void on_connection(struct vgpu_transport *t)
     socklen_t len = sizeof(cred);
     getsockopt(conn, SOL_SOCKET, SO_PEERCRED, &cred, &len);
     struct local_session *s = NULL;
-    if (t->session_count < SESSIONS_MAX && sessions_of_uid(t, cred.uid) < SESSIONS_PER_UID)
+    if (handshake_allowed(t, cred.uid))
         s = calloc(1, sizeof(*s));
     if (!s) {
         close(conn);
@@ -339,13 +351,12 @@ static void on_connection(struct vgpu_transport *t)
     s->base.region.fd = s->base.doorbell_in = s->base.doorbell_out = -1;
     s->t = t;
     s->conn = conn;
-    s->props_fd = s->pipe_in[0] = s->pipe_in[1] = s->pipe_out[0] = s->pipe_out[1] = -1;
+    s->props_fd = s->bell_out_guest = -1;
     for (int i = 0; i < 4; i++)
         s->sigbus_id[i] = -1;
     s->deadline_ns = vgpu_now_ns() + HELLO_NS;
     s->next = t->sessions;
     t->sessions = s;
-    t->session_count++;
     struct epoll_event ev = {.events = EPOLLIN | EPOLLRDHUP, .data.ptr = s};
     if (epoll_ctl(t->epoll, EPOLL_CTL_ADD, conn, &ev))
         session_free(s);
@@ -367,7 +378,6 @@ static void session_free(struct local_session *s)
             *p = s->next;
             break;
         }
-    t->session_count--;
     for (int i = 0; i < 4; i++) {
         vgpu_sigbus_del(s->sigbus_id[i]);
         if (s->maps[i])
@@ -376,10 +386,9 @@ static void session_free(struct local_session *s)
     if (s->base.props)
         munmap(s->base.props, VGPU_PAGE_BYTES);
     close_fd(&s->props_fd);
-    close_fd(&s->pipe_in[0]);
-    close_fd(&s->pipe_in[1]);
-    close_fd(&s->pipe_out[0]);
-    close_fd(&s->pipe_out[1]);
+    close_fd(&s->base.doorbell_in);
+    close_fd(&s->base.doorbell_out);
+    close_fd(&s->bell_out_guest);
     close_fd(&s->base.region.fd);
     close_fd(&s->conn); /* last: a guest that waits for end of file knows that its slot is free */
     free(s);
@@ -474,9 +483,9 @@ static void expire(struct vgpu_transport *t)
     }
     struct itimerspec it = {0};
     if (next != UINT64_MAX) {
-        uint64_t left = next - now;
+        uint64_t left = next - now; /* not 0: what is due was ended above */
         it.it_value.tv_sec = (time_t)(left / 1000000000u);
-        it.it_value.tv_nsec = (long)(left % 1000000000u) + 1;
+        it.it_value.tv_nsec = (long)(left % 1000000000u);
     }
     timerfd_settime(t->timer, 0, &it, NULL);
 }
@@ -509,14 +518,12 @@ static void local_dispatch(struct vgpu_transport *t)
 static int local_accept(struct vgpu_session *base, const struct vgpu_msg_attached *reply)
 {
     struct local_session *s = (struct local_session *)base;
-    int fds[3] = {s->props_fd, s->pipe_in[1], s->pipe_out[0]};
+    int fds[3] = {s->props_fd, s->base.doorbell_in, s->bell_out_guest};
 
     if (s->phase != PHASE_WAITING)
         return -ENOTCONN;
     ssize_t n = vgpu_fd_send(s->conn, reply, sizeof(*reply), fds, 3, MSG_DONTWAIT);
-    /* The guest's ends are the guest's alone: we must see them close. */
-    close_fd(&s->pipe_in[1]);
-    close_fd(&s->pipe_out[0]);
+    close_fd(&s->bell_out_guest); /* the guest's alone */
     if (n != sizeof(*reply))
         return n < 0 ? (int)n : -EIO;
     s->phase = PHASE_ATTACHED;

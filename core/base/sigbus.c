@@ -26,14 +26,17 @@ static void on_sigbus(int sig, siginfo_t *info, void *context)
     uint32_t n = vgpu_load_acquire(&range_count);
     for (uint32_t i = 0; i < n; i++) {
         uintptr_t base = vgpu_load_acquire(&ranges[i].base); /* B1 pairs with B1 in vgpu_sigbus_add() */
-        if (base == 0 || at < base || at - base >= ranges[i].bytes)
+        uint64_t bytes = vgpu_load_acquire(&ranges[i].bytes), page_bytes = vgpu_load_acquire(&ranges[i].page_bytes);
+        uint32_t *broken = vgpu_load_acquire(&ranges[i].broken);
+        /* B1: the entry may be given to another region while we read it; never mix the two. */
+        if (base == 0 || vgpu_load_relaxed(&ranges[i].base) != base || at < base || at - base >= bytes)
             continue;
-        uintptr_t page = at & ~(uintptr_t)(ranges[i].page_bytes - 1);
-        void *p = mmap((void *)page, ranges[i].page_bytes, PROT_READ | PROT_WRITE,
+        uintptr_t page = at & ~(uintptr_t)(page_bytes - 1);
+        vgpu_store_release(broken, 1); /* first: who finds the new page finds the mark */
+        void *p = mmap((void *)page, page_bytes, PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
         if (p == MAP_FAILED)
             break;
-        vgpu_store_release(ranges[i].broken, 1);
         errno = saved;
         return;
     }
@@ -55,9 +58,9 @@ int vgpu_sigbus_add(void *base, uint64_t bytes, uint64_t page_bytes, uint32_t *b
     for (uint32_t i = 0; i < VGPU_SIGBUS_RANGES; i++) {
         if (vgpu_load_relaxed(&ranges[i].base) != 0)
             continue;
-        ranges[i].bytes = bytes;
-        ranges[i].page_bytes = page_bytes;
-        ranges[i].broken = broken;
+        vgpu_store_release(&ranges[i].bytes, bytes); /* B1: who sees these sees base 0 or the new one */
+        vgpu_store_release(&ranges[i].page_bytes, page_bytes);
+        vgpu_store_release(&ranges[i].broken, broken);
         vgpu_store_release(&ranges[i].base, (uintptr_t)base); /* B1 pairs with B1 in on_sigbus() */
         if (i >= range_count)
             vgpu_store_release(&range_count, i + 1);

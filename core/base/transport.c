@@ -4,11 +4,11 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
+#include <sys/socket.h>
 
 void vgpu_doorbell_ring(int doorbell_out)
 {
-    ssize_t ignored = write(doorbell_out, "", 1);
+    ssize_t ignored = send(doorbell_out, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
     (void)ignored;
 }
 

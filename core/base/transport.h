@@ -82,12 +82,12 @@ struct vgpu_session {
     struct vgpu_peer peer;
     struct vgpu_region region;
     struct vgpu_props *props; /* host-written, guest-readable; valid from `attach` on */
-    int doorbell_in;          /* readable when the guest rang; poll core's */
-    int doorbell_out;         /* write one byte to ring the guest; executor's (and ours, while there is none) */
+    int doorbell_in;          /* an edge each time the guest rings; poll core's, who never reads it */
+    int doorbell_out;         /* a socket, see vgpu_doorbell_ring(); executor's (and ours, while there is none) */
     void *user;               /* the daemon's */
 };
 
-/* Rings the guest's doorbell; never blocks; a full pipe means it is rung already. */
+/* Rings the guest's doorbell; never blocks; a full socket means it is rung already. */
 void vgpu_doorbell_ring(int doorbell_out);
 
 /* Host-side change of a properties page: begin, change fields, end (a seqlock with one writer, P1). */
