@@ -76,7 +76,12 @@ void vgpud_tables_publish(struct vgpud *d)
 static void props_state(struct vgpud *d, struct vgpu_attachment *a, uint32_t state, uint32_t reason)
 {
     struct vgpu_props *p = a->session->props;
+    uint32_t broken = vgpu_load_acquire(&a->vm->broken);
 
+    if (broken) { /* for good: an executor that comes and goes does not mend it */
+        state = VGPU_VM_BROKEN;
+        reason = broken;
+    }
     vgpu_props_begin(p);
     p->state = state;
     p->reason = reason;
@@ -184,7 +189,7 @@ static void vm_bind_exchange(struct vgpud *d, struct vgpu_vm *vm)
     vm->inflight = vgpu_xchg_inflight(x, vm->x);
     vm->inflight_mask = x->journal_slots - 1;
     vgpu_store_relaxed(&vm->x->completed, vm->accepted); /* relaxed: the executor learns of the VM later */
-    vm->completed_seen = vm->accepted;
+    vm->completed_seen = vm->bound_at = vm->accepted;
 }
 
 static struct vgpu_vm *vm_make(struct vgpud *d, struct vgpu_attachment *a, uint32_t slot, uint32_t pool,

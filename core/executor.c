@@ -141,13 +141,16 @@ static int spawn(struct vgpud *d, struct vgpu_executor *e, int child_control, st
 
     posix_spawn_file_actions_init(&fa);
     posix_spawnattr_init(&attr);
-    /* First far up, then down to 3..6: a target may be one of the sources. */
+    /* First above all of them, then down to 3..6: neither step may hit a source that is still needed. */
+    int above = 7;
     for (int i = 0; i < 4; i++)
-        posix_spawn_file_actions_adddup2(&fa, inherit[i], 1000 + i);
+        above = inherit[i] >= above ? inherit[i] + 1 : above;
     for (int i = 0; i < 4; i++)
-        posix_spawn_file_actions_adddup2(&fa, 1000 + i, 3 + i);
+        posix_spawn_file_actions_adddup2(&fa, inherit[i], above + i);
     for (int i = 0; i < 4; i++)
-        posix_spawn_file_actions_addclose(&fa, 1000 + i);
+        posix_spawn_file_actions_adddup2(&fa, above + i, 3 + i);
+    for (int i = 0; i < 4; i++)
+        posix_spawn_file_actions_addclose(&fa, above + i);
     sigemptyset(&none);
     posix_spawnattr_setsigmask(&attr, &none);
     posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK);

@@ -16,6 +16,23 @@ static void publish(struct vgpu_slot *cq, uint32_t mask, uint64_t pos, const str
     vgpu_store_release(&slot->seq, pos + 1); /* S1 pairs with C1 in the guest */
 }
 
+/*
+ * An executor counts its completions after it recorded them, in the same order: what it did not get to count is the
+ * newest part of what it recorded.
+ */
+static void count_rest(struct vgpu_vm *vm, const struct vgpu_slot *journal, uint64_t jmask, uint64_t pos)
+{
+    uint64_t recorded = pos - vm->cq_start - vm->bound_at, counted = 0;
+
+    for (uint32_t i = 0; i < VGPU_STATUS_COUNT; i++)
+        counted += vm->x->status_count[i];
+    for (uint64_t back = 1; counted < recorded && back <= jmask + 1; back++, counted++) {
+        struct vgpu_cpl cpl;
+        memcpy(&cpl, &journal[(pos - back) & jmask], sizeof(cpl));
+        vgpu_count(&vm->x->status_count[cpl.status < VGPU_STATUS_COUNT ? cpl.status : VGPU_E_BACKEND], 1);
+    }
+}
+
 uint64_t vgpu_recover_vm(struct vgpu_vm *vm, struct vgpu_xchg_header *xchg, struct vgpu_slot *cq, uint32_t generation)
 {
     uint64_t jmask = xchg->journal_slots - 1, lost = 0;
@@ -31,6 +48,7 @@ uint64_t vgpu_recover_vm(struct vgpu_vm *vm, struct vgpu_xchg_header *xchg, stru
         done[cpl.sq_pos & jmask] = cpl.sq_pos + 1; /* J4: recorded, whether or not its mark was written */
         pos++;
     }
+    count_rest(vm, journal, jmask, pos);
     /* Accepted and not recorded: it may have run. */
     uint64_t end = vm->sq_start + vm->accepted;
     uint64_t window = vm->accepted < xchg->journal_slots ? vm->accepted : xchg->journal_slots;

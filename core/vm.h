@@ -27,6 +27,7 @@ struct vgpu_vm {
     uint32_t cap;         /* descriptors accepted and not completed, at most */
     uint32_t cq_slots;
     uint64_t sq_start, cq_start;
+    uint64_t bound_at;    /* completions before this exchange */
     const uint64_t *cq_head; /* guest's credit */
     uint64_t *sq_event;      /* in the host control page */
     uint32_t *region_broken; /* set by the SIGBUS handler */
