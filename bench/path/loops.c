@@ -194,7 +194,7 @@ void path_bare_host_main(void *arg)
         uint32_t n = room ? vgpu_cons_pop(&from, in, PATH_BURST) : 0;
         for (uint32_t i = 0; i < n; i++) {
             const struct vgpu_desc *d = (const struct vgpu_desc *)&in[i];
-            struct vgpu_cpl cpl = {.tag = d->tag, .sq_pos = load->count++};
+            struct vgpu_cpl cpl VGPU_ALIGNED(64) = {.tag = d->tag, .sq_pos = load->count++};
             cpl.status = vgpu_validate(d, &rig->vms[0]->view, &work);
             if (bare->completions)
                 vgpu_prod_put(&to, (const struct vgpu_slot *)&cpl);

@@ -3,6 +3,7 @@
 #include "bench/path/path.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* attached, active 0: not a path but a floor. */
@@ -28,6 +29,19 @@ static void heading(struct bench_table *t, const char *const *names)
 {
     for (; *names; names++)
         bench_table_add(t, "%s", *names);
+}
+
+/* Prints a table that has more than its heading. */
+static void show(struct bench_table *t, int heading_cells, FILE *to)
+{
+    if (t->cells > heading_cells) {
+        bench_table_print(t, to);
+        fputc('\n', to);
+        return;
+    }
+    for (int i = 0; i < t->cells; i++)
+        free(t->cell[i]);
+    free(t->cell);
 }
 
 /* ---- Tables ---- */
@@ -65,10 +79,7 @@ static void latency_table(const struct bench *b, bool relay)
     latency_row(&t, b, bench, relay ? "split" : "rtc", 1);
     latency_row(&t, b, bench, relay ? "split" : "rtc", PATH_VMS_MAX);
     latency_row(&t, b, bench, relay ? "vgpud-split" : "vgpud", 1);
-    if (t.cells == none)
-        return;
-    bench_table_print(&t, b->text);
-    fputc('\n', b->text);
+    show(&t, none, b->text);
 }
 
 static void stream_row(struct bench_table *t, const struct bench *b, const char *subject, uint32_t attached,
@@ -109,10 +120,7 @@ static void stream_table(const struct bench *b)
             stream_row(&t, b, split ? "split" : "rtc", mixes[i][0], mixes[i][1]);
         stream_row(&t, b, split ? "vgpud-split" : "vgpud", 1, 1);
     }
-    if (t.cells == none)
-        return;
-    bench_table_print(&t, b->text);
-    fputc('\n', b->text);
+    show(&t, none, b->text);
 }
 
 static void idle_table(const struct bench *b)
