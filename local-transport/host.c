@@ -3,9 +3,10 @@
  * The local transport's host half: a unix SOCK_SEQPACKET listener; the handshake of rings/abi/vgpu_attach.h; regions as
  * sealed memfds of the guest; pipes as doorbells. Control thread only, never blocks.
  *
- * Everything that arrives is hostile: message sizes are exact, descriptors are counted, the region must be a sealed
- * memfd of the size it claims, its header is read once with pread() into our own copy, and each guest gets HELLO_NS to
- * finish the handshake, HANDSHAKES_MAX connections are in it at most (the attached ones are bounded by the VMs' slots).
+ * Everything that arrives is hostile: message sizes are exact, descriptors are counted, the region must be a sealed memfd
+ * of the size it claims, its header is read once with pread() into our own copy. What a guest sent, or left in its socket,
+ * is closed where nobody waits. Each guest gets HELLO_NS to finish the handshake, and HANDSHAKES_MAX connections are in it
+ * at most (the attached ones are bounded by the VMs' slots).
  *
  * Doorbells are chosen so that nothing a guest does with its end can make us wait. Not pipes: reading, writing and closing
  * one takes its mutex, which the other side holds while it copies from or to memory that it may have made slow to fault
@@ -37,7 +38,9 @@
 
 #define HANDSHAKES_MAX 1024u
 #define HANDSHAKES_PER_UID 256u
+#define DISCARDS_MAX 256u /* while so many threads close what guests sent, no more guests are let in */
 #define HELLO_NS UINT64_C(5000000000)
+#define ACCEPT_RETRY_NS UINT64_C(100000000)
 #define HUGETLBFS_MAGIC_NUMBER 0x958458f6
 
 #ifndef F_SEAL_FUTURE_WRITE
@@ -65,6 +68,7 @@ struct vgpu_transport {
     struct vgpu_transport_events events;
     void *ctx;
     int listener, epoll, timer;
+    bool listening; /* false: DISCARDS_MAX reached, looked at again on the timer */
     int spare_fd; /* given up to turn a connection away when descriptors run out */
     char path[sizeof(((struct sockaddr_un *)0)->sun_path)];
     struct local_session *sessions;
@@ -302,8 +306,8 @@ static void session_read(struct local_session *s)
     } else {
         refuse(&r, VGPU_ATTACH_E_PROTOCOL, "not a message of this protocol");
     }
-    for (int i = 0; i < n_fds; i++)
-        close(fds[i]);
+    if (n_fds > 0)
+        vgpu_fd_discard(fds, n_fds);
     if (rc) {
         send_error(s, &r);
         session_gone(s);
@@ -323,15 +327,35 @@ static bool handshake_allowed(struct vgpu_transport *t, uint32_t uid)
     return all < HANDSHAKES_MAX && of_uid < HANDSHAKES_PER_UID;
 }
 
+/* Ends a connection in which messages, and descriptors with them, may be left. The peer reads end of file at once. */
+static void connection_drop(int conn)
+{
+    shutdown(conn, SHUT_RDWR);
+    vgpu_fd_discard(&conn, 1);
+}
+
+static void listen_enable(struct vgpu_transport *t, bool on)
+{
+    struct epoll_event ev = {.events = on ? EPOLLIN : 0, .data.ptr = NULL};
+
+    if (t->listening != on && epoll_ctl(t->epoll, EPOLL_CTL_MOD, t->listener, &ev) == 0)
+        t->listening = on;
+}
+
 static void on_connection(struct vgpu_transport *t)
 {
+    if (vgpu_fd_discarding() >= DISCARDS_MAX) {
+        vgpu_log(VGPU_LOG_WARN, "attach socket: what guests sent takes long to close; none is let in meanwhile");
+        listen_enable(t, false);
+        return;
+    }
     int conn = accept4(t->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (conn < 0) {
         if (errno == EMFILE || errno == ENFILE) { /* else the listener stays readable and we would spin on it */
             close(t->spare_fd);
             conn = accept4(t->listener, NULL, NULL, SOCK_CLOEXEC);
             if (conn >= 0)
-                close(conn);
+                connection_drop(conn);
             t->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
         }
         return;
@@ -343,7 +367,7 @@ static void on_connection(struct vgpu_transport *t)
     if (handshake_allowed(t, cred.uid))
         s = calloc(1, sizeof(*s));
     if (!s) {
-        close(conn);
+        connection_drop(conn);
         return;
     }
     s->base.ops = &vgpu_transport_local;
@@ -389,8 +413,11 @@ static void session_free(struct local_session *s)
     close_fd(&s->base.doorbell_in);
     close_fd(&s->base.doorbell_out);
     close_fd(&s->bell_out_guest);
-    close_fd(&s->base.region.fd);
-    close_fd(&s->conn); /* last: a guest that waits for end of file knows that its slot is free */
+    /* The region too: closing the last descriptor frees all of an arena, or is no region's at all. End of file comes last:
+     * a guest that waits for it knows that its slot is free. */
+    vgpu_fd_discard(&s->base.region.fd, 1);
+    if (s->conn >= 0)
+        connection_drop(s->conn);
     free(s);
 }
 
@@ -432,6 +459,7 @@ static int local_open(const char *address, const struct vgpu_transport_events *e
         rc = vgpu_err_set(err, errno, "cannot watch the attach socket: %s", strerror(errno));
         goto err_close;
     }
+    t->listening = true;
     *out = t;
     return 0;
 
@@ -481,6 +509,10 @@ static void expire(struct vgpu_transport *t)
         }
         s = after;
     }
+    if (!t->listening && vgpu_fd_discarding() < DISCARDS_MAX / 2)
+        listen_enable(t, true);
+    if (!t->listening && now + ACCEPT_RETRY_NS < next)
+        next = now + ACCEPT_RETRY_NS;
     struct itimerspec it = {0};
     if (next != UINT64_MAX) {
         uint64_t left = next - now; /* not 0: what is due was ended above */

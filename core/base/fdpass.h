@@ -4,6 +4,7 @@
 #define VGPU_BASE_FDPASS_H
 
 #include <stddef.h>
+#include <stdint.h>
 #include <sys/types.h>
 
 #define VGPU_FDPASS_MAX 8
@@ -12,8 +13,16 @@
 ssize_t vgpu_fd_send(int sock, const void *data, size_t bytes, const int *fds, int n_fds, int flags);
 /*
  * Receives one message. *n_fds in: room in fds, out: descriptors received (close-on-exec, now the caller's). More than
- * there is room for, or a truncated message: all are closed, -EMSGSIZE. 0 at end of file, or -errno.
+ * there is room for, or a truncated message: all are discarded, -EMSGSIZE. 0 at end of file, or -errno.
  */
 ssize_t vgpu_fd_recv(int sock, void *data, size_t bytes, int *fds, int *n_fds, int flags);
+
+/*
+ * Closes descriptors that a stranger sent, or a socket that may hold such, in a thread of its own: close() can take as
+ * long as the stranger likes (SO_LINGER, a file system that does not answer). Returns at once. Those below 0 are skipped.
+ */
+void vgpu_fd_discard(const int *fds, int n_fds);
+/* Threads that still close something. */
+uint32_t vgpu_fd_discarding(void);
 
 #endif

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Descriptors over a socket: none is lost and none leaks, whatever the sender sends. */
+#include "core/base/clock.h"
 #include "core/base/fdpass.h"
 
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -28,6 +30,8 @@ TestSuite(fdpass, .init = setup, .fini = teardown, .timeout = 20);
 /* The number that the next descriptor gets: grows when one leaks. */
 static int next_fd(void)
 {
+    while (vgpu_fd_discarding())
+        usleep(100);
     int fd = dup(sock[0]);
 
     close(fd);
@@ -117,6 +121,35 @@ Test(fdpass, a_flood_of_descriptors_leaks_none)
     cr_assert_eq(sendmsg(sock[0], &msg, 0), 1);
     cr_expect_eq(vgpu_fd_recv(sock[1], &c, 1, in, &n, 0), -EMSGSIZE);
     cr_expect_eq(next_fd(), before);
+}
+
+/* A socket with unsent data and SO_LINGER: close() takes two seconds. */
+Test(fdpass, what_is_slow_to_close_holds_nobody_up)
+{
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t at_bytes = sizeof(at);
+    struct linger linger = {.l_onoff = 1, .l_linger = 2};
+    static char data[1 << 20];
+    int server = socket(AF_INET, SOCK_STREAM, 0), slow = socket(AF_INET, SOCK_STREAM, 0), in[1], n = 1;
+    char c = 'x';
+
+    cr_assert_eq(bind(server, (struct sockaddr *)&at, sizeof(at)) | listen(server, 1), 0);
+    cr_assert_eq(getsockname(server, (struct sockaddr *)&at, &at_bytes), 0);
+    cr_assert_eq(connect(slow, (struct sockaddr *)&at, sizeof(at)), 0);
+    while (send(slow, data, sizeof(data), MSG_DONTWAIT) > 0)
+        ;
+    cr_assert_eq(setsockopt(slow, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger)), 0);
+    cr_assert_eq(vgpu_fd_send(sock[0], &c, 1, &slow, 1, 0), 1);
+    close(slow); /* the message holds the last one */
+    cr_assert_eq(vgpu_fd_recv(sock[1], &c, 1, in, &n, 0), 1);
+    uint64_t start = vgpu_now_ns();
+    vgpu_fd_discard(in, n);
+    cr_expect_lt(vgpu_now_ns() - start, 1000000000u);
+    cr_expect_eq(vgpu_fd_discarding(), 1, "it does take long");
+    while (vgpu_fd_discarding())
+        usleep(1000);
+    cr_expect_lt(fcntl(in[0], F_GETFD), 0);
+    close(server);
 }
 
 Test(fdpass, errors_are_negative_errno)
