@@ -114,7 +114,7 @@ ssize_t vgpu_fd_recv(int sock, void *data, size_t bytes, int *fds, int *n_fds, i
         for (size_t i = 0; i < count && got < KERNEL_MAX; i++)
             memcpy(&all[got++], CMSG_DATA(c) + i * sizeof(int), sizeof(int));
     }
-    if (got > room || msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) {
+    if (got > room || (n == 0 && got > 0) || msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) {
         vgpu_fd_discard(all, got);
         return -EMSGSIZE;
     }

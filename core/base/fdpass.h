@@ -13,7 +13,8 @@
 ssize_t vgpu_fd_send(int sock, const void *data, size_t bytes, const int *fds, int n_fds, int flags);
 /*
  * Receives one message. *n_fds in: room in fds, out: descriptors received (close-on-exec, now the caller's). More than
- * there is room for, or a truncated message: all are discarded, -EMSGSIZE. 0 at end of file, or -errno.
+ * there is room for, a truncated message, or descriptors without a byte (which would read as end of file): all are
+ * discarded, -EMSGSIZE. 0 at end of file, or -errno.
  */
 ssize_t vgpu_fd_recv(int sock, void *data, size_t bytes, int *fds, int *n_fds, int flags);
 

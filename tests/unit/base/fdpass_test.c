@@ -123,6 +123,22 @@ Test(fdpass, a_flood_of_descriptors_leaks_none)
     cr_expect_eq(next_fd(), before);
 }
 
+/* A packet without a byte is no end of file: what came with it must not be forgotten. */
+Test(fdpass, descriptors_without_a_byte_leak_none)
+{
+    int pair[2], in[VGPU_FDPASS_MAX], n = VGPU_FDPASS_MAX;
+    char c;
+
+    cr_assert_eq(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair), 0);
+    int before = next_fd();
+    cr_assert_eq(vgpu_fd_send(pair[0], "", 0, sock, 2, 0), 0);
+    cr_expect_eq(vgpu_fd_recv(pair[1], &c, 1, in, &n, 0), -EMSGSIZE);
+    cr_expect_eq(n, 0);
+    cr_expect_eq(next_fd(), before);
+    close(pair[0]);
+    close(pair[1]);
+}
+
 /* A socket with unsent data and SO_LINGER: close() takes two seconds. */
 Test(fdpass, what_is_slow_to_close_holds_nobody_up)
 {
