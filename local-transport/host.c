@@ -416,8 +416,10 @@ static void session_free(struct local_session *s)
     /* The region too: closing the last descriptor frees all of an arena, or is no region's at all. End of file comes last:
      * a guest that waits for it knows that its slot is free. */
     vgpu_fd_discard(&s->base.region.fd, 1);
-    if (s->conn >= 0)
+    if (s->conn >= 0) {
+        epoll_ctl(t->epoll, EPOLL_CTL_DEL, s->conn, NULL); /* it is closed later, and must not name us then */
         connection_drop(s->conn);
+    }
     free(s);
 }
 
