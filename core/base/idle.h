@@ -14,6 +14,10 @@
 #include "core/base/atomic.h"
 #include "core/base/clock.h"
 
+#define VGPU_IDLE_YIELD_NS 2000u /* longer than a round trip between cores, shorter than two context switches */
+enum vgpu_idle_step { VGPU_IDLE_SPIN, VGPU_IDLE_PAUSE, VGPU_IDLE_SLEEP };
+#define VGPU_IDLE_CLOCK_EVERY 16u
+
 struct vgpu_idle {
     uint64_t spin_ticks;  /* from the last work on: busy polling */
     uint64_t pause_ticks; /* after that: polling with pauses */
@@ -21,9 +25,9 @@ struct vgpu_idle {
     bool shares_cpu;      /* yield between looks, from VGPU_IDLE_YIELD_NS on */
     uint64_t yield_ticks;
     uint64_t since;       /* ticks of the first empty round, 0 after work */
+    uint32_t rounds;      /* empty ones; the clock is read at each VGPU_IDLE_CLOCK_EVERY of them */
+    enum vgpu_idle_step step;
 };
-#define VGPU_IDLE_YIELD_NS 2000u /* longer than a round trip between cores, shorter than two context switches */
-enum vgpu_idle_step { VGPU_IDLE_SPIN, VGPU_IDLE_PAUSE, VGPU_IDLE_SLEEP };
 
 static inline void vgpu_idle_init(struct vgpu_idle *i, uint64_t spin_ns, uint64_t pause_ns, bool may_sleep,
                                   bool shares_cpu)
@@ -34,16 +38,21 @@ static inline void vgpu_idle_init(struct vgpu_idle *i, uint64_t spin_ns, uint64_
     i->shares_cpu = shares_cpu;
     i->yield_ticks = vgpu_ns_to_ticks(VGPU_IDLE_YIELD_NS);
     i->since = 0;
+    i->rounds = 0;
+    i->step = VGPU_IDLE_SPIN;
 }
 static inline void vgpu_idle_worked(struct vgpu_idle *i)
 {
     i->since = 0;
+    i->step = VGPU_IDLE_SPIN;
 }
 /* After an empty round; pauses itself where that is the step. */
 static inline enum vgpu_idle_step vgpu_idle_next(struct vgpu_idle *i)
 {
+    /* Reading the clock takes as long as looking at a ring: not at each round while we spin. */
+    if (i->step == VGPU_IDLE_SPIN && ++i->rounds % VGPU_IDLE_CLOCK_EVERY != 0)
+        return VGPU_IDLE_SPIN;
     uint64_t now = vgpu_ticks();
-
     if (i->since == 0) {
         i->since = now;
         return VGPU_IDLE_SPIN;
@@ -54,7 +63,8 @@ static inline enum vgpu_idle_step vgpu_idle_next(struct vgpu_idle *i)
     if (idle < i->spin_ticks)
         return VGPU_IDLE_SPIN;
     vgpu_pause();
-    return i->may_sleep && idle >= i->spin_ticks + i->pause_ticks ? VGPU_IDLE_SLEEP : VGPU_IDLE_PAUSE;
+    i->step = i->may_sleep && idle >= i->spin_ticks + i->pause_ticks ? VGPU_IDLE_SLEEP : VGPU_IDLE_PAUSE;
+    return i->step;
 }
 
 #endif
