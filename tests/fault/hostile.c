@@ -1,0 +1,320 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Two hostile guests against a real daemon, beside neighbours in the same pool and in another one that verify every
+ * result all the time. Whatever the hostile ones do: the same processes run to the end, no neighbour stands still or
+ * sees a wrong byte, nothing is left of them afterwards, and no error is logged but about them.
+ *
+ * VGPU_HOSTILE_SEED repeats the random choices (not the interleaving); VGPU_HOSTILE_SECONDS is the length of all tests
+ * together.
+ */
+#include <dirent.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "hostile.h"
+
+#define NEIGHBOURS 3u
+#define HOSTILES 2u
+#define HOSTILE_VM(i) (20u + 2u * (i)) /* and the next one, for storms */
+#define SECONDS 20u
+#define WARM_MS 1500u
+#define RSS_SLACK_KB 16384
+#define MAPS_SLACK 1400 /* libc keeps up to 40 MiB of stacks of ended threads, two mappings each */
+
+#if defined(__SANITIZE_ADDRESS__)
+#define SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define SANITIZED 1
+#endif
+#endif
+#ifndef SANITIZED
+#define SANITIZED 0
+#endif
+#define PROGRESS_MS (SANITIZED ? 5000u : 1000u) /* each neighbour completes something in each such span */
+
+struct neighbour {
+    unsigned vm_id;
+    struct e2e_flow flow;
+    uint64_t last; /* completed when it was looked at last */
+};
+
+/* What a process holds. */
+struct holdings {
+    long fds, maps, memfds, rss_kb; /* memfds: mappings of such, which are regions and properties pages */
+};
+
+/* ---- looking at processes ---- */
+
+static struct holdings holdings_of(pid_t pid)
+{
+    struct holdings have = {0};
+    char path[64], line[512];
+
+    snprintf(path, sizeof(path), "/proc/%d/fd", (int)pid);
+    DIR *dir = opendir(path);
+    e2e_check(dir, "%s: %s", path, strerror(errno));
+    while (readdir(dir))
+        have.fds++;
+    closedir(dir);
+    snprintf(path, sizeof(path), "/proc/%d/maps", (int)pid);
+    FILE *f = fopen(path, "r");
+    e2e_check(f, "%s: %s", path, strerror(errno));
+    while (fgets(line, sizeof(line), f)) {
+        have.maps++;
+        have.memfds += strstr(line, "/memfd:") != NULL;
+    }
+    fclose(f);
+    snprintf(path, sizeof(path), "/proc/%d/status", (int)pid);
+    f = fopen(path, "r");
+    e2e_check(f, "%s: %s", path, strerror(errno));
+    while (fgets(line, sizeof(line), f))
+        if (sscanf(line, "VmRSS: %ld", &have.rss_kb) == 1)
+            break;
+    fclose(f);
+    return have;
+}
+
+static bool about_the_same(const struct holdings *now, const struct holdings *before)
+{
+    return now->fds <= before->fds && now->memfds <= before->memfds && now->maps <= before->maps + MAPS_SLACK &&
+           (SANITIZED || now->rss_kb <= before->rss_kb + RSS_SLACK_KB);
+}
+
+static void check_holdings(pid_t pid, const char *what, const struct holdings *before)
+{
+    struct holdings now = {0};
+
+    for (uint64_t until = e2e_now_ms() + 7000; e2e_now_ms() < until; e2e_sleep_ms(20)) {
+        now = holdings_of(pid);
+        if (about_the_same(&now, before))
+            return;
+    }
+    e2e_check(false,
+              "%s: %ld descriptors, %ld mappings (%ld of memfds), %ld KiB; before the hostile guests came %ld, %ld (%ld), %ld",
+              what, now.fds, now.maps, now.memfds, now.rss_kb, before->fds, before->maps, before->memfds, before->rss_kb);
+}
+
+/* ---- the hostile side: a process that starts one after the other ---- */
+
+static struct hostile_shared *shared;
+static const struct e2e_host *host;
+static uint64_t seed;
+
+static void as_hostile_children(void *arg)
+{
+    unsigned index = *(const unsigned *)arg;
+    uint64_t rng = seed + index;
+
+    while (!__atomic_load_n(&shared->go, __ATOMIC_ACQUIRE))
+        e2e_sleep_ms(1);
+    while (!__atomic_load_n(&shared->stop, __ATOMIC_RELAXED)) {
+        static struct hostile x;
+        memset(&x, 0, sizeof(x));
+        x.h = host;
+        x.shared = shared;
+        x.vm_id = HOSTILE_VM(index);
+        x.other_vm_id = HOSTILE_VM(index) + 1;
+        x.rng = e2e_next(&rng);
+        pid_t pid = e2e_fork((void (*)(void *))hostile_live, &x);
+        int status = 0;
+        e2e_check(waitpid(pid, &status, 0) == pid, "waitpid: %s", strerror(errno));
+        e2e_check(WIFSIGNALED(status) ? WTERMSIG(status) == SIGKILL : WEXITSTATUS(status) == 0,
+                  "a hostile guest ended with status %x", (unsigned)status);
+    }
+}
+
+/* ---- neighbours ---- */
+
+static void *as_neighbour(void *arg)
+{
+    struct neighbour *n = arg;
+
+    e2e_flow_run(&n->flow);
+    e2e_check(n->flow.status[VGPU_OK] == n->flow.submitted && n->flow.submitted > 0, "VM %u: %llu of %llu done", n->vm_id,
+              (unsigned long long)n->flow.status[VGPU_OK], (unsigned long long)n->flow.submitted);
+    return NULL;
+}
+
+static void check_progress(struct neighbour *n)
+{
+    for (unsigned i = 0; i < NEIGHBOURS; i++) {
+        uint64_t now = __atomic_load_n(&n[i].flow.completed, __ATOMIC_RELAXED);
+        e2e_check(now > n[i].last, "VM %u stood still for %u ms at %llu", n[i].vm_id, PROGRESS_MS,
+                  (unsigned long long)now);
+        n[i].last = now;
+    }
+}
+
+/* ---- verdict ---- */
+
+/* Lines of the daemon's and the executors' log. */
+static unsigned check_log(const struct e2e_host *h)
+{
+    char path[2 * E2E_PATH_BYTES], line[2048];
+    unsigned broken = 0, lines = 0;
+
+    snprintf(path, sizeof(path), "%s/vgpud.log", h->dir);
+    FILE *f = fopen(path, "r");
+    e2e_check(f, "%s: %s", path, strerror(errno));
+    while (fgets(line, sizeof(line), f)) {
+        unsigned vm = 0;
+        const char *at = strstr(line, "VM ");
+        lines++;
+        broken += strstr(line, "broke a rule") != NULL;
+        if (at && sscanf(at, "VM %u", &vm) == 1 && vm >= HOSTILE_VM(0) && vm <= HOSTILE_VM(HOSTILES - 1) + 1)
+            continue;
+        e2e_check(!strstr(line, "error:") && !strstr(line, "broke a rule"), "the log says: %s", line);
+    }
+    fclose(f);
+    e2e_check(lines > 3, "the log has %u lines", lines);
+    return broken;
+}
+
+static void check_steps(void)
+{
+#define X(name) #name,
+    static const char *const names[] = {HOSTILE_STEPS(X)};
+#undef X
+    for (unsigned i = 0; i < HOSTILE_STEP_COUNT; i++)
+        e2e_check(shared->steps[i] > 0, "no step of kind '%s' was taken: the run was too short", names[i]);
+}
+
+static unsigned seconds(void)
+{
+    const char *text = getenv("VGPU_HOSTILE_SECONDS");
+    unsigned n = text ? (unsigned)strtoul(text, NULL, 10) : SECONDS;
+
+    return n ? n : 1;
+}
+
+static void hostile_gone(const struct e2e_host *h)
+{
+    char state[32];
+
+    for (unsigned vm = HOSTILE_VM(0); vm <= HOSTILE_VM(HOSTILES - 1) + 1; vm++)
+        e2e_eventually((e2e_vm_state(h, vm, state, sizeof(state)), !strcmp(state, "registered")), "VM %u stays \"%s\"", vm,
+                       state);
+}
+
+static void hostile_start(const struct e2e_host *h, pid_t *pid)
+{
+    static unsigned index[HOSTILES];
+    const char *text = getenv("VGPU_HOSTILE_SEED");
+
+    seed = text ? strtoull(text, NULL, 0) : e2e_random();
+    printf("# VGPU_HOSTILE_SEED=%llu\n", (unsigned long long)seed);
+    shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    e2e_check(shared != MAP_FAILED, "mmap: %s", strerror(errno));
+    host = h;
+    e2e_register(h, HOSTILE_VM(0), HOSTILE_VM(HOSTILES - 1) + 1, "A", "medium", NULL);
+    for (unsigned i = 0; i < HOSTILES; i++) { /* before there are threads; they wait for `go` */
+        index[i] = i;
+        pid[i] = e2e_fork(as_hostile_children, &index[i]);
+    }
+}
+
+static void neighbours_start(const struct e2e_host *h, struct neighbour *n, pthread_t *thread, const bool *stop)
+{
+    static const char *const pool[NEIGHBOURS] = {"A", "A", "B"};
+
+    for (unsigned i = 0; i < NEIGHBOURS; i++) {
+        e2e_register(h, i + 1, i + 1, pool[i], "medium", NULL);
+        n[i] = (struct neighbour){.vm_id = i + 1};
+        n[i].flow = (struct e2e_flow){
+            .v = e2e_open(h, i + 1, NULL), .work = E2E_VERIFIED, .total = UINT64_MAX, .stop = stop, .rng = seed + 77 + i};
+        e2e_thread(as_neighbour, &n[i], &thread[i]);
+    }
+}
+
+/* Joins them, which judges all their results. Returns how many. */
+static uint64_t neighbours_stop(struct neighbour *n, const pthread_t *thread, bool *stop)
+{
+    uint64_t verified = 0;
+
+    __atomic_store_n(stop, true, __ATOMIC_RELAXED);
+    for (unsigned i = 0; i < NEIGHBOURS; i++) {
+        pthread_join(thread[i], NULL);
+        verified += n[i].flow.completed;
+        e2e_flow_free(&n[i].flow);
+        vgpu_close(n[i].flow.v);
+    }
+    return verified;
+}
+
+static void show(unsigned broken, uint64_t verified, unsigned span_ms)
+{
+    uint64_t steps = 0;
+
+    for (unsigned i = 0; i < HOSTILE_STEP_COUNT; i++)
+        steps += shared->steps[i];
+    if (span_ms >= 5000 && !SANITIZED)
+        check_steps();
+    e2e_check(broken > 0 && shared->attachments > 10, "%u attachments broke a rule of %llu", broken,
+              (unsigned long long)shared->attachments);
+    e2e_shows("%llu hostile steps (%llu descriptors, %llu attachments, %u of them broken, %llu killed -9, seed %llu); "
+              "%llu results of %u neighbours verified meanwhile",
+              (unsigned long long)steps, (unsigned long long)shared->descriptors, (unsigned long long)shared->attachments,
+              broken, (unsigned long long)shared->kills, (unsigned long long)seed, (unsigned long long)verified, NEIGHBOURS);
+}
+
+static void attack(const struct e2e_options *o, unsigned span_ms)
+{
+    struct e2e_host h;
+    struct neighbour n[NEIGHBOURS];
+    pthread_t thread[NEIGHBOURS];
+    pid_t hostile[HOSTILES];
+    bool stop = false;
+
+    e2e_host_start(&h, o);
+    hostile_start(&h, hostile);
+    neighbours_start(&h, n, thread, &stop);
+    e2e_sleep_ms(WARM_MS);
+    check_progress(n);
+    const pid_t executor[2] = {e2e_executor_pid(&h, "A"), e2e_executor_pid(&h, "B")}, daemon = h.pid;
+    e2e_check(executor[0] > 0 && executor[1] > 0, "executors %d and %d", (int)executor[0], (int)executor[1]);
+    const struct holdings before[3] = {holdings_of(daemon), holdings_of(executor[0]), holdings_of(executor[1])};
+    e2e_check(before[0].memfds >= (long)(4 * NEIGHBOURS) && before[1].memfds > 0, "%ld and %ld mappings of memfds",
+              before[0].memfds, before[1].memfds);
+
+    __atomic_store_n(&shared->go, true, __ATOMIC_RELEASE);
+    for (uint64_t until = e2e_now_ms() + span_ms; e2e_now_ms() < until;) {
+        e2e_sleep_ms(PROGRESS_MS);
+        check_progress(n);
+        e2e_check(e2e_host_alive(&h), "vgpud died");
+    }
+    __atomic_store_n(&shared->stop, true, __ATOMIC_RELAXED);
+    for (unsigned i = 0; i < HOSTILES; i++)
+        e2e_check(e2e_reap(hostile[i]), "a hostile guest found fault");
+    hostile_gone(&h);
+    check_holdings(daemon, "vgpud", &before[0]);
+    check_holdings(executor[0], "executor of pool A", &before[1]);
+    check_holdings(executor[1], "executor of pool B", &before[2]);
+    check_progress(n);
+    e2e_check(e2e_executor_pid(&h, "A") == executor[0] && e2e_executor_pid(&h, "B") == executor[1],
+              "an executor is another one");
+    uint64_t verified = neighbours_stop(n, thread, &stop);
+    e2e_host_stop(&h);
+    show(check_log(&h), verified, span_ms);
+}
+
+static void one_poll_core(void)
+{
+    attack(&(struct e2e_options){.pools = 2}, seconds() * 500);
+}
+
+/* Small queues: much waits as backlog with the poll cores. */
+static void two_poll_cores(void)
+{
+    attack(&(struct e2e_options){.pools = 2, .poll_cores = 2, .window = 16, .in_flight = 256}, seconds() * 500);
+}
+
+static const struct e2e_test tests[] = {
+    {"one_poll_core", one_poll_core, 3600},
+    {"two_poll_cores", two_poll_cores, 3600},
+};
+E2E_MAIN(tests)
