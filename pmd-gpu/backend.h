@@ -65,6 +65,10 @@ struct vgpu_backend_ops {
     uint32_t (*poll)(struct vgpu_backend *b, struct vgpu_op **done, uint32_t max);
     /* Loop thread: the device is gone for good (the process must be restarted)? May be NULL: never. */
     bool (*lost)(struct vgpu_backend *b);
+    /* Loop thread: this VM leaves and submits nothing more before its next region_add. Its operations come back from the
+     * next polls, ahead of all others whatever their priority, cancelled unless they are finished. May be NULL where
+     * every operation is soon done, or cannot be stopped: an executor that does not let go of a VM is killed. */
+    void (*cancel)(struct vgpu_backend *b, uint32_t vm);
 };
 
 /* The registered backends by name; "fault:NAME" is the decorator over NAME. NULL when there is none. */

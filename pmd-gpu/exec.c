@@ -104,6 +104,7 @@ struct vgpu_exec {
     struct exec_tally tally;
     uint32_t detach_pending; /* control thread increments, loop decrements (X1) */
     uint64_t steps;
+    bool worked; /* in the last step */
 };
 
 int vgpu_exec_open(struct vgpu_xchg_header *xchg, const struct vgpu_backend_ops *ops, uint64_t heap_bytes,
@@ -552,6 +553,8 @@ static void detach_serve(struct vgpu_exec *e)
         uint32_t state = vgpu_load_acquire(&vm->detach); /* X1 pairs with X1 in vgpu_exec_detach_begin() */
         if (state == DETACH_ASKED) {
             drop_queued(e, i);
+            if (e->ops->cancel && vm->in_flight)
+                e->ops->cancel(e->backend, i);
             state = DETACH_DRAINING;
             vgpu_store_relaxed(&vm->detach, state); /* relaxed: only we act on it until DONE */
         }
@@ -596,13 +599,15 @@ uint32_t vgpu_exec_step(struct vgpu_exec *e)
     flush_dirty(e);
     if (vgpu_unlikely(vgpu_load_acquire(&e->detach_pending) != 0)) /* X1 */
         detach_serve(e);
-    if ((++e->steps & 0xfff) == 0 || work == 0) {
+    /* Figures for people: on the first idle round after work, and now and then. */
+    if (vgpu_unlikely((++e->steps & 0xfff) == 0 || (work == 0 && e->worked))) {
         vgpu_store_relaxed(&e->xchg->heartbeat, e->steps);
         vgpu_store_relaxed(&e->xchg->exec_seq, e->exec_seq);
         for (uint32_t q = 0; q < e->n_queues; q++)
             for (uint32_t p = 0; p < VGPU_PRIO_COUNT; p++)
                 vgpu_store_relaxed(&e->xchg->in_flight[q][p], e->in_flight[q][p]);
     }
+    e->worked = work != 0;
     return work;
 }
 

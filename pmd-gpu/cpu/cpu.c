@@ -154,6 +154,16 @@ static void cpu_region_del(struct vgpu_backend *b, uint32_t vm)
         vgpu_store_release(&c->vms[vm].arena, NULL); /* R1; nothing of this VM is in flight */
 }
 
+static void list_append(struct vgpu_cpu_list *list, struct vgpu_op *op)
+{
+    op->priv[VGPU_CPU_PRIV_NEXT] = 0;
+    if (list->tail)
+        list->tail->priv[VGPU_CPU_PRIV_NEXT] = (uintptr_t)op;
+    else
+        list->head = op;
+    list->tail = op;
+}
+
 static int cpu_submit(struct vgpu_backend *b, struct vgpu_op *op)
 {
     struct vgpu_cpu *c = cpu_of(b);
@@ -167,14 +177,9 @@ static int cpu_submit(struct vgpu_backend *b, struct vgpu_op *op)
     op->status = vgpu_work_status(&op->work);
     op->value = 0;
     op->priv[VGPU_CPU_PRIV_CURSOR] = 0;
-    op->priv[VGPU_CPU_PRIV_NEXT] = 0;
     op->priv[VGPU_CPU_PRIV_VM_SEQ] = c->vms[op->vm].submitted++;
     op->priv[VGPU_CPU_PRIV_ACC] = 0;
-    if (list->tail)
-        list->tail->priv[VGPU_CPU_PRIV_NEXT] = (uintptr_t)op;
-    else
-        list->head = op;
-    list->tail = op;
+    list_append(list, op);
     if (q->count++ == 0) {
         c->active |= UINT64_C(1) << op->queue;
         /* A queue that was idle has no claim on the time it did not use. */
@@ -234,13 +239,41 @@ static void op_unlink(struct vgpu_cpu *c, struct vgpu_op *op, struct vgpu_op *be
     c->in_flight--;
 }
 
+/* A VM that leaves would else wait for its turn: long where its operations are, for ever behind a higher priority. */
+static void cpu_cancel(struct vgpu_backend *b, uint32_t vm)
+{
+    struct vgpu_cpu *c = cpu_of(b);
+
+    for (uint32_t q = 0; q < c->queues; q++)
+        for (uint32_t p = 0; p < VGPU_PRIO_COUNT; p++) {
+            struct vgpu_op *before = NULL, *op = c->queue[q].list[p].head;
+            while (op) {
+                struct vgpu_op *next = op_next(op);
+                if (op->vm == vm) {
+                    op_unlink(c, op, before);
+                    op->status = VGPU_E_CANCELLED;
+                    list_append(&c->cancelled, op);
+                } else {
+                    before = op;
+                }
+                op = next;
+            }
+        }
+}
+
 static uint32_t cpu_poll(struct vgpu_backend *b, struct vgpu_op **done, uint32_t max)
 {
     struct vgpu_cpu *c = cpu_of(b);
     uint32_t got = 0;
 
+    for (; vgpu_unlikely(c->cancelled.head != NULL) && got < max; got++) {
+        done[got] = c->cancelled.head;
+        c->cancelled.head = op_next(c->cancelled.head);
+        if (!c->cancelled.head)
+            c->cancelled.tail = NULL;
+    }
     if (c->active == 0)
-        return 0;
+        return got;
     uint64_t start = vgpu_ticks(), now = start;
     while (got < max && c->active) {
         uint64_t among = c->active;
@@ -277,4 +310,5 @@ const struct vgpu_backend_ops vgpu_backend_cpu = {
     .region_del = cpu_region_del,
     .submit = cpu_submit,
     .poll = cpu_poll,
+    .cancel = cpu_cancel,
 };

@@ -54,6 +54,7 @@ struct vgpu_cpu {
     uint64_t linger_ticks;        /* of a poll that has something to hand back */
     uint64_t active;              /* bit per queue that holds operations */
     uint64_t vnow;                /* vtime of the queue served last */
+    struct vgpu_cpu_list cancelled; /* to be handed back by the next poll */
     uint32_t in_flight, max_in_flight;
     uint32_t max_vms, queues;
     struct vgpu_cpu_vm *vms;

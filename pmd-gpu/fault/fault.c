@@ -182,8 +182,10 @@ static void hold(struct vgpu_fault *f, struct vgpu_op *op, uint64_t us)
 /* Applies what is due to an operation that just had its turn. False: it is not handed back now. */
 static bool fault_apply(struct vgpu_fault *f, struct vgpu_op *op)
 {
-    /* A status that the poll core gave stands: that operation is a refusal on its way back. */
-    bool debug = op->work.opcode == VGPU_OP_DEBUG && vgpu_work_status(&op->work) == VGPU_OK;
+    /* A status that the poll core gave stands: that operation is a refusal on its way back. One that was cancelled had no
+     * turn. */
+    bool debug = op->work.opcode == VGPU_OP_DEBUG && vgpu_work_status(&op->work) == VGPU_OK &&
+                 op->status != VGPU_E_CANCELLED;
 
     f->finished++;
     if (debug) {
@@ -253,11 +255,19 @@ static bool fault_lost(struct vgpu_backend *b)
     return f->is_lost || (f->inner_ops->lost && f->inner_ops->lost(f->inner));
 }
 
+static void fault_cancel(struct vgpu_backend *b, uint32_t vm)
+{
+    struct vgpu_fault *f = fault_of(b);
+
+    if (f->inner_ops->cancel)
+        f->inner_ops->cancel(f->inner, vm);
+}
+
 #define FAULT_OPS(inner)                                                                                               \
     {                                                                                                                  \
         .size = sizeof(struct vgpu_backend_ops), .name = "fault:" #inner, .open = fault_##inner##_open,                \
         .close = fault_close, .region_add = fault_region_add, .region_del = fault_region_del, .submit = fault_submit,  \
-        .poll = fault_poll, .lost = fault_lost,                                                                        \
+        .poll = fault_poll, .lost = fault_lost, .cancel = fault_cancel,                                                \
     }
 
 const struct vgpu_backend_ops vgpu_backend_fault_null = FAULT_OPS(null);

@@ -217,3 +217,39 @@ Test(backend, cpu_kernels_agree)
     }
 }
 #endif
+
+/* Work of a VM that leaves comes back ahead of a higher priority, in its order, and the others' work is all done. */
+Test(backend, cpu_cancels_what_a_leaving_vm_has)
+{
+    enum { EACH = 6 };
+    struct vgpu_backend_config config = {
+        .heap_bytes = 64 << 20, .max_vms = 2, .queues = 1, .max_in_flight = 2 * EACH, .options = ""};
+    struct vgpu_op low[EACH] = {0}, high[EACH] = {0}, *done[2 * EACH];
+    struct vgpu_backend *b;
+    uint32_t got = 0, others = 0;
+
+    cr_assert_eq(vgpu_backend_cpu.open(&config, &b, NULL), 0);
+    for (uint32_t i = 0; i < EACH; i++) { /* one behind the other in the same list, too */
+        low[i] = (struct vgpu_op){.vm = 0, .priority = i < EACH / 2 ? VGPU_PRIO_HIGH : VGPU_PRIO_LOW};
+        high[i] = (struct vgpu_op){.vm = 1, .priority = VGPU_PRIO_HIGH};
+        low[i].work.opcode = high[i].work.opcode = VGPU_OP_FILL;
+        low[i].work.dst = high[i].work.dst = VGPU_WREF_DEVICE;
+        low[i].work.n = high[i].work.n = 32 << 20; /* several polls each */
+        cr_assert_eq(vgpu_backend_cpu.submit(b, &low[i]), 0);
+        cr_assert_eq(vgpu_backend_cpu.submit(b, &high[i]), 0);
+    }
+    vgpu_backend_cpu.cancel(b, 0);
+    vgpu_backend_cpu.cancel(b, 1000);
+    while (got < 2) /* fewer than there are */
+        got += vgpu_backend_cpu.poll(b, done + got, 2 - got);
+    got += vgpu_backend_cpu.poll(b, done + got, EACH - got);
+    cr_assert_eq(got, EACH);
+    for (uint32_t i = 0; i < EACH; i++)
+        cr_assert(done[i] == &low[i] && low[i].status == VGPU_E_CANCELLED, "%u", i);
+    while (others < EACH)
+        others += vgpu_backend_cpu.poll(b, done + others, EACH - others);
+    for (uint32_t i = 0; i < EACH; i++)
+        cr_assert(done[i] == &high[i] && high[i].status == VGPU_OK, "%u", i);
+    cr_assert_eq(run_one(b, low[0].work), VGPU_OK, "the slot may be used again");
+    vgpu_backend_cpu.close(b);
+}
