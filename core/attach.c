@@ -22,6 +22,10 @@
 
 #include "core/daemon.h"
 
+/* What guests can cause again and again must not fill the log, nor make us wait for whoever reads it. */
+static struct vgpu_log_limit refusals = {.about = "guests that were refused"};
+static struct vgpu_log_limit life = {.about = "guests that came, went or broke a rule"};
+
 #define EPOCHS_AHEAD 64u /* reserved at a time, so that the lock file is written rarely */
 
 /* ---- tables ---- */
@@ -271,7 +275,8 @@ static void attachment_free(struct vgpud *d, uint32_t slot)
     if (a->accepted) {
         vgpud_totals_fold(d, vm);
         vgpu_poller_unwatch(d->pollers[vm->poll_core], vm->doorbell_in);
-        vgpu_log(VGPU_LOG_INFO, "VM %u detached", vm->vm_id);
+        if (vgpu_log_allowed(&life, vgpu_now_ns()))
+            vgpu_log(VGPU_LOG_INFO, "VM %u detached", vm->vm_id);
     }
     vgpu_memspace_free(&d->executors[vm->executor].heap, slot + 1);
     vgpu_memspace_fini(&vm->space);
@@ -285,23 +290,30 @@ static void attachment_free(struct vgpud *d, uint32_t slot)
 
 /* ---- transport events ---- */
 
+/* Is this peer whom the VM is registered for? */
+static bool peer_proven(const struct vgpu_vm_record *rec, const struct vgpu_peer *peer)
+{
+    uint8_t differ = 0;
+
+    for (uint32_t i = 0; i < VGPU_TOKEN_LEN; i++) /* time does not depend on where they differ */
+        differ |= (uint8_t)(rec->token[i] ^ peer->token[i]);
+    return rec->has_token && rec->uid >= 0 && (uint64_t)rec->uid == peer->uid && !differ;
+}
+
 static int on_hello(void *ctx, struct vgpu_session *s, const struct vgpu_peer *peer, struct vgpu_attach_limits *limits,
                     struct vgpu_refusal *r)
 {
     struct vgpud *d = ctx;
     struct vgpu_vm_record rec;
     struct vgpu_err err;
-    uint8_t differ = 0;
 
     if (d->stopping)
         return refuse(r, VGPU_ATTACH_E_UNAVAILABLE, "the daemon is shutting down");
     int rc = vgpu_store_get_vm(d->store, peer->vm_id, &rec, &err);
-    if (rc == 0 && rec.has_token)
-        for (uint32_t i = 0; i < VGPU_TOKEN_LEN; i++) /* time does not depend on where they differ */
-            differ |= (uint8_t)(rec.token[i] ^ peer->token[i]);
-    if (rc || !rec.has_token || rec.uid < 0 || (uint64_t)rec.uid != peer->uid || differ) {
-        vgpu_log(VGPU_LOG_WARN, "refused: uid %u, pid %d wanted to attach as VM %u", peer->uid, (int)peer->pid,
-                 peer->vm_id);
+    if (rc || !peer_proven(&rec, peer)) {
+        if (vgpu_log_allowed(&refusals, vgpu_now_ns()))
+            vgpu_log(VGPU_LOG_WARN, "refused: uid %u, pid %d wanted to attach as VM %u", peer->uid, (int)peer->pid,
+                     peer->vm_id);
         return refuse(r, VGPU_ATTACH_E_UNKNOWN_VM,
                       "VM %u may not attach from here: it is not registered, or not for your uid (%u), or the token is "
                       "not its own (vgpu-ctl register-vm --vm-id=%u --uid=%u)",
@@ -333,7 +345,7 @@ static int attach_begin(struct vgpud *d, struct vgpu_session *s, struct vgpu_ref
 
     if (d->stopping)
         return refuse(r, VGPU_ATTACH_E_UNAVAILABLE, "the daemon is shutting down");
-    if (vgpu_store_get_vm(d->store, s->peer.vm_id, &rec, &err))
+    if (vgpu_store_get_vm(d->store, s->peer.vm_id, &rec, &err) || !peer_proven(&rec, &s->peer))
         return refuse(r, VGPU_ATTACH_E_UNKNOWN_VM, "VM %u is not registered any more", s->peer.vm_id);
     if (vgpud_attachment_of(d, s->peer.vm_id))
         return refuse(r, VGPU_ATTACH_E_BUSY, "VM %u is attached already (one attachment at a time)", s->peer.vm_id);
@@ -440,7 +452,8 @@ static void attachment_accept(struct vgpud *d, struct vgpu_attachment *a)
         }
         a->accepted = true;
         vgpud_totals_get(d, vm->vm_id)->attachments++;
-        vgpu_log(VGPU_LOG_INFO, "VM %u attached: pool %s, priority %s, uid %u, pid %d, arena %" PRIu64 " MiB", vm->vm_id,
+        if (vgpu_log_allowed(&life, vgpu_now_ns()))
+            vgpu_log(VGPU_LOG_INFO, "VM %u attached: pool %s, priority %s, uid %u, pid %d, arena %" PRIu64 " MiB", vm->vm_id,
                  a->record.pool, vm->priority == 0 ? "high" : vm->priority == 1 ? "medium" : "low", a->session->peer.uid,
                  (int)a->session->peer.pid, vm->view.arena_bytes >> 20);
         a->state = VGPU_ATTACH_ACTIVE;
@@ -566,7 +579,8 @@ static void check_broken(struct vgpud *d, struct vgpu_attachment *a)
         return;
     a->broken_told = true;
     vgpu_store_release(&a->vm->broken, reason);
-    vgpu_log(VGPU_LOG_WARN, "VM %u broke a rule: %s; its ring is no longer served until it attaches again", a->vm->vm_id,
+    if (vgpu_log_allowed(&life, vgpu_now_ns()))
+        vgpu_log(VGPU_LOG_WARN, "VM %u broke a rule: %s; its ring is no longer served until it attaches again", a->vm->vm_id,
              broken_text(reason));
     props_state(d, a, VGPU_VM_BROKEN, reason);
 }

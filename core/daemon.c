@@ -35,9 +35,16 @@ static char tag_transport, tag_control, tag_signals, tag_notify, tag_timer;
 
 static int make_dir(const char *path, mode_t mode, struct vgpu_err *err)
 {
-    if (mkdir(path, mode) && errno != EEXIST)
+    struct stat st;
+
+    if ((mkdir(path, mode) && errno != EEXIST) || stat(path, &st))
         return vgpu_err_set(err, errno, "cannot make the directory %s: %s (paths.run_dir, paths.state_dir)", path,
                             strerror(errno));
+    /* Who owns it, or may write to it, could put their own socket, store or token in place of ours. */
+    if ((st.st_uid != geteuid() && st.st_uid != 0) || (st.st_mode & S_IWOTH))
+        return vgpu_err_set(err, EPERM, "the directory %s belongs to uid %u and has mode %04o: nobody but uid %u and root "
+                            "may write to it (paths.run_dir, paths.state_dir)", path, (unsigned)st.st_uid,
+                            (unsigned)st.st_mode & 07777u, (unsigned)geteuid());
     return 0;
 }
 
@@ -51,7 +58,7 @@ static int take_lock(struct vgpud *d, struct vgpu_err *err)
 
     if ((size_t)snprintf(path, sizeof(path), "%s/vgpud.lock", d->config.run_dir) >= sizeof(path))
         return vgpu_err_set(err, ENAMETOOLONG, "paths.run_dir is too long");
-    d->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    d->lock_fd = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (d->lock_fd < 0)
         return vgpu_err_set(err, errno, "cannot open %s: %s", path, strerror(errno));
     for (int waited_ms = 0; flock(d->lock_fd, LOCK_EX | LOCK_NB); waited_ms += 20) {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The local transport's host half: a unix SOCK_SEQPACKET listener; the handshake of rings/abi/vgpu_attach.h; regions as
- * sealed memfds of the guest; pipes as doorbells. Control thread only, never blocks.
+ * sealed memfds of the guest; doorbells. Control thread only, never blocks.
  *
  * Everything that arrives is hostile: message sizes are exact, descriptors are counted, the region must be a sealed memfd
  * of the size it claims, its header is read once with pread() into our own copy. What a guest sent, or left in its socket,

@@ -35,6 +35,22 @@ void vgpu_log(enum vgpu_log_level level, const char *fmt, ...)
     (void)ignored;
 }
 
+bool vgpu_log_allowed(struct vgpu_log_limit *limit, uint64_t now_ns)
+{
+    if (limit->since_ns == 0 || now_ns - limit->since_ns >= VGPU_LOG_LIMIT_NS) {
+        if (limit->left_out)
+            vgpu_log(VGPU_LOG_WARN, "%u lines about %s were left out", limit->left_out, limit->about);
+        limit->since_ns = now_ns;
+        limit->lines = limit->left_out = 0;
+    }
+    if (limit->lines < VGPU_LOG_LIMIT_LINES) {
+        limit->lines++;
+        return true;
+    }
+    limit->left_out++;
+    return false;
+}
+
 int vgpu_err_set(struct vgpu_err *err, int code, const char *fmt, ...)
 {
     if (err) {
