@@ -373,7 +373,7 @@ static int attach_begin(struct vgpud *d, struct vgpu_session *s, struct vgpu_ref
     }
     vm_bind_exchange(d, a->vm);
     a->state = VGPU_ATTACH_STARTING;
-    a->deadline_ns = vgpu_now_ns() + VGPU_DETACH_DEADLINE_NS;
+    a->deadline_ns = vgpu_now_ns() + VGPU_MAP_DEADLINE_NS;
     s->user = a;
     if (vgpud_executor_attach(d, e, slot)) {
         s->user = NULL;
@@ -544,7 +544,7 @@ void vgpud_vms_resume(struct vgpud *d, struct vgpu_executor *e)
             continue;
         vm_bind_exchange(d, a->vm);
         a->state = VGPU_ATTACH_STARTING;
-        a->deadline_ns = vgpu_now_ns() + VGPU_DETACH_DEADLINE_NS;
+        a->deadline_ns = vgpu_now_ns() + VGPU_MAP_DEADLINE_NS;
         if (vgpud_executor_attach(d, e, s))
             a->state = VGPU_ATTACH_PAUSED; /* tried again on the next tick */
     }

@@ -15,6 +15,7 @@
 #include "store/store.h"
 
 #define VGPU_DETACH_DEADLINE_NS UINT64_C(5000000000)    /* an executor that does not let go of a VM is killed */
+#define VGPU_MAP_DEADLINE_NS UINT64_C(60000000000)      /* the same for mapping one: registering a large arena takes long */
 #define VGPU_START_DEADLINE_NS UINT64_C(60000000000)    /* an executor that does not become ready is killed */
 #define VGPU_SHUTDOWN_DEADLINE_NS UINT64_C(10000000000) /* after that what is in flight is abandoned */
 #define VGPU_BACKOFF_MIN_NS UINT64_C(20000000)

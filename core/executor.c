@@ -235,15 +235,15 @@ static void executor_died(struct vgpud *d, struct vgpu_executor *e)
     int status = 0;
     char how[64] = "ended";
 
-    /* The process is gone or going; wait for the kernel to have ended all of it before touching any ring. */
-    kill(e->pid, SIGKILL);
+    /* Its pidfd says that the kernel has ended all of it: nothing else writes into a guest's memory now. */
     waitpid(e->pid, &status, 0);
     if (WIFSIGNALED(status))
         snprintf(how, sizeof(how), "was killed by signal %d", WTERMSIG(status));
     else if (WIFEXITED(status) && WEXITSTATUS(status))
         snprintf(how, sizeof(how), "exited with status %d", WEXITSTATUS(status));
     epoll_ctl(d->epoll, EPOLL_CTL_DEL, e->pid_fd, NULL);
-    epoll_ctl(d->epoll, EPOLL_CTL_DEL, e->control_fd, NULL);
+    if (e->control_fd >= 0)
+        epoll_ctl(d->epoll, EPOLL_CTL_DEL, e->control_fd, NULL);
     bool was_ready = e->state == VGPU_EXECUTOR_READY;
     e->state = VGPU_EXECUTOR_DOWN;
     uint64_t lived_ns = vgpu_now_ns() - e->started_ns;
@@ -313,8 +313,11 @@ void vgpud_executor_event(struct vgpud *d, struct vgpu_executor *e)
         if (n == -EAGAIN || n == -EINTR)
             break;
         if (n != sizeof(m)) {
-            executor_died(d, e);
-            return;
+            /* It is ending, or talks nonsense. How long a device driver holds it up is not known: the pidfd tells. */
+            kill(e->pid, SIGKILL);
+            epoll_ctl(d->epoll, EPOLL_CTL_DEL, e->control_fd, NULL);
+            close_fd(&e->control_fd);
+            break;
         }
         m.text[sizeof(m.text) - 1] = 0;
         on_message(d, e, &m);
@@ -343,6 +346,8 @@ int vgpud_executor_attach(struct vgpud *d, struct vgpu_executor *e, uint32_t slo
         .cq_slots = h->cq_slots,
         .sq_pos = a->vm->sq_start + a->vm->accepted,
         .cq_pos = a->vm->cq_start + a->vm->accepted, /* all earlier ones are completed */
+        .heap_off = a->vm->space.base,
+        .heap_bytes = a->vm->space.bytes,
         .doorbell_out = a->session->doorbell_out,
     };
     if (e->in_process) {

@@ -56,6 +56,9 @@ struct vgpu_backend_ops {
                       uint64_t fd_offset, struct vgpu_err *err);
     /* Adding a slot that has a region replaces it. The loop thread learns of a region through the VM's first operation. */
     void (*region_del)(struct vgpu_backend *b, uint32_t vm);
+    /* Control thread: zeroes [heap_off, heap_off + bytes) of the device heap, the slice of a VM that left; the next tenant
+     * gets it after that, whatever became of the MEM_ALLOCs in between. Nothing of it is in use. May be NULL: no heap. */
+    void (*wipe)(struct vgpu_backend *b, uint64_t heap_off, uint64_t bytes);
     /* A descriptor that vgpud refused arrives as a NOP: the executor keeps its status. Should work with a status in it
      * arrive all the same, it comes back with that status and without effect.
      *

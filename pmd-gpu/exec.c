@@ -52,6 +52,7 @@ struct exec_vm {
     /* control thread */
     void *parts[3];      /* guest control page, completion ring, arena */
     uint64_t part_bytes[3];
+    uint64_t heap_off, heap_bytes;
     int sigbus_id[3];
     /* both */
     uint32_t detach;     /* enum detach_state (X1, X2) */
@@ -244,6 +245,8 @@ int vgpu_exec_attach(struct vgpu_exec *e, uint32_t slot, const struct vgpu_exec_
     vm->cq_event = &ctrl->cq_event;
     vm->cq_pos = vm->cq_rung = r->cq_pos;
     vm->sq_pos = r->sq_pos;
+    vm->heap_off = r->heap_off;
+    vm->heap_bytes = r->heap_bytes;
     vm->x = vgpu_xchg_vm(e->xchg, slot);
     vm->journal = (struct vgpu_slot *)vgpu_xchg_journal(vm->x);
     vm->done = vgpu_xchg_done(e->xchg, vm->x);
@@ -268,6 +271,8 @@ bool vgpu_exec_detach_finish(struct vgpu_exec *e, uint32_t slot)
     if (vgpu_load_acquire(&vm->detach) != DETACH_DONE) /* X2 pairs with X2 in detach_serve() */
         return false;
     e->ops->region_del(e->backend, slot);
+    if (e->ops->wipe && vm->heap_bytes)
+        e->ops->wipe(e->backend, vm->heap_off, vm->heap_bytes);
     vm_unmap(vm);
     vm->attached = false;
     vgpu_store_relaxed(&vm->detach, DETACH_NONE); /* relaxed: the next attach is ordered by its first work item */

@@ -22,6 +22,7 @@ struct vgpu_exec_region {
     uint32_t cq_slots;
     uint64_t sq_pos;     /* position of the first descriptor that will come */
     uint64_t cq_pos;     /* position of the first completion to write */
+    uint64_t heap_off, heap_bytes; /* the VM's slice of device memory: zeroed at detach */
     int doorbell_out;    /* taken over: closed at detach */
 };
 

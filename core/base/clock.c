@@ -36,6 +36,9 @@ void vgpu_clock_init(void)
     if (hz < 1e6)
         hz = 1e9;
     vgpu_clock.ticks_hz = (uint64_t)hz;
-    vgpu_clock.mult = (uint64_t)(1e9 / hz * (double)(1u << 24));
+    /* The finest scale at which mult has 32 bits: the data path multiplies 32 by 32. */
     vgpu_clock.shift = 24;
+    while (vgpu_clock.shift > 1 && 1e9 / hz * (double)(1u << vgpu_clock.shift) >= 4294967296.0)
+        vgpu_clock.shift--;
+    vgpu_clock.mult = (uint64_t)(1e9 / hz * (double)(1u << vgpu_clock.shift));
 }

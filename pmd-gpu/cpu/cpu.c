@@ -154,6 +154,23 @@ static void cpu_region_del(struct vgpu_backend *b, uint32_t vm)
         vgpu_store_release(&c->vms[vm].arena, NULL); /* R1; nothing of this VM is in flight */
 }
 
+static void cpu_wipe(struct vgpu_backend *b, uint64_t heap_off, uint64_t bytes)
+{
+    struct vgpu_cpu *c = cpu_of(b);
+
+    if (heap_off > c->heap_bytes || bytes > c->heap_bytes - heap_off)
+        return;
+    uint64_t first = (heap_off + VGPU_PAGE_BYTES - 1) & ~(uint64_t)(VGPU_PAGE_BYTES - 1);
+    uint64_t last = (heap_off + bytes) & ~(uint64_t)(VGPU_PAGE_BYTES - 1);
+    /* Whole pages go back to the system and read as zero; larger pages make madvise refuse. */
+    if (first >= last || madvise(c->heap + first, last - first, MADV_DONTNEED)) {
+        memset(c->heap + heap_off, 0, bytes);
+        return;
+    }
+    memset(c->heap + heap_off, 0, first - heap_off);
+    memset(c->heap + last, 0, heap_off + bytes - last);
+}
+
 static void list_append(struct vgpu_cpu_list *list, struct vgpu_op *op)
 {
     op->priv[VGPU_CPU_PRIV_NEXT] = 0;
@@ -308,6 +325,7 @@ const struct vgpu_backend_ops vgpu_backend_cpu = {
     .close = cpu_close,
     .region_add = cpu_region_add,
     .region_del = cpu_region_del,
+    .wipe = cpu_wipe,
     .submit = cpu_submit,
     .poll = cpu_poll,
     .cancel = cpu_cancel,

@@ -263,11 +263,19 @@ static void fault_cancel(struct vgpu_backend *b, uint32_t vm)
         f->inner_ops->cancel(f->inner, vm);
 }
 
+static void fault_wipe(struct vgpu_backend *b, uint64_t heap_off, uint64_t bytes)
+{
+    struct vgpu_fault *f = fault_of(b);
+
+    if (f->inner_ops->wipe)
+        f->inner_ops->wipe(f->inner, heap_off, bytes);
+}
+
 #define FAULT_OPS(inner)                                                                                               \
     {                                                                                                                  \
         .size = sizeof(struct vgpu_backend_ops), .name = "fault:" #inner, .open = fault_##inner##_open,                \
         .close = fault_close, .region_add = fault_region_add, .region_del = fault_region_del, .submit = fault_submit,  \
-        .poll = fault_poll, .lost = fault_lost, .cancel = fault_cancel,                                                \
+        .poll = fault_poll, .lost = fault_lost, .cancel = fault_cancel, .wipe = fault_wipe,                            \
     }
 
 const struct vgpu_backend_ops vgpu_backend_fault_null = FAULT_OPS(null);

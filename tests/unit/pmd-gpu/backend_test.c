@@ -253,3 +253,32 @@ Test(backend, cpu_cancels_what_a_leaving_vm_has)
     cr_assert_eq(run_one(b, low[0].work), VGPU_OK, "the slot may be used again");
     vgpu_backend_cpu.close(b);
 }
+
+/* What a VM leaves in its slice is gone before the next one gets it, to the byte, and nothing beside it. */
+Test(backend, cpu_wipes_the_slice_of_a_vm_that_left)
+{
+    static const struct {
+        uint64_t off, bytes;
+    } slices[] = {{0, 256}, {256, 4096}, {4096, 8192}, {512, 40960}, {12288 + 768, 100}, {65536 - 256, 256}};
+    struct vgpu_backend_config config = {
+        .heap_bytes = 65536, .max_vms = 1, .queues = 1, .max_in_flight = 1, .options = ""};
+    unsigned char *copy = malloc(65536);
+    struct vgpu_backend *b;
+    struct vgpu_err err = {0};
+
+    cr_assert_eq(vgpu_backend_cpu.open(&config, &b, &err), 0);
+    cr_assert_eq(vgpu_backend_cpu.region_add(b, 0, copy, 65536, -1, 0, &err), 0);
+    for (size_t s = 0; s < sizeof(slices) / sizeof(slices[0]); s++) {
+        cr_assert_eq(run_one(b, (struct vgpu_work){.opcode = VGPU_OP_FILL, .dst = VGPU_WREF_DEVICE, .n = 65536,
+                                                   .arg = {0xabababab}}), VGPU_OK);
+        vgpu_backend_cpu.wipe(b, slices[s].off, slices[s].bytes);
+        vgpu_backend_cpu.wipe(b, 65536 - 128, 256); /* beyond the heap: nothing happens */
+        cr_assert_eq(run_one(b, (struct vgpu_work){.opcode = VGPU_OP_COPY, .src0 = VGPU_WREF_DEVICE, .n = 65536}), VGPU_OK);
+        for (uint64_t i = 0; i < 65536; i++) {
+            bool inside = i >= slices[s].off && i < slices[s].off + slices[s].bytes;
+            cr_assert_eq(copy[i], inside ? 0 : 0xab, "slice %zu, byte %llu", s, (unsigned long long)i);
+        }
+    }
+    vgpu_backend_cpu.close(b);
+    free(copy);
+}
