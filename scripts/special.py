@@ -19,7 +19,7 @@ COMMON = ['--buildtype=debugoptimized', '-Db_lundef=false', '-Dbench=disabled']
 SUITES = {
     'asan': {
         'options': [*COMMON, '-Db_sanitize=address,undefined'],
-        'suites': ['unit', 'conformance', 'e2e', 'hostile'],
+        'suites': ['unit', 'conformance', 'fuzz', 'e2e', 'hostile'],
         'variables': {
             'ASAN_OPTIONS': 'detect_leaks=1:detect_stack_use_after_return=1:strict_string_checks=1:exitcode=99',
             'UBSAN_OPTIONS': 'print_stacktrace=1:halt_on_error=1:exitcode=99',

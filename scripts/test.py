@@ -26,8 +26,9 @@ DEFAULT = {
     'stress': 'rings and queues under load, random delays, start positions near the wrap',
     'e2e': 'real processes: daemon, executors, guests',
     'ordering': 'priorities, FIFO and exactly-once, counted over many descriptors',
+    'fuzz': 'validator, headers, handshake, configuration, control requests from any bytes, against models',
     'hostile': 'guests that keep no rule, beside neighbours that verify every result',
-    'asan': 'unit, conformance, e2e and hostile under AddressSanitizer, LeakSanitizer and UBSan',
+    'asan': 'unit, conformance, fuzz, e2e and hostile under AddressSanitizer, LeakSanitizer and UBSan',
     'tsan': 'stress under ThreadSanitizer',
 }
 # Suites that are planned. They become real by registering meson tests in a suite of this name.
@@ -38,7 +39,6 @@ NAMED = {
     'ml': 'compiled machine-learning programs are not built yet',
     'mutants': 'the mutants of the real code are not written yet',
     'kill': 'the kill -9 campaign is not written yet',
-    'fuzz': 'the fuzz targets are not written yet',
     'coverage': 'the coverage report is not written yet',
     'soak': 'the soak run is not written yet',
 }

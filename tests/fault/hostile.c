@@ -17,13 +17,13 @@
 
 #include "hostile.h"
 
-#define NEIGHBOURS 3u
-#define HOSTILES 2u
+#define NEIGHBOURS    3u
+#define HOSTILES      2u
 #define HOSTILE_VM(i) (20u + 2u * (i)) /* and the next one, for storms */
-#define SECONDS 20u
-#define WARM_MS 1500u
-#define RSS_SLACK_KB 16384
-#define MAPS_SLACK 1400 /* libc keeps up to 40 MiB of stacks of ended threads, two mappings each */
+#define SECONDS       20u
+#define WARM_MS       1500u
+#define RSS_SLACK_KB  16384
+#define MAPS_SLACK    1400 /* libc keeps up to 40 MiB of stacks of ended threads, two mappings each */
 
 #if defined(__SANITIZE_ADDRESS__)
 #define SANITIZED 1
@@ -95,8 +95,10 @@ static void check_holdings(pid_t pid, const char *what, const struct holdings *b
             return;
     }
     e2e_check(false,
-              "%s: %ld descriptors, %ld mappings (%ld of memfds), %ld KiB; before the hostile guests came %ld, %ld (%ld), %ld",
-              what, now.fds, now.maps, now.memfds, now.rss_kb, before->fds, before->maps, before->memfds, before->rss_kb);
+              "%s: %ld descriptors, %ld mappings (%ld of memfds), %ld KiB; before the hostile guests came %ld, %ld "
+              "(%ld), %ld",
+              what, now.fds, now.maps, now.memfds, now.rss_kb, before->fds, before->maps, before->memfds,
+              before->rss_kb);
 }
 
 /* ---- the hostile side: a process that starts one after the other ---- */
@@ -135,8 +137,8 @@ static void *as_neighbour(void *arg)
     struct neighbour *n = arg;
 
     e2e_flow_run(&n->flow);
-    e2e_check(n->flow.status[VGPU_OK] == n->flow.submitted && n->flow.submitted > 0, "VM %u: %llu of %llu done", n->vm_id,
-              (unsigned long long)n->flow.status[VGPU_OK], (unsigned long long)n->flow.submitted);
+    e2e_check(n->flow.status[VGPU_OK] == n->flow.submitted && n->flow.submitted > 0, "VM %u: %llu of %llu done",
+              n->vm_id, (unsigned long long)n->flow.status[VGPU_OK], (unsigned long long)n->flow.submitted);
     return NULL;
 }
 
@@ -197,8 +199,8 @@ static void hostile_gone(const struct e2e_host *h)
     char state[32];
 
     for (unsigned vm = HOSTILE_VM(0); vm <= HOSTILE_VM(HOSTILES - 1) + 1; vm++)
-        e2e_eventually((e2e_vm_state(h, vm, state, sizeof(state)), !strcmp(state, "registered")), "VM %u stays \"%s\"", vm,
-                       state);
+        e2e_eventually((e2e_vm_state(h, vm, state, sizeof(state)), !strcmp(state, "registered")), "VM %u stays \"%s\"",
+                       vm, state);
 }
 
 static void hostile_start(const struct e2e_host *h, pid_t *pid)
@@ -225,8 +227,11 @@ static void neighbours_start(const struct e2e_host *h, struct neighbour *n, pthr
     for (unsigned i = 0; i < NEIGHBOURS; i++) {
         e2e_register(h, i + 1, i + 1, pool[i], "medium", NULL);
         n[i] = (struct neighbour){.vm_id = i + 1};
-        n[i].flow = (struct e2e_flow){
-            .v = e2e_open(h, i + 1, NULL), .work = E2E_VERIFIED, .total = UINT64_MAX, .stop = stop, .rng = seed + 77 + i};
+        n[i].flow = (struct e2e_flow){.v = e2e_open(h, i + 1, NULL),
+                                      .work = E2E_VERIFIED,
+                                      .total = UINT64_MAX,
+                                      .stop = stop,
+                                      .rng = seed + 77 + i};
         e2e_thread(as_neighbour, &n[i], &thread[i]);
     }
 }
@@ -258,8 +263,9 @@ static void show(unsigned broken, uint64_t verified, unsigned span_ms)
               (unsigned long long)shared->attachments);
     e2e_shows("%llu hostile steps (%llu descriptors, %llu attachments, %u of them broken, %llu killed -9, seed %llu); "
               "%llu results of %u neighbours verified meanwhile",
-              (unsigned long long)steps, (unsigned long long)shared->descriptors, (unsigned long long)shared->attachments,
-              broken, (unsigned long long)shared->kills, (unsigned long long)seed, (unsigned long long)verified, NEIGHBOURS);
+              (unsigned long long)steps, (unsigned long long)shared->descriptors,
+              (unsigned long long)shared->attachments, broken, (unsigned long long)shared->kills,
+              (unsigned long long)seed, (unsigned long long)verified, NEIGHBOURS);
 }
 
 static void attack(const struct e2e_options *o, unsigned span_ms)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A guest that keeps no rule. hostile.c starts the daemon and well-behaved neighbours and judges; hostile_guest.c is the
- * guest with all that it does once it is attached; hostile_door.c is what it does at the door: handshakes.
+ * A guest that keeps no rule. hostile.c starts the daemon and well-behaved neighbours and judges; hostile_guest.c is
+ * the guest with all that it does once it is attached; hostile_door.c is what it does at the door: handshakes.
  */
 #ifndef VGPU_TESTS_FAULT_HOSTILE_H
 #define VGPU_TESTS_FAULT_HOSTILE_H

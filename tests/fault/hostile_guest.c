@@ -15,9 +15,22 @@
 
 uint64_t hostile_edge(struct hostile *x)
 {
-    static const uint64_t edges[] = {0, 4, 8, 56, 64, 255, 4096, 65536, UINT64_C(1) << 31, UINT64_C(1) << 32,
-                                     UINT64_C(1) << 46, UINT64_C(1) << 47, UINT64_C(1) << 48, UINT64_C(1) << 62,
-                                     UINT64_C(1) << 63, UINT64_MAX};
+    static const uint64_t edges[] = {0,
+                                     4,
+                                     8,
+                                     56,
+                                     64,
+                                     255,
+                                     4096,
+                                     65536,
+                                     UINT64_C(1) << 31,
+                                     UINT64_C(1) << 32,
+                                     UINT64_C(1) << 46,
+                                     UINT64_C(1) << 47,
+                                     UINT64_C(1) << 48,
+                                     UINT64_C(1) << 62,
+                                     UINT64_C(1) << 63,
+                                     UINT64_MAX};
     uint64_t v = edges[hostile_below(x, sizeof(edges) / sizeof(edges[0]))];
 
     switch (hostile_below(x, 4)) {
@@ -152,16 +165,36 @@ static void bend(struct hostile *x, struct vgpu_desc *d)
     for (uint64_t n = 1 + hostile_below(x, 3); n; n--) {
         uint64_t v = hostile_edge(x);
         switch (hostile_below(x, 10)) {
-        case 0: d->opcode = (uint8_t)v; break;
-        case 1: d->flags = (uint8_t)v; break;
-        case 2: d->dtype = (uint8_t)v; break;
-        case 3: d->sub = (uint8_t)v; break;
-        case 4: d->dst = v; break;
-        case 5: d->src0 = v; break;
-        case 6: d->src1 = v; break;
-        case 7: d->n = v; break;
-        case 8: d->dst ^= UINT64_C(1) << hostile_below(x, 64); break;
-        default: d->arg[hostile_below(x, 4)] = (uint32_t)v; break;
+        case 0:
+            d->opcode = (uint8_t)v;
+            break;
+        case 1:
+            d->flags = (uint8_t)v;
+            break;
+        case 2:
+            d->dtype = (uint8_t)v;
+            break;
+        case 3:
+            d->sub = (uint8_t)v;
+            break;
+        case 4:
+            d->dst = v;
+            break;
+        case 5:
+            d->src0 = v;
+            break;
+        case 6:
+            d->src1 = v;
+            break;
+        case 7:
+            d->n = v;
+            break;
+        case 8:
+            d->dst ^= UINT64_C(1) << hostile_below(x, 64);
+            break;
+        default:
+            d->arg[hostile_below(x, 4)] = (uint32_t)v;
+            break;
         }
     }
 }
@@ -193,7 +226,8 @@ static void ring(struct hostile *x)
 
     if (x->g.fds[1] < 0)
         return;
-    fcntl(x->g.fds[1], F_SETFL, O_NONBLOCK); /* step_doorbell() may have left it otherwise: we would wait, not the host */
+    fcntl(x->g.fds[1], F_SETFL,
+          O_NONBLOCK); /* step_doorbell() may have left it otherwise: we would wait, not the host */
     e2e_check(write(x->g.fds[1], &one, sizeof(one)) > 0 || errno == EAGAIN, "doorbell: %s", strerror(errno));
 }
 
@@ -239,7 +273,8 @@ static void step_fetch(struct hostile *x)
 
 static void step_sequence(struct hostile *x)
 {
-    static const int64_t jumps[] = {-1, 1, 2, 64, -64, 4096, INT64_C(1) << 32, -(INT64_C(1) << 32), INT64_MAX, INT64_MIN};
+    static const int64_t jumps[] = {-1,        1,        2, 64, -64, 4096, INT64_C(1) << 32, -(INT64_C(1) << 32),
+                                    INT64_MAX, INT64_MIN};
     uint64_t at = x->pos + hostile_below(x, 4);
     uint64_t seq = hostile_below(x, 4) ? at + 1 + (uint64_t)jumps[hostile_below(x, 10)] : e2e_next(&x->rng);
 
@@ -380,27 +415,60 @@ static void take_step(struct hostile *x, enum hostile_step kind)
     case HOSTILE_random:
     case HOSTILE_mutated:
     case HOSTILE_heap:
-    case HOSTILE_flood: step_submit(x, kind); break;
-    case HOSTILE_fetch: step_fetch(x); break;
-    case HOSTILE_sequence: step_sequence(x); break;
-    case HOSTILE_credit: step_credit(x); break;
-    case HOSTILE_replay: step_replay(x); break;
-    case HOSTILE_retract: step_retract(x); break;
+    case HOSTILE_flood:
+        step_submit(x, kind);
+        break;
+    case HOSTILE_fetch:
+        step_fetch(x);
+        break;
+    case HOSTILE_sequence:
+        step_sequence(x);
+        break;
+    case HOSTILE_credit:
+        step_credit(x);
+        break;
+    case HOSTILE_replay:
+        step_replay(x);
+        break;
+    case HOSTILE_retract:
+        step_retract(x);
+        break;
     case HOSTILE_scribble:
         for (int i = 0; i < 32; i++)
             flip_word(x, &x->rng);
         break;
-    case HOSTILE_flipper: step_flipper(x); break;
-    case HOSTILE_events: vgpu_store_relaxed(&ctrl_of(x)->cq_event, x->cpos + hostile_edge(x)); break;
-    case HOSTILE_doorbell: step_doorbell(x); break;
-    case HOSTILE_punch: step_punch(x); break;
-    case HOSTILE_seal: step_seal(x); break;
-    case HOSTILE_half_open: hostile_half_open(x); break;
-    case HOSTILE_bytes: hostile_bytes(x); break;
-    case HOSTILE_wrong_fd: hostile_wrong_fd(x); break;
-    case HOSTILE_header: hostile_header(x); break;
-    case HOSTILE_storm: hostile_storm(x); break;
-    case HOSTILE_STEP_COUNT: break;
+    case HOSTILE_flipper:
+        step_flipper(x);
+        break;
+    case HOSTILE_events:
+        vgpu_store_relaxed(&ctrl_of(x)->cq_event, x->cpos + hostile_edge(x));
+        break;
+    case HOSTILE_doorbell:
+        step_doorbell(x);
+        break;
+    case HOSTILE_punch:
+        step_punch(x);
+        break;
+    case HOSTILE_seal:
+        step_seal(x);
+        break;
+    case HOSTILE_half_open:
+        hostile_half_open(x);
+        break;
+    case HOSTILE_bytes:
+        hostile_bytes(x);
+        break;
+    case HOSTILE_wrong_fd:
+        hostile_wrong_fd(x);
+        break;
+    case HOSTILE_header:
+        hostile_header(x);
+        break;
+    case HOSTILE_storm:
+        hostile_storm(x);
+        break;
+    case HOSTILE_STEP_COUNT:
+        break;
     }
 }
 
