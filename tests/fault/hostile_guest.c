@@ -492,8 +492,21 @@ static bool attach(struct hostile *x)
     return true;
 }
 
+static void note_state(struct hostile *x)
+{
+    const struct vgpu_props *p = mmap(NULL, VGPU_PAGE_BYTES, PROT_READ, MAP_SHARED, x->g.fds[0], 0);
+
+    e2e_check(p != MAP_FAILED, "properties: %s", strerror(errno));
+    uint32_t state = vgpu_load_relaxed(&p->state);
+    e2e_check(state == VGPU_VM_RUNNING || state == VGPU_VM_BROKEN, "state %u", state);
+    if (state == VGPU_VM_BROKEN)
+        hostile_count(&x->shared->broken);
+    munmap((void *)(uintptr_t)p, VGPU_PAGE_BYTES);
+}
+
 static void leave(struct hostile *x)
 {
+    note_state(x);
     if (hostile_below(x, 3) == 0) { /* in the middle of a burst */
         step_submit(x, HOSTILE_flood);
         if (hostile_below(x, 2)) {
