@@ -171,7 +171,7 @@ static void check_log(const struct e2e_host *h)
         lines++;
         if (at && sscanf(at, "VM %u", &vm) == 1 && vm >= HOSTILE_VM(0) && vm <= HOSTILE_VM(HOSTILES - 1) + 1)
             continue;
-        e2e_check(!strstr(line, "error:") && !strstr(line, "broke a rule"), "the log says: %s", line);
+        e2e_check(!strstr(line, "error:") && !(vm && strstr(line, "broke a rule")), "the log says: %s", line);
     }
     fclose(f);
     e2e_check(lines > 3, "the log has %u lines", lines);
