@@ -254,7 +254,8 @@ static struct vgpu_vm *vm_make(struct vgpud *d, struct vgpu_attachment *a, uint3
     }
     vm->view = (struct vgpu_vm_view){
         .arena_bytes = region->layout.arena_bytes, .space = &vm->space, .debug_ops = d->config.debug_ops};
-    vgpu_cons_init(&vm->sq, region->sq, region->layout.sq_slots, &region->host_ctrl->sq_head, vm->sq_start, false);
+    vgpu_cons_init(&vm->sq, region->sq, region->layout.sq_slots, &region->host_ctrl->sq_head, vm->sq_start,
+                   !vgpu_ring_ownership_pays());
     vgpu_store_relaxed(vm->sq_event, vm->sq_start - 1); /* no doorbell wanted; relaxed: the guest is told later */
     return vm;
 

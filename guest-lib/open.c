@@ -236,7 +236,7 @@ int vgpu_link_begin(struct vgpu *v, struct vgpu_err *err)
     vgpu_prod_init(&v->sq, (struct vgpu_slot *)(v->region + h->sq_off), h->sq_slots, &v->host_ctrl->sq_head,
                    v->local.sq_start);
     vgpu_cons_init(&v->cq, (struct vgpu_slot *)(v->region + h->cq_off), h->cq_slots, &v->guest_ctrl->cq_head,
-                   v->local.cq_start, false);
+                   v->local.cq_start, !vgpu_ring_ownership_pays());
     v->window_tail = v->local.sq_start;
     v->outstanding = 0;
     v->cap = p->max_in_flight < h->cq_slots ? p->max_in_flight : h->cq_slots;

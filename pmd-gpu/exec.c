@@ -147,7 +147,8 @@ int vgpu_exec_open(struct vgpu_xchg_header *xchg, const struct vgpu_backend_ops 
             for (uint32_t f = 0; f < e->n_feeds; f++) {
                 struct exec_feed *feed = &e->feeds[(q * VGPU_PRIO_COUNT + p) * e->n_feeds + f];
                 struct vgpu_xchg_credit *credit = vgpu_xchg_credit(xchg, q, p, f);
-                vgpu_cons_init(&feed->cons, vgpu_xchg_ring(xchg, q, p, f), xchg->ring_slots, &credit->head, 0, false);
+                vgpu_cons_init(&feed->cons, vgpu_xchg_ring(xchg, q, p, f), xchg->ring_slots, &credit->head, 0,
+                               !vgpu_ring_ownership_pays());
                 feed->backlog = &credit->backlog;
             }
     struct vgpu_backend_config config = {.heap_bytes = heap_bytes,

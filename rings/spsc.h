@@ -80,6 +80,21 @@ static inline void vgpu_cons_init(struct vgpu_cons *c, struct vgpu_slot *slots, 
 }
 
 /*
+ * Should a consumer that may write to the slots make the ownership store (vgpu_cons_pop)? Measured: on AMD (Zen 5) it
+ * makes a stream 3 to 10 times as fast, because lines then move exclusively; on Intel (Sapphire Rapids) the same stream
+ * loses 10 to 25 % and a round trip gains nothing. Pass its negation to vgpu_cons_init().
+ */
+static inline bool vgpu_ring_ownership_pays(void)
+{
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    return __builtin_cpu_is("amd");
+#else
+    return false;
+#endif
+}
+
+/*
  * Copies a payload between private and shared memory: every shared word is accessed exactly once.
  *
  * Fetching takes 16 bytes a load: with 8 the loads that wait for one line fill the load queue, and fewer lines are on

@@ -162,7 +162,8 @@ void path_bare_guest_main(void *arg)
 
     bare_rings(load, &sq, &cq, &sq_head, &cq_head);
     vgpu_prod_init(&g.sq, sq, load->rig->params.ring_slots, sq_head, 0);
-    vgpu_cons_init(&g.cq, cq, load->rig->params.ring_slots, cq_head, 0, false);
+    vgpu_cons_init(&g.cq, cq, load->rig->params.ring_slots, cq_head, 0,
+                   !vgpu_ring_ownership_pays());
     memset(pool, 0, sizeof(pool));
     while (vgpu_ticks() - from < load->ticks) {
         if (!bare->completions)
@@ -187,7 +188,8 @@ void path_bare_host_main(void *arg)
     struct vgpu_work work;
 
     bare_rings(load, &sq, &cq, &sq_head, &cq_head);
-    vgpu_cons_init(&from, sq, rig->params.ring_slots, sq_head, 0, false);
+    vgpu_cons_init(&from, sq, rig->params.ring_slots, sq_head, 0,
+                   !vgpu_ring_ownership_pays());
     vgpu_prod_init(&to, cq, rig->params.ring_slots, cq_head, 0);
     for (uint32_t idle = 1;; idle++) {
         bool room = !bare->completions || vgpu_prod_room(&to, PATH_BURST) >= PATH_BURST;

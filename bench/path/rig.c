@@ -134,7 +134,7 @@ static int vm_open(struct rig *rig, uint32_t slot, struct vgpu_err *err)
         return vgpu_err_set(err, ENOMEM, "no memory for VM %u", slot);
     vm->view = (struct vgpu_vm_view){.arena_bytes = h->arena_bytes, .space = &vm->space};
     vgpu_cons_init(&vm->sq, (struct vgpu_slot *)(region + h->sq_off), h->sq_slots, &host_ctrl->sq_head, vm->sq_start,
-                   false);
+                   !vgpu_ring_ownership_pays());
     host_ctrl->sq_event = vm->sq_start - 1; /* no doorbell wanted, in either direction */
     guest_ctrl->cq_event = vm->cq_start - 1;
     vm->x = vgpu_xchg_vm(rig->xchg, slot);
@@ -145,7 +145,7 @@ static int vm_open(struct rig *rig, uint32_t slot, struct vgpu_err *err)
     vgpu_prod_init(&guest->sq, (struct vgpu_slot *)(region + h->sq_off), h->sq_slots, &host_ctrl->sq_head,
                    vm->sq_start);
     vgpu_cons_init(&guest->cq, (struct vgpu_slot *)(region + h->cq_off), h->cq_slots, &guest_ctrl->cq_head,
-                   vm->cq_start, false);
+                   vm->cq_start, !vgpu_ring_ownership_pays());
     guest->cap = vm->cap;
     guest->sq_start = vm->sq_start;
 

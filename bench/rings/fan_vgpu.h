@@ -32,7 +32,7 @@ static inline void fan_init(struct fan *fan, struct ring_bed *bed)
         struct vgpu_slot *slots = bench_mem_take(bed->mem, bed->slots * sizeof(*slots));
         uint64_t *credit = bench_mem_take(bed->mem, 128);
         vgpu_prod_init(&r->prod, slots, bed->slots, credit, 0);
-        vgpu_cons_init(&r->cons, slots, bed->slots, credit, 0, false);
+        vgpu_cons_init(&r->cons, slots, bed->slots, credit, 0, !vgpu_ring_ownership_pays());
         r->stamped = UINT32_MAX;
     }
 }

@@ -4,6 +4,6 @@
 
 #define SUBJECT      ring_ours_read_only
 #define SUBJECT_NAME "vgpu-ro"
-#define SUBJECT_WHAT "rings/spsc.h without the ownership store (slots mapped read-only)"
+#define SUBJECT_WHAT "rings/spsc.h never with the ownership store (also: slots mapped read-only)"
 #define SUBJECT_KIND RING_OURS
 #include "bench/rings/template.h"

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#define VGPU_QUEUE_READ_ONLY false
+#define VGPU_QUEUE_READ_ONLY !vgpu_ring_ownership_pays()
 #define VGPU_QUEUE_VALIDATE
 #include "bench/rings/vgpu_queue.h"
 
