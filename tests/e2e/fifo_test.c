@@ -10,6 +10,7 @@
 
 #define VMS 10u
 #define TOTAL 1000000u
+#define BURST_MAX 250u /* below a quarter of the ring, for look_taken() */
 
 struct chain {
     struct vgpu *v[VMS];
@@ -61,8 +62,9 @@ static void fetch(struct chain *c)
 
 static void submit(struct chain *c)
 {
-    struct vgpu_request r[32];
-    unsigned i = (unsigned)(e2e_next(&c->rng) % VMS), n = 1 + (unsigned)(e2e_next(&c->rng) % 32);
+    struct vgpu_request r[BURST_MAX];
+    unsigned i = (unsigned)(e2e_next(&c->rng) % VMS);
+    unsigned n = 1 + (unsigned)(e2e_next(&c->rng) % (e2e_next(&c->rng) % 4 ? BURST_MAX : 8));
 
     if (n > c->total - c->submitted)
         n = (unsigned)(c->total - c->submitted);
@@ -108,7 +110,7 @@ static void chain_run(struct e2e_options o, uint64_t tolerance, uint64_t most_ou
             submit(&c);
         if (c.outstanding > deepest)
             deepest = c.outstanding;
-        if (c.outstanding + 32 > c.most_outstanding || c.submitted == c.total || e2e_next(&c.rng) % 16 == 0)
+        if (c.outstanding + BURST_MAX > c.most_outstanding || c.submitted == c.total || e2e_next(&c.rng) % 16 == 0)
             fetch(&c);
     }
     /* `total` different numbers below `total`: no gap. */

@@ -55,7 +55,9 @@ static unsigned before_last(const struct side *a, const struct side *b)
 static bool one_try(const struct e2e_host *h, uint32_t stall_us, unsigned *worst_low, unsigned *worst_medium)
 {
     struct vgpu_request stall = {.opcode = VGPU_OP_DEBUG, .sub = VGPU_DEBUG_STALL, .arg = {stall_us}};
-    struct side low = {.v = e2e_open(h, 3, NULL)}, medium = {.v = e2e_open(h, 2, NULL)}, high = {.v = e2e_open(h, 1, NULL)};
+    const struct vgpu_options large = {.ring_slots = 4096}; /* look_until_taken() wants EACH below a quarter of it */
+    struct side low = {.v = e2e_open(h, 3, &large)}, medium = {.v = e2e_open(h, 2, &large)};
+    struct side high = {.v = e2e_open(h, 1, &large)};
 
     e2e_check(vgpu_submit(low.v, &stall, NULL) == 0, "%s", vgpu_strerror(low.v));
     look_until_taken(low.v);

@@ -8,7 +8,10 @@
 #include "guest-lib/internal.h"
 #include "harness.h"
 
-/* The poll core publishes its position at the first look that finds nothing, so after it accepted what was there. */
+/*
+ * The poll core publishes its position at the first look that finds nothing, so after it accepted what was there. It does
+ * so too, and before, each quarter of the ring: submit less than that between two looks.
+ */
 static inline bool look_taken(struct vgpu *v)
 {
     return vgpu_load_acquire(&v->host_ctrl->sq_head) == v->sq.pos; /* C2 */
