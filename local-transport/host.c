@@ -247,6 +247,9 @@ static int on_hello(struct local_session *s, const struct vgpu_msg_hello *m, str
 static int on_attach(struct local_session *s, const struct vgpu_msg_attach *m, int fd, struct vgpu_refusal *r)
 {
     s->base.region.fd = fd; /* the session's from here on */
+    for (size_t i = 0; i < sizeof(m->reserved); i++)
+        if (m->reserved[i])
+            return refuse(r, VGPU_ATTACH_E_PROTOCOL, "ATTACH: reserved bytes must be zero");
     if (region_open(s, fd, m->region_bytes, r) || region_map(s, r) || props_make(s, r) || doorbells_make(s, r))
         return -1;
     s->phase = PHASE_WAITING;

@@ -281,6 +281,13 @@ static void messages(void)
     early.region_bytes = g.header.region_bytes;
     e2e_check(raw_exchange(&g, &early, sizeof(early), &fd, 1) == VGPU_ATTACH_E_PROTOCOL, "ATTACH twice");
     raw_close(&g);
+    raw_connect(&g, &h, 1);
+    fd = raw_region(&g, 0, RAW_SEALS_GOOD);
+    e2e_check(raw_hello(&g) == 0, "%s", g.error.text);
+    early.reserved[47] = 1;
+    e2e_check(raw_exchange(&g, &early, sizeof(early), &fd, 1) == VGPU_ATTACH_E_PROTOCOL, "reserved bytes of ATTACH");
+    has(g.error.text, "reserved");
+    raw_close(&g);
     still_good(&h, 1);
     e2e_host_stop(&h);
 }
