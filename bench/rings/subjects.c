@@ -4,8 +4,8 @@
 
 #include <stdlib.h>
 
-extern const struct ring_subject ring_floor, ring_ours, ring_ours_validated, ring_ours_ownership, ring_ours_read_only, ring_bqueue, ring_rte,
-    ring_rte_zc, ring_ck, ring_wfcqueue, ring_xen, ring_boost;
+extern const struct ring_subject ring_floor, ring_ours, ring_ours_validated, ring_ours_ownership, ring_ours_read_only,
+    ring_bqueue, ring_rte, ring_rte_zc, ring_ck, ring_wfcqueue, ring_xen, ring_boost;
 extern const struct fan_subject fan_ours, fan_ours_stamped, fan_rte;
 
 const struct ring_subject *const ring_subjects[] = {
