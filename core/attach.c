@@ -380,7 +380,7 @@ static int attach_begin(struct vgpud *d, struct vgpu_session *s, struct vgpu_ref
         s->user = NULL;
         a->session = NULL;
         attachment_free(d, slot);
-        return refuse(r, VGPU_ATTACH_E_UNAVAILABLE, "executor %s is too busy to take another VM; try again",
+        return refuse(r, VGPU_ATTACH_E_UNAVAILABLE, "executor %s is restarting or too busy to take another VM; try again",
                       e->config->name);
     }
     return 0;
