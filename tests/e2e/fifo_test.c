@@ -149,10 +149,10 @@ static void scope_host_three_poll_cores(void)
 }
 
 static const struct e2e_test tests[] = {
-    {"one_poll_core", one_poll_core, 120},
-    {"one_poll_core_small_window", one_poll_core_small_window, 120},
-    {"scope_host", scope_host, 120},
-    {"three_poll_cores", three_poll_cores, 120},
-    {"scope_host_three_poll_cores", scope_host_three_poll_cores, 120},
+    {"one_poll_core", one_poll_core, 240},
+    {"one_poll_core_small_window", one_poll_core_small_window, 240},
+    {"scope_host", scope_host, 240},
+    {"three_poll_cores", three_poll_cores, 240},
+    {"scope_host_three_poll_cores", scope_host_three_poll_cores, 240},
 };
 E2E_MAIN(tests)
