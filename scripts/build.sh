@@ -53,7 +53,10 @@ vgpu_build_locked() {
 }
 
 vgpu_build() {
-    mkdir -p "$VGPU_LOG_DIR" || return
+    if ! mkdir -p "$VGPU_LOG_DIR" 2>/dev/null || ! [ -w "$VGPU_LOG_DIR" ]; then
+        complain "cannot write to $VGPU_LOG_DIR: use a tree of your own, or the user who built this one"
+        return 1
+    fi
     # One build at a time in one tree; the lock ends with this process, however it ends.
     (
         flock 9 || exit
