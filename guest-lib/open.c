@@ -20,6 +20,7 @@
 #define MFD_HUGE_2MB (21u << 26) /* log2 of the page size above bit 26; older libc headers lack it */
 #endif
 #define HUGE_BYTES (UINT64_C(2) << 20)
+#define OPEN_PATIENCE_NS UINT64_C(2000000000) /* how long vgpu_open() waits for a pool that is down */
 #define FEATURES_UNDERSTOOD (VGPU_FEATURE_ALWAYS_POLL | VGPU_FEATURE_EXEC_SEQ | VGPU_FEATURE_DEBUG_OPS)
 
 static uint64_t round_up(uint64_t value, uint64_t to)
@@ -357,29 +358,43 @@ static int open_with(struct vgpu *v, const struct vgpu_options *o, struct vgpu_e
     return attach_first(v, o, err);
 }
 
+static int open_once(const struct vgpu_options *opts, struct vgpu **out, struct vgpu_err *err)
+{
+    struct vgpu *v = calloc(1, sizeof(*v));
+
+    if (!v)
+        return vgpu_err_set(err, ENOMEM, "no memory for the handle");
+    v->region_fd = v->event_fd = -1;
+    vgpu_local_init(&v->local);
+    int rc = open_with(v, opts, err);
+    if (rc < 0)
+        destroy(v);
+    else
+        *out = v;
+    return rc;
+}
+
 int vgpu_open(const struct vgpu_options *opts, struct vgpu **out, char *error_text, size_t error_text_bytes)
 {
     static const struct vgpu_options defaults;
-    struct vgpu_err err = {0};
-    struct vgpu *v = calloc(1, sizeof(*v));
+    uint64_t deadline = vgpu_now_ns() + OPEN_PATIENCE_NS;
+    struct vgpu_err err;
     int rc;
 
     *out = NULL;
     if (error_text && error_text_bytes)
         error_text[0] = '\0';
-    if (!v)
-        return -ENOMEM;
-    v->region_fd = v->event_fd = -1;
-    vgpu_local_init(&v->local);
-    rc = open_with(v, opts ? opts : &defaults, &err);
-    if (rc < 0) {
-        destroy(v);
-        if (error_text && error_text_bytes)
-            snprintf(error_text, error_text_bytes, "%s", err.text);
-        return rc;
+    for (;;) {
+        memset(&err, 0, sizeof(err));
+        rc = open_once(opts ? opts : &defaults, out, &err);
+        /* "Not now": an executor that died is back within milliseconds. */
+        if (rc != -EAGAIN || vgpu_now_ns() >= deadline)
+            break;
+        nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL);
     }
-    *out = v;
-    return 0;
+    if (rc < 0 && error_text && error_text_bytes)
+        snprintf(error_text, error_text_bytes, "%s", err.text);
+    return rc;
 }
 
 void vgpu_close(struct vgpu *v)

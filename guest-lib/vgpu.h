@@ -35,7 +35,7 @@ struct vgpu_options {
 #define VGPU_OPEN_HUGEPAGES 0x1u /* region in 2 MiB hugepages, fall back to plain pages */
 
 /* Attaches. 0 and *out set; or -errno: EACCES (not registered, wrong token), EBUSY (attached already), EPROTO
- * (versions), E2BIG (larger than registered), ENOENT/ECONNREFUSED (no daemon), EINVAL, ENOMEM, EAGAIN (pool down).
+ * (versions), E2BIG (larger than registered), ENOENT/ECONNREFUSED (no daemon), EINVAL, ENOMEM, EAGAIN (pool down for 2 s).
  * error_text (may be NULL) receives a sentence. opts may be NULL. */
 int vgpu_open(const struct vgpu_options *opts, struct vgpu **out, char *error_text, size_t error_text_bytes);
 /* What is outstanding is cancelled. Waits at most 2 s for the host to let go of the arena, so that the VM may attach
