@@ -48,6 +48,23 @@ static int make_dir(const char *path, mode_t mode, struct vgpu_err *err)
     return 0;
 }
 
+/* Not one that is dead and waits for its parent to notice. */
+static bool is_alive(int pid)
+{
+    char path[64], state = 0;
+
+    if (kill(pid, 0) && errno == ESRCH)
+        return false;
+    snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+    FILE *f = fopen(path, "re");
+    if (f) {
+        if (fscanf(f, "%*d (%*[^)]) %c", &state) != 1)
+            state = 0;
+        fclose(f);
+    }
+    return state != 'Z' && state != 'X';
+}
+
 /*
  * One daemon per run_dir. Executors inherit the lock's descriptor, so it is held until the last of them is gone: a new
  * daemon never shares a guest's memory with an executor of the old one.
@@ -68,7 +85,7 @@ static int take_lock(struct vgpud *d, struct vgpu_err *err)
         ssize_t n = pread(d->lock_fd, pid, sizeof(pid) - 1, 0);
         pid[n > 0 ? n : 0] = 0;
         /* The holder lives: give up at once. It is dead: its executors are ending. */
-        if (atoi(pid) > 0 && kill(atoi(pid), 0) == 0)
+        if (atoi(pid) > 0 && is_alive(atoi(pid)))
             return vgpu_err_set(err, EBUSY, "another vgpud (pid %d) runs with run_dir %s", atoi(pid),
                                 d->config.run_dir);
         if (waited_ms >= LOCK_WAIT_MS)
@@ -375,8 +392,8 @@ void vgpud_run(struct vgpud *d, int ready_fd)
 {
     struct epoll_event ev[32];
 
-    for (char *line = strtok(strdup(d->startup_report), "\n"); line; line = strtok(NULL, "\n"))
-        vgpu_log(VGPU_LOG_INFO, "%s", line);
+    for (const char *line = d->startup_report; *line; line += strcspn(line, "\n"), line += *line == '\n')
+        vgpu_log(VGPU_LOG_INFO, "%.*s", (int)strcspn(line, "\n"), line);
     tick(d);
     while (!d->stop_done) {
         if (ready_fd > -2)
