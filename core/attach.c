@@ -390,8 +390,12 @@ static void on_attach(void *ctx, struct vgpu_session *s)
 {
     struct vgpu_refusal r = {0};
 
-    if (attach_begin(ctx, s, &r))
-        s->ops->session_refuse(s, &r);
+    if (attach_begin(ctx, s, &r) == 0)
+        return;
+    if (vgpu_log_allowed(&refusals, vgpu_now_ns()))
+        vgpu_log(VGPU_LOG_WARN, "refused: VM %u (uid %u, pid %d): %s", s->peer.vm_id, s->peer.uid, (int)s->peer.pid,
+                 r.text);
+    s->ops->session_refuse(s, &r);
 }
 
 /* Out of the table, then out of the executor. */

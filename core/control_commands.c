@@ -29,6 +29,18 @@ static const struct vgpu_pool_config *pool_config(const struct vgpu_control *c, 
     return NULL;
 }
 
+/* Device memory of the executor that serves this configured pool. */
+static uint64_t pool_heap_bytes(const struct vgpu_control *c, const char *name)
+{
+    const struct vgpu_config *config = c->params.config;
+    const struct vgpu_pool_config *pool = pool_config(c, name);
+
+    for (uint32_t i = 0; pool && i < config->executor_count; i++)
+        if (!strcmp(config->executors[i].name, pool->executor))
+            return config->executors[i].heap_bytes;
+    return 0;
+}
+
 /* Fills err with the pools that there are. */
 static void no_such_pool(const struct vgpu_control *c, const char *name, struct vgpu_err *err)
 {
@@ -130,6 +142,14 @@ static bool register_template(struct vgpu_control *c, const json_t *args, uint32
                      " is more than limits.max_arena_bytes of the configuration; expected %d to "
                      "%" PRIu64,
                      out->arena_bytes, PAGE_BYTES, config->max_arena_bytes);
+        return false;
+    }
+    uint64_t heap_bytes = pool_heap_bytes(c, pool);
+    if (out->device_bytes != UINT64_MAX && out->device_bytes > heap_bytes) {
+        vgpu_err_set(err, EINVAL,
+                     "device_bytes: %" PRIu64 " is more than the heap of pool %s's executor; expected 0 to %" PRIu64
+                     " (executors.heap_bytes)",
+                     out->device_bytes, pool, heap_bytes);
         return false;
     }
     return true;

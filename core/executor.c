@@ -31,7 +31,7 @@ static void close_fd(int *fd)
 
 static void executor_fault(struct vgpu_executor *e, const char *text)
 {
-    snprintf(e->fault, sizeof(e->fault), "%s", text);
+    snprintf(e->fault, sizeof(e->fault), "%.255s", text);
 }
 
 /* ---- the exchange of one incarnation ---- */
@@ -247,8 +247,13 @@ static void executor_died(struct vgpud *d, struct vgpu_executor *e)
     bool was_ready = e->state == VGPU_EXECUTOR_READY;
     e->state = VGPU_EXECUTOR_DOWN;
     uint64_t lived_ns = vgpu_now_ns() - e->started_ns;
-    if (!e->fault[0])
+    if (e->fault[0]) { /* why it was killed, or what it said before it ended */
+        char why[sizeof(e->fault)];
+        snprintf(why, sizeof(why), "%s (%.150s)", how, e->fault);
+        executor_fault(e, why);
+    } else {
         executor_fault(e, how);
+    }
     vgpud_vms_lost(d, e); /* publishes tables without this executor; a grace period passes */
     incarnation_close(d, e);
     e->restarts++;
@@ -261,8 +266,8 @@ static void executor_died(struct vgpud *d, struct vgpu_executor *e)
         e->backoff_ns = VGPU_BACKOFF_MAX_NS;
     e->restart_at_ns = vgpu_now_ns() + e->backoff_ns;
     if (!d->stopping)
-        vgpu_log(VGPU_LOG_ERROR, "executor %s %s (%s); its device memory is lost, starting it again in %" PRIu64 " ms",
-                 e->config->name, how, e->fault, e->backoff_ns / 1000000);
+        vgpu_log(VGPU_LOG_ERROR, "executor %s %s; its device memory is lost, starting it again in %" PRIu64 " ms",
+                 e->config->name, e->fault, e->backoff_ns / 1000000);
 }
 
 void vgpud_executor_kill(struct vgpud *d, struct vgpu_executor *e, const char *why)

@@ -30,6 +30,27 @@ static int load(struct vgpu_config *c, const char *path)
     return vgpu_config_load(c, path, stderr);
 }
 
+/* What the file cannot know: is it all in this build and on this machine? */
+static int check(struct vgpu_config *c, const char *path)
+{
+    int faults = 0;
+
+    if (vgpu_config_load(c, path, stderr))
+        return 1;
+    for (uint32_t i = 0; i < c->executor_count; i++) {
+        const struct vgpu_executor_config *e = &c->executors[i];
+        if (strcmp(e->backend, "auto") != 0 && !vgpu_backend_find(e->backend))
+            faults += fprintf(stderr, "%s: executor %s: backend %s is not in this build; expected one of %s, or auto\n",
+                              path, e->name, e->backend, vgpu_backend_names()) > 0;
+    }
+    if (c->executor_path[0] && access(c->executor_path, X_OK))
+        faults += fprintf(stderr, "%s: paths.executor: %s cannot be run: %s\n", path, c->executor_path,
+                          strerror(errno)) > 0;
+    if (faults == 0)
+        printf("%s: good\n", path);
+    return faults != 0;
+}
+
 static int serve(const char *config_path, int ready_fd)
 {
     static struct vgpud d; /* large; zeroed */
@@ -65,10 +86,7 @@ int main(int argc, char **argv)
             config_path = optarg;
             break;
         case CHECK:
-            if (vgpu_config_load(&config, optarg, stderr))
-                return 1;
-            printf("%s: good\n", optarg);
-            return 0;
+            return check(&config, optarg);
         case PRINT:
             vgpu_config_reference(stdout);
             return 0;

@@ -29,7 +29,7 @@ bool vgpu_log_allowed(struct vgpu_log_limit *limit, uint64_t now_ns);
 /* An error with a text for a person; code is a positive errno. */
 struct vgpu_err {
     int code;
-    char text[256];
+    char text[512];
 };
 /* Fills err (may be NULL) and returns -code. */
 int vgpu_err_set(struct vgpu_err *err, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
