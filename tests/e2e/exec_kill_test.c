@@ -22,7 +22,8 @@ struct guest {
 static void *run(void *arg)
 {
     struct guest *g = arg;
-    struct e2e_flow f = {.v = e2e_open(g->h, g->vm_id, NULL), .work = g->work, .total = UINT64_MAX, .stop = g->stop,
+    /* Patiently: the first kills come while guests are still attaching. */
+    struct e2e_flow f = {.v = e2e_open_patiently(g->h, g->vm_id), .work = g->work, .total = UINT64_MAX, .stop = g->stop,
                          .rng = g->rng};
 
     while (e2e_flow_step(&f))
