@@ -14,7 +14,6 @@
 
 #include <errno.h>
 #include <inttypes.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -130,18 +129,6 @@ static void props_fill(struct vgpud *d, struct vgpu_attachment *a, uint32_t stat
 
 /* ---- making and freeing ---- */
 
-static int refuse(struct vgpu_refusal *r, uint32_t error, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
-static int refuse(struct vgpu_refusal *r, uint32_t error, const char *fmt, ...)
-{
-    va_list ap;
-
-    r->error = error;
-    va_start(ap, fmt);
-    vsnprintf(r->text, sizeof(r->text), fmt, ap);
-    va_end(ap);
-    return -1;
-}
-
 struct vgpu_attachment *vgpud_attachment_of(struct vgpud *d, uint32_t vm_id)
 {
     for (uint32_t s = 0; s < d->config.max_vms; s++)
@@ -208,7 +195,7 @@ static struct vgpu_vm *vm_make(struct vgpud *d, struct vgpu_attachment *a, uint3
 
     struct vgpu_vm *vm = aligned_alloc(64, (sizeof(*vm) + 63) / 64 * 64);
     if (!vm) {
-        refuse(r, VGPU_ATTACH_E_NOMEM, "the host has no memory for this attachment");
+        vgpu_refuse(r, VGPU_ATTACH_E_NOMEM, "the host has no memory for this attachment");
         return NULL;
     }
     memset(vm, 0, sizeof(*vm));
@@ -236,11 +223,11 @@ static struct vgpu_vm *vm_make(struct vgpud *d, struct vgpu_attachment *a, uint3
     vm->fifo = aligned_alloc(64, vm->fifo_mask * sizeof(*vm->fifo));
     vm->fifo_mask -= 1;
     if (!vm->fifo) {
-        refuse(r, VGPU_ATTACH_E_NOMEM, "the host has no memory for this attachment");
+        vgpu_refuse(r, VGPU_ATTACH_E_NOMEM, "the host has no memory for this attachment");
         goto err_free;
     }
     if (device && vgpu_memspace_alloc(&e->heap, slot + 1, device)) {
-        refuse(r, VGPU_ATTACH_E_NOMEM,
+        vgpu_refuse(r, VGPU_ATTACH_E_NOMEM,
                "this VM is promised %" PRIu64 " bytes of device memory, and executor %s has no such range left of %" PRIu64
                " (executors.heap_bytes, limits.device_bytes)",
                device, e->config->name, e->heap.bytes);
@@ -249,7 +236,7 @@ static struct vgpu_vm *vm_make(struct vgpud *d, struct vgpu_attachment *a, uint3
     if (device)
         heap_off = e->heap.handles[slot + 1].off;
     if (vgpu_memspace_init(&vm->space, heap_off, device, d->config.max_handles)) {
-        refuse(r, VGPU_ATTACH_E_NOMEM, "the host has no memory for this attachment");
+        vgpu_refuse(r, VGPU_ATTACH_E_NOMEM, "the host has no memory for this attachment");
         goto err_heap;
     }
     vm->view = (struct vgpu_vm_view){
@@ -309,19 +296,19 @@ static int on_hello(void *ctx, struct vgpu_session *s, const struct vgpu_peer *p
     struct vgpu_err err;
 
     if (d->stopping)
-        return refuse(r, VGPU_ATTACH_E_UNAVAILABLE, "the daemon is shutting down");
+        return vgpu_refuse(r, VGPU_ATTACH_E_UNAVAILABLE, "the daemon is shutting down");
     int rc = vgpu_store_get_vm(d->store, peer->vm_id, &rec, &err);
     if (rc || !peer_proven(&rec, peer)) {
         if (vgpu_log_allowed(&refusals, vgpu_now_ns()))
             vgpu_log(VGPU_LOG_WARN, "refused: uid %u, pid %d wanted to attach as VM %u", peer->uid, (int)peer->pid,
                      peer->vm_id);
-        return refuse(r, VGPU_ATTACH_E_UNKNOWN_VM,
+        return vgpu_refuse(r, VGPU_ATTACH_E_UNKNOWN_VM,
                       "VM %u may not attach from here: it is not registered, or not for your uid (%u), or the token is "
                       "not its own (vgpu-ctl register-vm --vm-id=%u --uid=%u)",
                       peer->vm_id, peer->uid, peer->vm_id, peer->uid);
     }
     if (vgpud_attachment_of(d, peer->vm_id))
-        return refuse(r, VGPU_ATTACH_E_BUSY, "VM %u is attached already (one attachment at a time)", peer->vm_id);
+        return vgpu_refuse(r, VGPU_ATTACH_E_BUSY, "VM %u is attached already (one attachment at a time)", peer->vm_id);
     limits->arena_bytes = rec.arena_bytes ? rec.arena_bytes : d->config.arena_bytes;
     limits->device_bytes = rec.device_bytes == UINT64_MAX ? d->config.device_bytes : rec.device_bytes;
     limits->in_flight = rec.in_flight && rec.in_flight < d->config.in_flight ? rec.in_flight : d->config.in_flight;
@@ -345,23 +332,23 @@ static int attach_begin(struct vgpud *d, struct vgpu_session *s, struct vgpu_ref
     struct vgpu_vm_record rec;
 
     if (d->stopping)
-        return refuse(r, VGPU_ATTACH_E_UNAVAILABLE, "the daemon is shutting down");
+        return vgpu_refuse(r, VGPU_ATTACH_E_UNAVAILABLE, "the daemon is shutting down");
     if (vgpu_store_get_vm(d->store, s->peer.vm_id, &rec, &err) || !peer_proven(&rec, &s->peer))
-        return refuse(r, VGPU_ATTACH_E_UNKNOWN_VM, "VM %u is not registered any more", s->peer.vm_id);
+        return vgpu_refuse(r, VGPU_ATTACH_E_UNKNOWN_VM, "VM %u is not registered any more", s->peer.vm_id);
     if (vgpud_attachment_of(d, s->peer.vm_id))
-        return refuse(r, VGPU_ATTACH_E_BUSY, "VM %u is attached already (one attachment at a time)", s->peer.vm_id);
+        return vgpu_refuse(r, VGPU_ATTACH_E_BUSY, "VM %u is attached already (one attachment at a time)", s->peer.vm_id);
     int pool = find_pool(d, rec.pool);
     if (pool < 0)
-        return refuse(r, VGPU_ATTACH_E_UNAVAILABLE, "pool %s of VM %u is not in the daemon's configuration", rec.pool,
+        return vgpu_refuse(r, VGPU_ATTACH_E_UNAVAILABLE, "pool %s of VM %u is not in the daemon's configuration", rec.pool,
                       rec.vm_id);
     struct vgpu_executor *e = &d->executors[d->pool_executor[pool]];
     if (e->state != VGPU_EXECUTOR_READY)
-        return refuse(r, VGPU_ATTACH_E_UNAVAILABLE, "pool %s is down (executor %s: %.80s); try again", rec.pool,
+        return vgpu_refuse(r, VGPU_ATTACH_E_UNAVAILABLE, "pool %s is down (executor %s: %.80s); try again", rec.pool,
                       e->config->name, e->fault[0] ? e->fault : "starting");
     while (slot < d->config.max_vms && d->attachments[slot].state != VGPU_ATTACH_FREE)
         slot++;
     if (slot == d->config.max_vms)
-        return refuse(r, VGPU_ATTACH_E_NOMEM, "%u VMs are attached, this host takes no more (limits.attached_vms)", slot);
+        return vgpu_refuse(r, VGPU_ATTACH_E_NOMEM, "%u VMs are attached, this host takes no more (limits.attached_vms)", slot);
     struct vgpu_attachment *a = &d->attachments[slot];
     memset(a, 0, sizeof(*a));
     a->record = rec;
@@ -380,7 +367,7 @@ static int attach_begin(struct vgpud *d, struct vgpu_session *s, struct vgpu_ref
         s->user = NULL;
         a->session = NULL;
         attachment_free(d, slot);
-        return refuse(r, VGPU_ATTACH_E_UNAVAILABLE, "executor %s is restarting or too busy to take another VM; try again",
+        return vgpu_refuse(r, VGPU_ATTACH_E_UNAVAILABLE, "executor %s is restarting or too busy to take another VM; try again",
                       e->config->name);
     }
     return 0;
@@ -480,7 +467,7 @@ void vgpud_vm_mapped(struct vgpud *d, uint32_t slot, int rc, const char *text)
         struct vgpu_session *s = a->session;
         if (!a->accepted && !a->gone) {
             struct vgpu_refusal r;
-            refuse(&r, VGPU_ATTACH_E_NOMEM, "the executor cannot map the region: %.120s", text);
+            vgpu_refuse(&r, VGPU_ATTACH_E_NOMEM, "the executor cannot map the region: %.120s", text);
             s->user = NULL;
             a->session = NULL;
             attachment_free(d, slot);

@@ -147,13 +147,12 @@ static void walk_scalar(struct walk *w, const struct vgpu_key *row, void *base, 
         fault_node(w, node, key, why);
 }
 
-static void walk_cpus(struct walk *w, const struct vgpu_key *row, const char *key, const yaml_node_t *node)
+/* Is it a list with as many entries as the key takes? Else the fault is told. */
+static bool is_list(struct walk *w, const struct vgpu_key *row, const char *key, const yaml_node_t *node)
 {
-    uint32_t count = 0;
-
     if (node->type != YAML_SEQUENCE_NODE) {
         fault_type(w, node, key, row);
-        return;
+        return false;
     }
     ptrdiff_t items = node->data.sequence.items.top - node->data.sequence.items.start;
     if (items < (ptrdiff_t)row->min || items > (ptrdiff_t)row->max) {
@@ -161,8 +160,17 @@ static void walk_cpus(struct walk *w, const struct vgpu_key *row, const char *ke
         snprintf(what, sizeof(what), "has %td entries", items);
         vgpu_key_expected(row, expected, sizeof(expected));
         fault_expected(w, node, key, what, expected);
-        return;
+        return false;
     }
+    return true;
+}
+
+static void walk_cpus(struct walk *w, const struct vgpu_key *row, const char *key, const yaml_node_t *node)
+{
+    uint32_t count = 0;
+
+    if (!is_list(w, row, key, node))
+        return;
     for (const yaml_node_item_t *i = node->data.sequence.items.start; i < node->data.sequence.items.top; i++) {
         const yaml_node_t *item = yaml_document_get_node(&w->doc, *i);
         char item_key[VGPU_KEY_BYTES];
@@ -235,18 +243,8 @@ static void walk_list(struct walk *w, const struct vgpu_key *row, const char *ke
     char element_prefix[VGPU_KEY_BYTES];
     uint32_t count = 0;
 
-    if (node->type != YAML_SEQUENCE_NODE) {
-        fault_type(w, node, key, row);
+    if (!is_list(w, row, key, node))
         return;
-    }
-    ptrdiff_t items = node->data.sequence.items.top - node->data.sequence.items.start;
-    if (items < (ptrdiff_t)row->min || items > (ptrdiff_t)row->max) {
-        char what[48], expected[160];
-        snprintf(what, sizeof(what), "has %td entries", items);
-        vgpu_key_expected(row, expected, sizeof(expected));
-        fault_expected(w, node, key, what, expected);
-        return;
-    }
     snprintf(element_prefix, sizeof(element_prefix), "%s[]", row->path);
     for (const yaml_node_item_t *i = node->data.sequence.items.start; i < node->data.sequence.items.top; i++) {
         const yaml_node_t *item = yaml_document_get_node(&w->doc, *i);

@@ -17,7 +17,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -86,18 +85,6 @@ static void send_error(struct local_session *s, const struct vgpu_refusal *r)
     vgpu_fd_send(s->conn, &msg, sizeof(msg), NULL, 0, MSG_DONTWAIT);
 }
 
-static int refuse(struct vgpu_refusal *r, uint32_t error, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
-static int refuse(struct vgpu_refusal *r, uint32_t error, const char *fmt, ...)
-{
-    va_list ap;
-
-    r->error = error;
-    va_start(ap, fmt);
-    vsnprintf(r->text, sizeof(r->text), fmt, ap);
-    va_end(ap);
-    return -1;
-}
-
 /* ---- the region ---- */
 
 static int region_open(struct local_session *s, int fd, uint64_t claimed, struct vgpu_refusal *r)
@@ -108,35 +95,35 @@ static int region_open(struct local_session *s, int fd, uint64_t claimed, struct
 
     int seals = fcntl(fd, F_GET_SEALS);
     if (seals < 0)
-        return refuse(r, VGPU_ATTACH_E_REGION, "the region is not a memfd (no seals): make it with memfd_create()");
+        return vgpu_refuse(r, VGPU_ATTACH_E_REGION, "the region is not a memfd (no seals): make it with memfd_create()");
     if (!(seals & F_SEAL_SHRINK))
-        return refuse(r, VGPU_ATTACH_E_REGION, "the region is not sealed against shrinking: add F_SEAL_SHRINK");
+        return vgpu_refuse(r, VGPU_ATTACH_E_REGION, "the region is not sealed against shrinking: add F_SEAL_SHRINK");
     if (seals & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE))
-        return refuse(r, VGPU_ATTACH_E_REGION, "the region is sealed against writing: the host could not complete");
+        return vgpu_refuse(r, VGPU_ATTACH_E_REGION, "the region is sealed against writing: the host could not complete");
     if (fstat(fd, &st) || fstatfs(fd, &fs) || !S_ISREG(st.st_mode))
-        return refuse(r, VGPU_ATTACH_E_REGION, "the region is not a memfd");
+        return vgpu_refuse(r, VGPU_ATTACH_E_REGION, "the region is not a memfd");
     if (st.st_size < (off_t)sizeof(region->layout) || (uint64_t)st.st_size != claimed)
-        return refuse(r, VGPU_ATTACH_E_REGION, "region_bytes is %" PRIu64 ", the memory has %" PRIu64, claimed,
+        return vgpu_refuse(r, VGPU_ATTACH_E_REGION, "region_bytes is %" PRIu64 ", the memory has %" PRIu64, claimed,
                       (uint64_t)st.st_size);
     bool huge = fs.f_type == HUGETLBFS_MAGIC_NUMBER;
     region->page_bytes = huge ? (uint64_t)fs.f_bsize : (uint64_t)sysconf(_SC_PAGESIZE); /* 4, 16 or 64 KiB on Arm */
     if (region->page_bytes & (region->page_bytes - 1) || region->page_bytes < VGPU_PAGE_BYTES)
-        return refuse(r, VGPU_ATTACH_E_REGION, "the region has pages of an odd size");
+        return vgpu_refuse(r, VGPU_ATTACH_E_REGION, "the region has pages of an odd size");
     if (huge) {
         /* hugetlbfs has no read(): look at the header through a mapping, guarded against a missing page */
         uint32_t broken = 0;
         void *p = mmap(NULL, region->page_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
         if (p == MAP_FAILED)
-            return refuse(r, VGPU_ATTACH_E_NOMEM, "cannot map the region: %s", strerror(errno));
+            return vgpu_refuse(r, VGPU_ATTACH_E_NOMEM, "cannot map the region: %s", strerror(errno));
         int id = vgpu_sigbus_add(p, region->page_bytes, region->page_bytes, &broken);
         if (id >= 0)
             memcpy(&region->layout, p, sizeof(region->layout));
         vgpu_sigbus_del(id);
         munmap(p, region->page_bytes);
         if (broken || id < 0)
-            return refuse(r, VGPU_ATTACH_E_REGION, "the region's first page is not there");
+            return vgpu_refuse(r, VGPU_ATTACH_E_REGION, "the region's first page is not there");
     } else if (pread(fd, &region->layout, sizeof(region->layout), 0) != sizeof(region->layout)) {
-        return refuse(r, VGPU_ATTACH_E_REGION, "cannot read the region's header");
+        return vgpu_refuse(r, VGPU_ATTACH_E_REGION, "cannot read the region's header");
     }
     return vgpu_region_header_check(&region->layout, claimed, &s->limits, r);
 }
@@ -149,14 +136,14 @@ static void *map_part(struct local_session *s, int i, uint64_t off, uint64_t byt
     void *p = mmap(NULL, span, PROT_READ | PROT_WRITE, MAP_SHARED, region->fd, (off_t)start);
 
     if (p == MAP_FAILED) {
-        refuse(r, VGPU_ATTACH_E_NOMEM, "cannot map the region: %s", strerror(errno));
+        vgpu_refuse(r, VGPU_ATTACH_E_NOMEM, "cannot map the region: %s", strerror(errno));
         return NULL;
     }
     s->maps[i] = p;
     s->map_bytes[i] = span;
     s->sigbus_id[i] = vgpu_sigbus_add(p, span, region->page_bytes, &region->broken);
     if (s->sigbus_id[i] < 0) {
-        refuse(r, VGPU_ATTACH_E_NOMEM, "too many regions for the host's memory guard");
+        vgpu_refuse(r, VGPU_ATTACH_E_NOMEM, "too many regions for the host's memory guard");
         return NULL;
     }
     return (char *)p + (off - start);
@@ -179,15 +166,15 @@ static int props_make(struct local_session *s, struct vgpu_refusal *r)
 {
     s->props_fd = memfd_create("vgpu-props", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (s->props_fd < 0 || ftruncate(s->props_fd, VGPU_PAGE_BYTES))
-        return refuse(r, VGPU_ATTACH_E_NOMEM, "cannot make the properties page: %s", strerror(errno));
+        return vgpu_refuse(r, VGPU_ATTACH_E_NOMEM, "cannot make the properties page: %s", strerror(errno));
     s->base.props = mmap(NULL, VGPU_PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, s->props_fd, 0);
     if (s->base.props == MAP_FAILED) {
         s->base.props = NULL;
-        return refuse(r, VGPU_ATTACH_E_NOMEM, "cannot map the properties page: %s", strerror(errno));
+        return vgpu_refuse(r, VGPU_ATTACH_E_NOMEM, "cannot map the properties page: %s", strerror(errno));
     }
     /* Our mapping stays writable; every later one, and write(), is refused. */
     if (fcntl(s->props_fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_FUTURE_WRITE | F_SEAL_SEAL))
-        return refuse(r, VGPU_ATTACH_E_NOMEM, "cannot seal the properties page (Linux 5.1 or later is needed): %s",
+        return vgpu_refuse(r, VGPU_ATTACH_E_NOMEM, "cannot seal the properties page (Linux 5.1 or later is needed): %s",
                       strerror(errno));
     return 0;
 }
@@ -202,7 +189,7 @@ static int doorbells_make(struct local_session *s, struct vgpu_refusal *r)
         s->bell_out_guest = pair[1];
     }
     if (pair[0] < 0 || shutdown(pair[0], SHUT_RD))
-        return refuse(r, VGPU_ATTACH_E_NOMEM, "cannot make doorbells: %s", strerror(errno));
+        return vgpu_refuse(r, VGPU_ATTACH_E_NOMEM, "cannot make doorbells: %s", strerror(errno));
     return 0;
 }
 
@@ -215,13 +202,13 @@ static int on_hello(struct local_session *s, const struct vgpu_msg_hello *m, str
     socklen_t len = sizeof(cred);
 
     if (m->abi_version >> 16 != VGPU_ABI_MAJOR)
-        return refuse(r, VGPU_ATTACH_E_VERSION, "guest speaks ABI %u.%u, this host speaks %u.%u: update the older side",
+        return vgpu_refuse(r, VGPU_ATTACH_E_VERSION, "guest speaks ABI %u.%u, this host speaks %u.%u: update the older side",
                       m->abi_version >> 16, m->abi_version & 0xffff, VGPU_ABI_MAJOR, VGPU_ABI_MINOR);
     for (size_t i = 0; i < sizeof(m->reserved); i++)
         if (m->reserved[i])
-            return refuse(r, VGPU_ATTACH_E_PROTOCOL, "HELLO: reserved bytes must be zero");
+            return vgpu_refuse(r, VGPU_ATTACH_E_PROTOCOL, "HELLO: reserved bytes must be zero");
     if (getsockopt(s->conn, SOL_SOCKET, SO_PEERCRED, &cred, &len))
-        return refuse(r, VGPU_ATTACH_E_PROTOCOL, "the kernel does not say who you are");
+        return vgpu_refuse(r, VGPU_ATTACH_E_PROTOCOL, "the kernel does not say who you are");
     s->base.peer.vm_id = m->vm_id;
     s->base.peer.abi_version = m->abi_version;
     s->base.peer.uid = cred.uid;
@@ -239,7 +226,7 @@ static int on_hello(struct local_session *s, const struct vgpu_msg_hello *m, str
                                  .max_in_flight = s->limits.in_flight,
                                  .max_ring_slots = s->limits.ring_slots};
     if (vgpu_fd_send(s->conn, &w, sizeof(w), NULL, 0, MSG_DONTWAIT) != sizeof(w))
-        return refuse(r, VGPU_ATTACH_E_PROTOCOL, "cannot answer");
+        return vgpu_refuse(r, VGPU_ATTACH_E_PROTOCOL, "cannot answer");
     s->phase = PHASE_ATTACH;
     return 0;
 }
@@ -249,7 +236,7 @@ static int on_attach(struct local_session *s, const struct vgpu_msg_attach *m, i
     s->base.region.fd = fd; /* the session's from here on */
     for (size_t i = 0; i < sizeof(m->reserved); i++)
         if (m->reserved[i])
-            return refuse(r, VGPU_ATTACH_E_PROTOCOL, "ATTACH: reserved bytes must be zero");
+            return vgpu_refuse(r, VGPU_ATTACH_E_PROTOCOL, "ATTACH: reserved bytes must be zero");
     if (region_open(s, fd, m->region_bytes, r) || region_map(s, r) || props_make(s, r) || doorbells_make(s, r))
         return -1;
     s->phase = PHASE_WAITING;
@@ -302,12 +289,12 @@ static void session_read(struct local_session *s)
             n_fds = 0;
             rc = on_attach(s, &m.attach, fds[0], &r);
         } else {
-            refuse(&r, VGPU_ATTACH_E_PROTOCOL,
+            vgpu_refuse(&r, VGPU_ATTACH_E_PROTOCOL,
                    "unexpected message: type %u, %zd bytes, %d descriptors (HELLO: 64 bytes, 0; then ATTACH: 64 bytes, 1)",
                    m.head.type, n, n_fds);
         }
     } else {
-        refuse(&r, VGPU_ATTACH_E_PROTOCOL, "not a message of this protocol");
+        vgpu_refuse(&r, VGPU_ATTACH_E_PROTOCOL, "not a message of this protocol");
     }
     if (n_fds > 0)
         vgpu_fd_discard(fds, n_fds);
@@ -506,7 +493,7 @@ static void expire(struct vgpu_transport *t)
         struct local_session *after = s->next;
         if (s->deadline_ns <= now) {
             struct vgpu_refusal r;
-            refuse(&r, VGPU_ATTACH_E_PROTOCOL, "the handshake took too long");
+            vgpu_refuse(&r, VGPU_ATTACH_E_PROTOCOL, "the handshake took too long");
             send_error(s, &r);
             session_gone(s);
         } else if (s->deadline_ns < next) {

@@ -46,7 +46,6 @@ struct exec_vm {
     uint32_t cq_mask;
     uint32_t in_flight;
     bool dirty;
-    bool attached;
     int doorbell_out;
     uint32_t broken;     /* set by the SIGBUS handler */
     /* control thread */
@@ -251,7 +250,6 @@ int vgpu_exec_attach(struct vgpu_exec *e, uint32_t slot, const struct vgpu_exec_
     vm->x = vgpu_xchg_vm(e->xchg, slot);
     vm->journal = (struct vgpu_slot *)vgpu_xchg_journal(vm->x);
     vm->done = vgpu_xchg_done(e->xchg, vm->x);
-    vm->attached = true;
     return 0;
 
 err_unmap:
@@ -275,7 +273,6 @@ bool vgpu_exec_detach_finish(struct vgpu_exec *e, uint32_t slot)
     if (e->ops->wipe && vm->heap_bytes)
         e->ops->wipe(e->backend, vm->heap_off, vm->heap_bytes);
     vm_unmap(vm);
-    vm->attached = false;
     vgpu_store_relaxed(&vm->detach, DETACH_NONE); /* relaxed: the next attach is ordered by its first work item */
     return true;
 }

@@ -50,6 +50,8 @@ struct vgpu_refusal {
     uint32_t error;
     char text[VGPU_ATTACH_TEXT_BYTES];
 };
+/* Fills it; the text is cut where it is too long. Returns -1. */
+int vgpu_refuse(struct vgpu_refusal *r, uint32_t error, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 
 /* The daemon's side. */
 struct vgpu_transport_events {
