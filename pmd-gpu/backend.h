@@ -22,6 +22,10 @@
 #include "rings/abi/vgpu_abi.h"
 #include "rings/work.h"
 
+/* Ways a backend may have to run an operation; stored per VM, so the numbers stay. */
+enum vgpu_engine { VGPU_ENGINE_AUTO = 0, VGPU_ENGINE_STREAM = 1, VGPU_ENGINE_BATCH = 2, VGPU_ENGINE_RESIDENT = 3 };
+#define VGPU_ENGINE_COUNT 4u
+
 struct vgpu_backend; /* a backend's own state */
 
 struct vgpu_backend_config {
@@ -68,6 +72,12 @@ struct vgpu_backend_ops {
     uint32_t (*poll)(struct vgpu_backend *b, struct vgpu_op **done, uint32_t max);
     /* Loop thread: the device is gone for good (the process must be restarted)? May be NULL: never. */
     bool (*lost)(struct vgpu_backend *b);
+    /* Control thread, before region_add: which engine this VM's operations run on where they can; VGPU_ENGINE_AUTO is the
+     * default again after region_del. May be NULL: there is one engine. */
+    void (*region_engine)(struct vgpu_backend *b, uint32_t vm, enum vgpu_engine engine);
+    /* Control thread, after region_add: the device reaches this VM's arena through copies only (it could not be
+     * registered). May be NULL: never. */
+    bool (*region_bounced)(struct vgpu_backend *b, uint32_t vm);
     /* Loop thread: this VM leaves and submits nothing more before its next region_add. Its operations come back from the
      * next polls, ahead of all others whatever their priority, cancelled unless they are finished. May be NULL where
      * every operation is soon done, or cannot be stopped: an executor that does not let go of a VM is killed. */

@@ -23,6 +23,7 @@ struct vgpu_exec_region {
     uint64_t sq_pos;     /* position of the first descriptor that will come */
     uint64_t cq_pos;     /* position of the first completion to write */
     uint64_t heap_off, heap_bytes; /* the VM's slice of device memory: zeroed at detach */
+    uint32_t engine;     /* enum vgpu_engine: the VM's preference */
     int doorbell_out;    /* taken over: closed at detach */
 };
 

@@ -143,6 +143,7 @@ enum vgpu_dtype { VGPU_F32 = 0, VGPU_BF16 = 1 };
 #define VGPU_DEBUG_FAIL 1u  /* completes with status BACKEND_ERROR */
 #define VGPU_DEBUG_CRASH 2u /* the executor process dies by SIGKILL */
 #define VGPU_DEBUG_HANG 3u  /* never completes */
+#define VGPU_DEBUG_DEVICE_FAULT 4u /* breaks the device for its executor: what a wild kernel does */
 
 /* ---- Completion: one slot of the completion ring. ---- */
 struct vgpu_cpl {
