@@ -7,6 +7,9 @@
 static const struct vgpu_backend_ops *const backends[] = {
     &vgpu_backend_null,
     &vgpu_backend_cpu,
+#ifdef VGPU_HAVE_CUDA
+    &vgpu_backend_cuda,
+#endif
     &vgpu_backend_fault_null,
     &vgpu_backend_fault_cpu,
 };
@@ -21,5 +24,9 @@ const struct vgpu_backend_ops *vgpu_backend_find(const char *name)
 
 const char *vgpu_backend_names(void)
 {
-    return "null, cpu, fault:null, fault:cpu";
+    return "null, cpu, "
+#ifdef VGPU_HAVE_CUDA
+           "cuda, "
+#endif
+           "fault:null, fault:cpu";
 }

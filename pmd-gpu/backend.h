@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The backend interface: what executes operations. Backends are const ops tables, listed in backend.c; `null`, `cpu`,
- * (`cuda`), and `fault`, a decorator over any of them. All pass the conformance test of tests/unit/pmd-gpu.
+ * `cuda` where the build has it, and `fault`, a decorator over any of them. All pass the conformance test of tests/unit/pmd-gpu.
  *
  * Threads: open, close, region_add and region_del are called by the executor's control thread (region_* while the loop
  * thread runs; no operation of that VM is in flight then). submit and poll are called by the loop thread only and never
@@ -82,6 +82,12 @@ struct vgpu_backend_ops {
      * next polls, ahead of all others whatever their priority, cancelled unless they are finished. May be NULL where
      * every operation is soon done, or cannot be stopped: an executor that does not let go of a VM is killed. */
     void (*cancel)(struct vgpu_backend *b, uint32_t vm);
+    /* Control thread, without a backend open: can one be opened with these options here? Opens what it takes to know that
+     * (driver, device) and closes it again; may take seconds. 0 with the device's name for people in `what`, or -errno with
+     * err filled. May be NULL: it works everywhere. */
+    int (*probe)(const char *options, char *what, size_t bytes, struct vgpu_err *err);
+    /* Loop thread, once lost() is true: why, for people ("Xid 79"); stays the backend's, valid until close. May be NULL. */
+    const char *(*lost_reason)(struct vgpu_backend *b);
 };
 
 /* The registered backends by name; "fault:NAME" is the decorator over NAME. NULL when there is none. */
@@ -91,6 +97,7 @@ const char *vgpu_backend_names(void);
 
 extern const struct vgpu_backend_ops vgpu_backend_null;
 extern const struct vgpu_backend_ops vgpu_backend_cpu;
+extern const struct vgpu_backend_ops vgpu_backend_cuda; /* only in a build with VGPU_HAVE_CUDA */
 extern const struct vgpu_backend_ops vgpu_backend_fault_null;
 extern const struct vgpu_backend_ops vgpu_backend_fault_cpu;
 

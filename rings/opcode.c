@@ -200,7 +200,7 @@ static const struct vgpu_opcode_info table[VGPU_OP_COUNT] = {
     [VGPU_OP_GEMM]       = {"gemm",       F32 | BF16, VGPU_GEMM_SUB_KNOWN, true,  false, 7, 4, check_gemm},
     [VGPU_OP_FENCE]      = {"fence",      F32,        0,                   false, true,  0, 0, check_none},
 };
-static const struct vgpu_opcode_info debug_info = {"debug", F32, VGPU_DEBUG_HANG, false, false, 0, 1, check_debug};
+static const struct vgpu_opcode_info debug_info = {"debug", F32, VGPU_DEBUG_DEVICE_FAULT, false, false, 0, 1, check_debug};
 
 const struct vgpu_opcode_info *vgpu_opcode_info(uint8_t opcode)
 {

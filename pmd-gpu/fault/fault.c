@@ -15,20 +15,27 @@
  *   eagain_every=N        every Nth submit is refused with -EAGAIN
  *   open_fails=1          open fails with -EIO
  *   region_fails_every=N  every Nth region_add fails with -ENOMEM
+ *   region_add_ms=M       region_add takes M milliseconds (at most 60000), like a driver that registers a large arena
+ *   engine_must=N         region_add fails with -EINVAL for a VM whose engine (enum vgpu_engine) is not N
+ *   bounced=1             region_bounced() is true for every VM
  *   lost_after=N          after N finished operations nothing completes and lost() is true
+ *   probe_fails=1         probe fails with -ENODEV
  * Any other option goes to the inner backend.
  */
 #include <errno.h>
 #include <inttypes.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "core/base/clock.h"
 #include "pmd-gpu/backend.h"
 
 #define POLL_BUDGET_NS 50000u
 #define OPTIONS_BYTES  512u
+#define ENGINE_ANY     UINT64_MAX
 
 struct vgpu_fault {
     const struct vgpu_backend_ops *inner_ops;
@@ -37,9 +44,14 @@ struct vgpu_fault {
     uint64_t held_until_ns;
     bool hung;
     bool is_lost;
-    uint64_t finished, submits, region_adds;
+    const char *lost_text;
+    uint64_t finished, submits;
+    /* control thread */
+    uint64_t region_adds;
+    enum vgpu_engine engine; /* of the VM whose region comes next */
     /* options */
-    uint64_t fail_every, stall_every, stall_us, eagain_every, open_fails, region_fails_every, lost_after;
+    uint64_t fail_every, stall_every, stall_us, eagain_every, open_fails, region_fails_every, region_add_ms, engine_must,
+        bounced, lost_after, probe_fails;
     char inner_options[OPTIONS_BYTES];
 };
 
@@ -58,7 +70,9 @@ static int option_take(struct vgpu_fault *f, const char *item, struct vgpu_err *
         {"fail_every", &f->fail_every}, {"stall_every", &f->stall_every},
         {"stall_us", &f->stall_us},     {"eagain_every", &f->eagain_every},
         {"open_fails", &f->open_fails}, {"region_fails_every", &f->region_fails_every},
-        {"lost_after", &f->lost_after},
+        {"region_add_ms", &f->region_add_ms}, {"engine_must", &f->engine_must},
+        {"bounced", &f->bounced},       {"lost_after", &f->lost_after},
+        {"probe_fails", &f->probe_fails},
     };
     size_t key_len = strcspn(item, "=");
 
@@ -83,6 +97,7 @@ static int options_parse(struct vgpu_fault *f, const char *options, struct vgpu_
     char copy[OPTIONS_BYTES];
     char *save = NULL;
 
+    f->engine_must = ENGINE_ANY;
     if (strlen(options) >= sizeof(copy))
         return vgpu_err_set(err, EINVAL, "backend fault: options longer than %u characters", OPTIONS_BYTES - 1);
     strcpy(copy, options);
@@ -97,6 +112,30 @@ static int options_parse(struct vgpu_fault *f, const char *options, struct vgpu_
         }
     }
     return 0;
+}
+
+static int fault_probe(const struct vgpu_backend_ops *inner_ops, const char *options, char *what, size_t bytes,
+                       struct vgpu_err *err)
+{
+    struct vgpu_fault f = {0};
+    int rc = options_parse(&f, options, err);
+
+    if (rc < 0)
+        return rc;
+    if (f.probe_fails)
+        return vgpu_err_set(err, ENODEV, "backend fault: the probe fails as asked for by probe_fails");
+    snprintf(what, bytes, "faults over %s", inner_ops->name);
+    return inner_ops->probe ? inner_ops->probe(f.inner_options, what, bytes, err) : 0;
+}
+
+static int fault_null_probe(const char *options, char *what, size_t bytes, struct vgpu_err *err)
+{
+    return fault_probe(&vgpu_backend_null, options, what, bytes, err);
+}
+
+static int fault_cpu_probe(const char *options, char *what, size_t bytes, struct vgpu_err *err)
+{
+    return fault_probe(&vgpu_backend_cpu, options, what, bytes, err);
 }
 
 static int fault_open(const struct vgpu_backend_ops *inner_ops, const struct vgpu_backend_config *config,
@@ -149,8 +188,16 @@ static int fault_region_add(struct vgpu_backend *b, uint32_t vm, void *arena, ui
                             uint64_t fd_offset, struct vgpu_err *err)
 {
     struct vgpu_fault *f = fault_of(b);
+    struct timespec slow = {.tv_sec = (time_t)(f->region_add_ms / 1000),
+                            .tv_nsec = (long)(f->region_add_ms % 1000) * 1000000};
+    enum vgpu_engine engine = f->engine;
 
+    f->engine = VGPU_ENGINE_AUTO;
     f->region_adds++;
+    nanosleep(&slow, NULL);
+    if (f->engine_must != ENGINE_ANY && engine != f->engine_must)
+        return vgpu_err_set(err, EINVAL, "backend fault: engine %d where engine_must wants %" PRIu64, (int)engine,
+                            f->engine_must);
     if (f->region_fails_every && f->region_adds % f->region_fails_every == 0)
         return vgpu_err_set(err, ENOMEM, "backend fault: region %" PRIu64 " fails as asked for", f->region_adds);
     return f->inner_ops->region_add(f->inner, vm, arena, arena_bytes, fd, fd_offset, err);
@@ -161,6 +208,22 @@ static void fault_region_del(struct vgpu_backend *b, uint32_t vm)
     struct vgpu_fault *f = fault_of(b);
 
     f->inner_ops->region_del(f->inner, vm);
+}
+
+static void fault_region_engine(struct vgpu_backend *b, uint32_t vm, enum vgpu_engine engine)
+{
+    struct vgpu_fault *f = fault_of(b);
+
+    f->engine = engine;
+    if (f->inner_ops->region_engine)
+        f->inner_ops->region_engine(f->inner, vm, engine);
+}
+
+static bool fault_region_bounced(struct vgpu_backend *b, uint32_t vm)
+{
+    struct vgpu_fault *f = fault_of(b);
+
+    return f->bounced || (f->inner_ops->region_bounced && f->inner_ops->region_bounced(f->inner, vm));
 }
 
 static int fault_submit(struct vgpu_backend *b, struct vgpu_op *op)
@@ -177,6 +240,12 @@ static void hold(struct vgpu_fault *f, struct vgpu_op *op, uint64_t us)
 {
     f->held = op;
     f->held_until_ns = vgpu_now_ns() + us * 1000u;
+}
+
+static void lose(struct vgpu_fault *f, const char *why)
+{
+    f->is_lost = true;
+    f->lost_text = why;
 }
 
 /* Applies what is due to an operation that just had its turn. False: it is not handed back now. */
@@ -203,12 +272,15 @@ static bool fault_apply(struct vgpu_fault *f, struct vgpu_op *op)
         case VGPU_DEBUG_HANG:
             f->hung = true;
             return false;
+        case VGPU_DEBUG_DEVICE_FAULT:
+            lose(f, "a DEVICE_FAULT operation broke it");
+            return false;
         default:
             op->status = VGPU_E_UNSUPPORTED;
         }
     }
     if (f->lost_after && f->finished > f->lost_after) {
-        f->is_lost = true;
+        lose(f, "as asked for by lost_after");
         return false;
     }
     if (f->fail_every && f->finished % f->fail_every == 0) {
@@ -255,6 +327,15 @@ static bool fault_lost(struct vgpu_backend *b)
     return f->is_lost || (f->inner_ops->lost && f->inner_ops->lost(f->inner));
 }
 
+static const char *fault_lost_reason(struct vgpu_backend *b)
+{
+    struct vgpu_fault *f = fault_of(b);
+
+    if (f->is_lost)
+        return f->lost_text;
+    return f->inner_ops->lost_reason ? f->inner_ops->lost_reason(f->inner) : NULL;
+}
+
 static void fault_cancel(struct vgpu_backend *b, uint32_t vm)
 {
     struct vgpu_fault *f = fault_of(b);
@@ -276,6 +357,8 @@ static void fault_wipe(struct vgpu_backend *b, uint64_t heap_off, uint64_t bytes
         .size = sizeof(struct vgpu_backend_ops), .name = "fault:" #inner, .open = fault_##inner##_open,                \
         .close = fault_close, .region_add = fault_region_add, .region_del = fault_region_del, .submit = fault_submit,  \
         .poll = fault_poll, .lost = fault_lost, .cancel = fault_cancel, .wipe = fault_wipe,                            \
+        .region_engine = fault_region_engine, .region_bounced = fault_region_bounced, .probe = fault_##inner##_probe,  \
+        .lost_reason = fault_lost_reason,                                                                              \
     }
 
 const struct vgpu_backend_ops vgpu_backend_fault_null = FAULT_OPS(null);

@@ -70,7 +70,7 @@ static bool fields_good(const struct model *m, const struct vgpu_desc *d)
         uint8_t refs, args, dtype_max, sub_max;
     } use[] = {{0, 0, 0, 0}, {1, 1, 0, 0}, {3, 0, 0, 0}, {1, 0, 0, 0}, {1, 0, 0, 0},
                {7, 0, 0, 0}, {3, 1, 0, 0}, {3, 0, 0, 2}, {7, 4, 1, 7}, {0, 0, 0, 0}};
-    uint8_t refs = 0, args = 1, dtype_max = 0, sub_max = 3;
+    uint8_t refs = 0, args = 1, dtype_max = 0, sub_max = 4;
 
     if (d->opcode < 10) {
         refs = use[d->opcode].refs;

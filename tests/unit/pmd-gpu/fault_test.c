@@ -210,6 +210,61 @@ Test(fault, lost_after)
     device_close(&d);
 }
 
+Test(fault, a_device_fault_loses_the_device_in_its_turn)
+{
+    for (int t = 0; t < 2; t++) {
+        struct device d;
+        struct vgpu_op *done[OPS];
+        device_open(&d, both[t], "");
+        send(&d, 0, -1, 0, VGPU_PRIO_MEDIUM);
+        send(&d, 1, VGPU_DEBUG_DEVICE_FAULT, 0, VGPU_PRIO_MEDIUM);
+        send(&d, 2, -1, 0, VGPU_PRIO_MEDIUM);
+        cr_assert_not(d.ops->lost(d.b));
+        cr_assert_eq(collect(&d, done, 3, 20000000), 1);
+        cr_assert_eq(done[0], &d.op[0]);
+        cr_assert(d.ops->lost(d.b));
+        cr_assert(strstr(d.ops->lost_reason(d.b), "DEVICE_FAULT"), "%s", d.ops->lost_reason(d.b));
+        cr_assert_eq(d.words[2], 0, "what comes after the fault has run");
+        device_close(&d);
+    }
+}
+
+Test(fault, probe)
+{
+    for (int t = 0; t < 2; t++) {
+        const struct vgpu_backend_ops *ops = vgpu_backend_find(both[t]);
+        char what[64] = "";
+        struct vgpu_err err = {0};
+        cr_assert_eq(ops->probe("", what, sizeof(what), &err), 0, "%s", err.text);
+        cr_assert(strstr(what, both[t] + strlen("fault:")), "%s", what);
+        cr_assert_eq(ops->probe("probe_fails=1", what, sizeof(what), &err), -ENODEV);
+        cr_assert(strstr(err.text, "probe_fails"), "%s", err.text);
+        cr_assert_eq(ops->probe("probe_fails=x", what, sizeof(what), &err), -EINVAL);
+    }
+}
+
+Test(fault, engines_and_bounced_regions)
+{
+    struct device d;
+    struct vgpu_err err = {0};
+
+    device_open(&d, "fault:cpu", "engine_must=0");
+    cr_assert_not(d.ops->region_bounced(d.b, 0));
+    d.ops->region_engine(d.b, 1, VGPU_ENGINE_RESIDENT);
+    cr_assert_eq(d.ops->region_add(d.b, 1, NULL, 0, -1, 0, &err), -EINVAL);
+    cr_assert_eq(d.ops->region_add(d.b, 1, NULL, 0, -1, 0, &err), 0, "one region's engine is kept for the next");
+    d.ops->region_del(d.b, 1);
+    device_close(&d);
+
+    device_open(&d, "fault:null", "bounced=1,region_add_ms=20");
+    uint64_t start = vgpu_now_ns();
+    cr_assert_eq(d.ops->region_add(d.b, 1, NULL, 0, -1, 0, &err), 0);
+    cr_assert(vgpu_now_ns() - start >= 20000000);
+    cr_assert(d.ops->region_bounced(d.b, 1));
+    d.ops->region_del(d.b, 1);
+    device_close(&d);
+}
+
 Test(fault, open_and_region)
 {
     struct vgpu_backend_config config = {.max_vms = 4, .queues = 1, .max_in_flight = OPS, .options = "open_fails=1"};

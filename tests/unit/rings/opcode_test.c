@@ -274,7 +274,7 @@ Test(opcode, common_fields_of_every_opcode)
         for (uint32_t sub = 0; sub < 256; sub++) {
             d = good;
             d.sub = (uint8_t)sub;
-            uint32_t top = op == VGPU_OP_REDUCE ? 2 : op == VGPU_OP_GEMM ? 7 : op == VGPU_OP_DEBUG ? 3 : 0;
+            uint32_t top = op == VGPU_OP_REDUCE ? 2 : op == VGPU_OP_GEMM ? 7 : op == VGPU_OP_DEBUG ? 4 : 0;
             cr_expect_eq(judge(&d), sub <= top ? VGPU_OK : VGPU_E_FLAGS, "opcode %u sub %u", op, sub);
         }
         uint64_t *refs[3] = {&d.dst, &d.src0, &d.src1};
@@ -336,7 +336,7 @@ Test(opcode, debug_exists_only_where_the_host_says_so)
     cr_expect_eq(vgpu_validate(&d, &vm, &w), VGPU_E_OPCODE);
     d.flags = 0;
     vm.debug_ops = true;
-    for (d.sub = 0; d.sub <= VGPU_DEBUG_HANG; d.sub++) {
+    for (d.sub = 0; d.sub <= VGPU_DEBUG_DEVICE_FAULT; d.sub++) {
         cr_expect_eq(vgpu_validate(&d, &vm, &w), VGPU_OK);
         cr_expect(w.arg[0] == 1000 && w.sub == d.sub);
     }
