@@ -28,11 +28,15 @@ struct vgpu_vm_live {
     char broken_reason[96]; /* "" : none */
     int64_t pid;            /* of the attached process; -1: unknown */
     uint64_t arena_bytes;   /* that it attached */
+    char arena_access[16];  /* how the device reaches it: direct, bounce (through copies), none (no arena); "" : not now */
 };
 /* What only the running daemon knows of a pool. */
 struct vgpu_pool_live {
     char executor[VGPU_NAME_BYTES];
     char backend[VGPU_NAME_BYTES]; /* the one that runs, where the configuration says auto */
+    char device[128];              /* what it found at start; "" : it does not say */
+    char fallback[256];            /* why auto chose this one; "" : it is the one asked for, or the GPU's */
+    char fault[256];               /* why the executor is down, or ended the last time; "" : it never did */
     char state[16];                /* up, restarting, down */
     int64_t executor_pid;          /* -1: none, or in process */
 };

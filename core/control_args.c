@@ -10,6 +10,7 @@
 #include "core/base/suggest.h"
 
 static const char *const priorities[VGPU_PRIO_COUNT] = {"high", "medium", "low"};
+static const char *const engines[VGPU_VM_ENGINE_COUNT] = VGPU_VM_ENGINE_NAMES;
 
 /* What a client wrote, for a message: short, printable, quoted. */
 static const char *shown(const char *text, char out[48])
@@ -31,12 +32,23 @@ const char *vgpu_priority_name(uint32_t priority)
     return priority < VGPU_PRIO_COUNT ? priorities[priority] : "?";
 }
 
-static int priority_find(const char *text)
+const char *vgpu_engine_name(uint32_t engine)
 {
-    for (uint32_t i = 0; i < VGPU_PRIO_COUNT; i++)
-        if (!strcmp(text, priorities[i]))
+    return engine < VGPU_VM_ENGINE_COUNT ? engines[engine] : "?";
+}
+
+/* Its place among the names, or -1. */
+static int find(const char *text, const char *const *names, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++)
+        if (!strcmp(text, names[i]))
             return (int)i;
     return -1;
+}
+
+static int priority_find(const char *text)
+{
+    return find(text, priorities, VGPU_PRIO_COUNT);
 }
 
 static bool name_ok(const char *text)
@@ -89,6 +101,11 @@ static int check_arg(const struct vgpu_arg *arg, const json_t *value, struct vgp
     case VGPU_ARG_PRIORITY:
         if (!json_is_string(value) || priority_find(json_string_value(value)) < 0)
             return vgpu_err_set(err, EINVAL, "%s: %s is no priority; expected high, medium or low", arg->name,
+                                json_is_string(value) ? shown(json_string_value(value), text) : "this");
+        return 0;
+    case VGPU_ARG_ENGINE:
+        if (!json_is_string(value) || find(json_string_value(value), engines, VGPU_VM_ENGINE_COUNT) < 0)
+            return vgpu_err_set(err, EINVAL, "%s: %s is no engine; expected auto, stream, batch or resident", arg->name,
                                 json_is_string(value) ? shown(json_string_value(value), text) : "this");
         return 0;
     case VGPU_ARG_VM_IDS:
@@ -182,6 +199,12 @@ int vgpu_arg_priority(const json_t *args, int otherwise)
 {
     const char *text = vgpu_arg_string(args, "priority");
     return text ? priority_find(text) : otherwise;
+}
+
+uint32_t vgpu_arg_engine(const json_t *args)
+{
+    const char *text = vgpu_arg_string(args, "engine");
+    return text ? (uint32_t)find(text, engines, VGPU_VM_ENGINE_COUNT) : VGPU_VM_ENGINE_AUTO;
 }
 
 json_t *vgpu_json_text(const char *text)

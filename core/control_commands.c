@@ -72,6 +72,11 @@ static json_t *int_or_null(bool have, int64_t v)
     return have ? json_integer(v) : json_null();
 }
 
+static json_t *text_or_null(const char *text)
+{
+    return text && text[0] ? vgpu_json_text(text) : json_null();
+}
+
 /* A VM as the protocol shows it: limits in force (defaults filled in), and the live state. */
 static json_t *vm_json(struct vgpu_control *c, const struct vgpu_vm_record *vm)
 {
@@ -80,13 +85,15 @@ static json_t *vm_json(struct vgpu_control *c, const struct vgpu_vm_record *vm)
     bool attached = vm_live(c, vm->vm_id, &live);
     uint64_t device = vm->device_bytes == UINT64_MAX ? config->device_bytes : vm->device_bytes;
 
-    return json_pack("{s:i,s:s,s:s,s:s,s:o,s:o,s:o,s:I,s:I,s:o,s:I,s:o,s:o}", "vm_id", (int)vm->vm_id, "name", vm->name,
-                     "pool", vm->pool, "priority", vgpu_priority_name(vm->priority), "state",
+    return json_pack("{s:i,s:s,s:s,s:s,s:s,s:o,s:o,s:o,s:I,s:I,s:o,s:o,s:I,s:o,s:o}", "vm_id", (int)vm->vm_id, "name",
+                     vm->name, "pool", vm->pool, "priority", vgpu_priority_name(vm->priority), "engine",
+                     vgpu_engine_name(vm->engine), "state",
                      vgpu_json_text(attached ? live.state : "registered"), "uid", int_or_null(vm->uid >= 0, vm->uid),
                      "pid", int_or_null(attached && live.pid >= 0, live.pid), "in_flight",
                      (json_int_t)(vm->in_flight ? vm->in_flight : config->in_flight), "arena_bytes",
                      (json_int_t)(vm->arena_bytes ? vm->arena_bytes : config->arena_bytes), "attached_arena_bytes",
-                     int_or_null(attached, (int64_t)live.arena_bytes), "device_bytes", (json_int_t)device, "token_file",
+                     int_or_null(attached, (int64_t)live.arena_bytes), "arena_access",
+                     text_or_null(attached ? live.arena_access : NULL), "device_bytes", (json_int_t)device, "token_file",
                      vm->has_token ? vgpu_token_path(c, vm->vm_id) : json_null(), "broken_reason",
                      attached && live.broken_reason[0] ? vgpu_json_text(live.broken_reason) : json_null());
 }
@@ -127,6 +134,7 @@ static bool register_template(struct vgpu_control *c, const json_t *args, uint32
     snprintf(out->pool, sizeof(out->pool), "%s", pool);
     snprintf(out->name, sizeof(out->name), "%s", name ? name : "");
     out->priority = (uint32_t)vgpu_arg_priority(args, VGPU_PRIO_MEDIUM);
+    out->engine = vgpu_arg_engine(args);
     out->in_flight = (uint32_t)vgpu_arg_int(args, "in_flight", 0);
     out->arena_bytes = (uint64_t)vgpu_arg_int(args, "arena_bytes", 0);
     out->device_bytes = (uint64_t)vgpu_arg_int(args, "device_bytes", -1); /* -1: UINT64_MAX, the default */
@@ -296,11 +304,6 @@ static const char *configured_backend(const struct vgpu_control *c, const struct
     return NULL;
 }
 
-static json_t *text_or_null(const char *text)
-{
-    return text && text[0] ? vgpu_json_text(text) : json_null();
-}
-
 static bool list_pool(void *ctx, const struct vgpu_pool_record *p)
 {
     struct listing *l = ctx;
@@ -310,13 +313,15 @@ static bool list_pool(void *ctx, const struct vgpu_pool_record *p)
     bool up = params->ops->pool_live && params->ops->pool_live(params->ctx, p->name, &live);
 
     json_t *pool =
-        json_pack("{s:s,s:i,s:i,s:o,s:o,s:o,s:o}", "name", p->name, "capacity", (int)p->capacity, "members",
+        json_pack("{s:s,s:i,s:i,s:o,s:o,s:o,s:o,s:o,s:o,s:o}", "name", p->name, "capacity", (int)p->capacity, "members",
                   (int)p->members, "executor",
                   text_or_null(up && live.executor[0] ? live.executor
                                : config               ? config->executor
                                                       : NULL),
                   "backend", text_or_null(up && live.backend[0] ? live.backend : configured_backend(l->c, config)),
-                  "state", vgpu_json_text(up ? live.state : "down"), "executor_pid",
+                  "device", text_or_null(up ? live.device : NULL), "fallback",
+                  text_or_null(up ? live.fallback : NULL), "fault", text_or_null(up ? live.fault : NULL), "state",
+                  vgpu_json_text(up ? live.state : "down"), "executor_pid",
                   int_or_null(up && live.executor_pid >= 0, live.executor_pid));
     l->failed = json_array_append_new(l->list, pool) != 0;
     return !l->failed;
@@ -357,6 +362,7 @@ const struct vgpu_command vgpu_commands[] = {
      {{"vm_ids", VGPU_ARG_VM_IDS, true, 0, 0},
       {"pool", VGPU_ARG_NAME, true, 0, 0},
       {"priority", VGPU_ARG_PRIORITY, false, 0, 0},
+      {"engine", VGPU_ARG_ENGINE, false, 0, 0},
       {"name", VGPU_ARG_NAME, false, 0, 0},
       {"in_flight", VGPU_ARG_INT, false, 1, VGPU_RING_SLOTS_MAX},
       {"arena_bytes", VGPU_ARG_INT, false, PAGE_BYTES, BYTES_MAX},

@@ -27,6 +27,7 @@ enum vgpu_arg_type {
     VGPU_ARG_INT,      /* min..max */
     VGPU_ARG_NAME,     /* letters, digits, '.', '_', '-'; 1 to 31 */
     VGPU_ARG_PRIORITY, /* high, medium, low */
+    VGPU_ARG_ENGINE,   /* auto, stream, batch, resident */
     VGPU_ARG_VM_IDS,   /* [int...], 1..VGPU_VM_ID_MAX, no two alike, at least one */
 };
 struct vgpu_arg {
@@ -54,6 +55,8 @@ int64_t vgpu_arg_int(const json_t *args, const char *name, int64_t otherwise);
 const char *vgpu_arg_string(const json_t *args, const char *name); /* NULL: not given */
 int vgpu_arg_priority(const json_t *args, int otherwise);
 const char *vgpu_priority_name(uint32_t priority);
+uint32_t vgpu_arg_engine(const json_t *args); /* not given: VGPU_VM_ENGINE_AUTO */
+const char *vgpu_engine_name(uint32_t engine);
 /* A string for a response; bytes that are not UTF-8 become '?'. */
 json_t *vgpu_json_text(const char *text);
 

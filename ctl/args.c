@@ -37,6 +37,7 @@ const struct vgpu_ctl_command vgpu_ctl_commands[] = {
      {IDS(true, "ids to register"),
       POOL(true, "the pool that serves them"),
       PRIORITY("default medium"),
+      {"engine", "engine", VGPU_CTL_ENGINE, false, 0, 0, "preferred on a GPU; default auto"},
       {"name", "name", VGPU_CTL_NAME, false, 0, 0, "for one VM; default vm-ID"},
       {"uid", "uid", VGPU_CTL_USER, false, 0, 4294967294u, "user that may attach; without it nobody can"},
       {"in-flight", "in_flight", VGPU_CTL_COUNT, false, 1, VGPU_RING_SLOTS_MAX, "descriptors accepted, not completed"},
@@ -62,6 +63,7 @@ const uint32_t vgpu_ctl_command_count = sizeof(vgpu_ctl_commands) / sizeof(vgpu_
 
 static const char *const placeholders[] = {[VGPU_CTL_IDS] = "N|N-M|N,M", [VGPU_CTL_ID] = "N",
                                            [VGPU_CTL_NAME] = "NAME",     [VGPU_CTL_PRIORITY] = "high|medium|low",
+                                           [VGPU_CTL_ENGINE] = "auto|stream|batch|resident",
                                            [VGPU_CTL_COUNT] = "N",       [VGPU_CTL_SIZE] = "BYTES[K|M|G]",
                                            [VGPU_CTL_USER] = "N|NAME"};
 
@@ -157,21 +159,22 @@ static int parse_ids(const struct vgpu_ctl_option *o, const char *text, json_t *
     return rc;
 }
 
-static int parse_priority(const struct vgpu_ctl_option *o, const char *text, json_t **out, struct vgpu_err *err)
+/* One of a few words; `expected` is "no KIND; expected which". */
+static int parse_word(const struct vgpu_ctl_option *o, const char *text, const char *const *names, unsigned count,
+                      const char *expected, json_t **out, struct vgpu_err *err)
 {
-    static const char *const names[] = {"high", "medium", "low"};
     const char *best = NULL;
     unsigned distance = ~0u;
 
-    for (int i = 0; i < 3; i++) {
+    for (unsigned i = 0; i < count; i++) {
         if (!strcmp(text, names[i])) {
             *out = json_string(text);
             return 0;
         }
         vgpu_suggest_consider(text, names[i], &best, &distance);
     }
-    return vgpu_err_set(err, EINVAL, "--%s: %s is no priority; expected high, medium or low%s%s%s", o->name,
-                        shown(text), best ? "; did you mean " : "", best ? best : "", best ? "?" : "");
+    return vgpu_err_set(err, EINVAL, "--%s: %s is %s%s%s%s", o->name, shown(text), expected,
+                        best ? "; did you mean " : "", best ? best : "", best ? "?" : "");
 }
 
 static int parse_user(const struct vgpu_ctl_option *o, const char *text, json_t **out, struct vgpu_err *err)
@@ -193,6 +196,8 @@ static int parse_user(const struct vgpu_ctl_option *o, const char *text, json_t 
 
 static int parse_value(const struct vgpu_ctl_option *o, const char *text, json_t **out, struct vgpu_err *err)
 {
+    static const char *const priorities[] = {"high", "medium", "low"};
+    static const char *const engines[VGPU_VM_ENGINE_COUNT] = VGPU_VM_ENGINE_NAMES;
     uint64_t v;
     size_t n = strlen(text);
 
@@ -224,7 +229,10 @@ static int parse_value(const struct vgpu_ctl_option *o, const char *text, json_t
         *out = json_string(text);
         return 0;
     case VGPU_CTL_PRIORITY:
-        return parse_priority(o, text, out, err);
+        return parse_word(o, text, priorities, 3, "no priority; expected high, medium or low", out, err);
+    case VGPU_CTL_ENGINE:
+        return parse_word(o, text, engines, VGPU_VM_ENGINE_COUNT,
+                          "no engine; expected auto, stream, batch or resident", out, err);
     case VGPU_CTL_SIZE:
         return parse_size(o, text, out, err);
     case VGPU_CTL_USER:

@@ -29,6 +29,7 @@ enum vgpu_ctl_option_type {
     VGPU_CTL_ID,       /* one VM id */
     VGPU_CTL_NAME,     /* letters, digits, '.', '_', '-' */
     VGPU_CTL_PRIORITY, /* high, medium, low */
+    VGPU_CTL_ENGINE,   /* auto, stream, batch, resident */
     VGPU_CTL_COUNT,    /* whole number */
     VGPU_CTL_SIZE,     /* bytes with K, M, G */
     VGPU_CTL_USER,     /* uid or user name */
@@ -41,7 +42,7 @@ struct vgpu_ctl_option {
     uint64_t min, max;
     const char *doc;
 };
-#define VGPU_CTL_MAX_OPTIONS 10u
+#define VGPU_CTL_MAX_OPTIONS 12u
 struct vgpu_ctl_command {
     const char *name;
     const char *doc;

@@ -178,6 +178,40 @@ static void print_object(FILE *out, const json_t *object, const char *indent)
     }
 }
 
+/* Sentences about a row, too long for its table. */
+static const char *const notes[][2] = {
+    {"device", "device: "},
+    {"fallback", "backend auto fell back: "},
+    {"fault", "fault: "},
+    {"last_fault", "last fault: "},
+};
+#define NOTE_COUNT (sizeof(notes) / sizeof(notes[0]))
+
+static bool is_note(const char *key)
+{
+    for (size_t i = 0; i < NOTE_COUNT; i++)
+        if (!strcmp(key, notes[i][0]))
+            return true;
+    return false;
+}
+
+static void print_notes(FILE *out, const json_t *rows)
+{
+    size_t i;
+    const json_t *row;
+    char name[CELL_BYTES], text[512];
+
+    json_array_foreach((json_t *)rows, i, row) for (size_t n = 0; n < NOTE_COUNT; n++)
+    {
+        const char *said = json_string_value(json_object_get(row, notes[n][0]));
+        if (!said || !said[0])
+            continue;
+        cell_text(json_object_get(row, "name"), CELL_TEXT, name);
+        clean(said, text, sizeof(text));
+        fprintf(out, "%s: %s%s\n", name, notes[n][1], text);
+    }
+}
+
 /* A table of objects whose keys we do not know: the first one's plain values are the columns. */
 static void print_unknown(FILE *out, const char *title, const json_t *rows, bool color)
 {
@@ -191,7 +225,7 @@ static void print_unknown(FILE *out, const char *title, const json_t *rows, bool
         return;
     json_object_foreach(json_array_get(rows, 0), key, value)
     {
-        if (count == MAX_COLUMNS || json_is_object(value) || json_is_array(value) || strchr(key, '.'))
+        if (count == MAX_COLUMNS || json_is_object(value) || json_is_array(value) || strchr(key, '.') || is_note(key))
             continue;
         clean(key, titles[count], sizeof(titles[count]));
         columns[count] = (struct column){titles[count], key, json_is_string(value) ? CELL_TEXT : CELL_NUMBER};
@@ -200,6 +234,7 @@ static void print_unknown(FILE *out, const char *title, const json_t *rows, bool
     fprintf(out, "\n%s\n", title);
     if (count)
         print_table(out, rows, columns, count, color);
+    print_notes(out, rows);
 }
 
 /* One row for each pool and priority. */
@@ -317,9 +352,10 @@ void vgpu_ctl_print(FILE *out, const char *command, const json_t *result, bool c
         fputs("no VMs\n", out);
     else if (!strcmp(command, "list-vms"))
         PRINT_TABLE(out, vms, vm_columns, color);
-    else if (!strcmp(command, "list-pools"))
+    else if (!strcmp(command, "list-pools")) {
         PRINT_TABLE(out, json_object_get(result, "pools"), pool_columns, color);
-    else if (!strcmp(command, "register-vm"))
+        print_notes(out, json_object_get(result, "pools"));
+    } else if (!strcmp(command, "register-vm"))
         print_registered(out, vms);
     else if (!strcmp(command, "remove-vm"))
         print_removed(out, json_object_get(result, "removed"));

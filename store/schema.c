@@ -38,7 +38,11 @@ static const char schema_1[] =
     " WHEN NEW.capacity < (SELECT count(*) FROM vms WHERE pool = NEW.name)"
     " BEGIN SELECT RAISE(ABORT, 'pool has more members'); END;";
 
-const char *const vgpu_store_migration[] = {schema_1};
+/* Version 2: the engine that a VM prefers (enum vgpu_vm_engine; 0 is auto). */
+static const char schema_2[] =
+    "ALTER TABLE vms ADD COLUMN engine INTEGER NOT NULL DEFAULT 0 CHECK(engine BETWEEN 0 AND 3);";
+
+const char *const vgpu_store_migration[] = {schema_1, schema_2};
 const uint32_t vgpu_store_migration_count = sizeof(vgpu_store_migration) / sizeof(vgpu_store_migration[0]);
 _Static_assert(sizeof(vgpu_store_migration) / sizeof(vgpu_store_migration[0]) == VGPU_STORE_SCHEMA,
                "one migration for each version up to VGPU_STORE_SCHEMA");

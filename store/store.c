@@ -32,6 +32,9 @@ static int check_vm(const struct vgpu_vm_record *vm, struct vgpu_err *err)
     if (vm->priority >= VGPU_PRIO_COUNT)
         return vgpu_err_set(err, EINVAL, "VM %u: priority %u: expected 0 (high), 1 (medium) or 2 (low)", vm->vm_id,
                             vm->priority);
+    if (vm->engine >= VGPU_VM_ENGINE_COUNT)
+        return vgpu_err_set(err, EINVAL, "VM %u: engine %u: expected 0 (auto), 1 (stream), 2 (batch) or 3 (resident)",
+                            vm->vm_id, vm->engine);
     if (vm->in_flight > VGPU_RING_SLOTS_MAX)
         return vgpu_err_set(err, EINVAL, "VM %u: in_flight %u: expected 0 to %u", vm->vm_id, vm->in_flight,
                             VGPU_RING_SLOTS_MAX);
@@ -149,6 +152,7 @@ static int add_one(struct vgpu_store *s, sqlite3_stmt *st, const struct vgpu_vm_
         sqlite3_bind_int64(st, 8, vm->uid);
         sqlite3_bind_blob(st, 9, token, sizeof(token), SQLITE_TRANSIENT);
     }
+    sqlite3_bind_int64(st, 10, vm->engine);
     return sqlite3_step(st) == SQLITE_DONE ? 0 : add_refused(s, vm, name, err);
 }
 
@@ -161,7 +165,7 @@ int vgpu_store_add_vms(struct vgpu_store *s, const struct vgpu_vm_record *vms, u
         return rc;
     if (sqlite3_prepare_v2(s->db,
                            "INSERT INTO vms(vm_id, name, pool, priority, in_flight, arena_bytes, device_bytes, uid,"
-                           " token) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+                           " token, engine) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
                            -1, &st, NULL) != SQLITE_OK)
         rc = vgpu_store_fail(s, err, "cannot register");
     for (uint32_t i = 0; i < n && !rc; i++)
@@ -196,7 +200,7 @@ int vgpu_store_remove_vm(struct vgpu_store *s, uint32_t vm_id, struct vgpu_err *
     return vgpu_store_remove_vms(s, &vm_id, 1, err);
 }
 
-#define VM_COLUMNS "vm_id, name, pool, priority, in_flight, arena_bytes, device_bytes, uid, token"
+#define VM_COLUMNS "vm_id, name, pool, priority, in_flight, arena_bytes, device_bytes, uid, token, engine"
 
 /* Text of a column, bounded; false when it is not one that we could have written. */
 static bool column_name(sqlite3_stmt *st, int column, char out[VGPU_NAME_BYTES])
@@ -216,14 +220,15 @@ static int read_vm(struct vgpu_store *s, sqlite3_stmt *st, struct vgpu_vm_record
 {
     memset(vm, 0, sizeof(*vm));
     int64_t id = sqlite3_column_int64(st, 0), priority = sqlite3_column_int64(st, 3);
-    int64_t in_flight = sqlite3_column_int64(st, 4);
+    int64_t in_flight = sqlite3_column_int64(st, 4), engine = sqlite3_column_int64(st, 9);
     bool ok = column_name(st, 1, vm->name) && column_name(st, 2, vm->pool);
 
     ok = ok && id >= 1 && id <= VGPU_VM_ID_MAX && priority >= 0 && priority < (int64_t)VGPU_PRIO_COUNT &&
-         in_flight >= 0 && in_flight <= VGPU_RING_SLOTS_MAX;
+         in_flight >= 0 && in_flight <= VGPU_RING_SLOTS_MAX && engine >= 0 && engine < (int64_t)VGPU_VM_ENGINE_COUNT;
     vm->vm_id = (uint32_t)id;
     vm->priority = (uint32_t)priority;
     vm->in_flight = (uint32_t)in_flight;
+    vm->engine = (uint32_t)engine;
     vm->arena_bytes = (uint64_t)sqlite3_column_int64(st, 5);
     vm->device_bytes = sqlite3_column_type(st, 6) == SQLITE_NULL ? UINT64_MAX : (uint64_t)sqlite3_column_int64(st, 6);
     vm->uid = sqlite3_column_type(st, 7) == SQLITE_NULL ? -1 : sqlite3_column_int64(st, 7);

@@ -12,9 +12,19 @@
 #include "core/base/log.h"
 #include "rings/abi/vgpu_abi.h"
 
-#define VGPU_STORE_SCHEMA 1
+#define VGPU_STORE_SCHEMA 2
 #define VGPU_TOKEN_LEN 16
 #define VGPU_VM_ID_MAX 65535u
+
+/* Which of a backend's engines a VM prefers: the numbers of enum vgpu_engine, which stay. */
+enum vgpu_vm_engine {
+    VGPU_VM_ENGINE_AUTO = 0,
+    VGPU_VM_ENGINE_STREAM = 1,
+    VGPU_VM_ENGINE_BATCH = 2,
+    VGPU_VM_ENGINE_RESIDENT = 3
+};
+#define VGPU_VM_ENGINE_COUNT 4u
+#define VGPU_VM_ENGINE_NAMES {"auto", "stream", "batch", "resident"} /* by number, as people write them */
 
 struct vgpu_store; /* open store */
 
@@ -23,6 +33,7 @@ struct vgpu_vm_record {
     char name[VGPU_NAME_BYTES];   /* "" : vm-ID */
     char pool[VGPU_NAME_BYTES];
     uint32_t priority;            /* enum vgpu_priority */
+    uint32_t engine;              /* enum vgpu_vm_engine */
     uint32_t in_flight;           /* 0: the configuration's default */
     uint64_t arena_bytes;         /* 0: default */
     uint64_t device_bytes;        /* UINT64_MAX: default; 0: no device memory */

@@ -38,6 +38,7 @@ static bool fake_vm_live(void *ctx, uint32_t vm_id, struct vgpu_vm_live *out)
         snprintf(out->broken_reason, sizeof(out->broken_reason), "a submission slot ran ahead");
     out->pid = 4242;
     out->arena_bytes = 1 << 20;
+    snprintf(out->arena_access, sizeof(out->arena_access), "bounce");
     return true;
 }
 
@@ -49,6 +50,12 @@ static bool fake_pool_live(void *ctx, const char *pool, struct vgpu_pool_live *o
     snprintf(out->executor, sizeof(out->executor), "exec-%s", pool);
     snprintf(out->backend, sizeof(out->backend), "cpu");
     snprintf(out->state, sizeof(out->state), "up");
+    if (!strcmp(pool, "A")) {
+        snprintf(out->fallback, sizeof(out->fallback), "%s", r->fallback ? r->fallback : "");
+        snprintf(out->fault, sizeof(out->fault), "%s", r->fault ? r->fault : "");
+    } else {
+        snprintf(out->device, sizeof(out->device), "a GPU");
+    }
     out->executor_pid = 77;
     return true;
 }

@@ -168,7 +168,9 @@ Test(control, register_show_list_remove)
 
     snprintf(
         request, sizeof(request),
-        "{\"command\":\"register-vm\",\"args\":{\"vm_ids\":[2,1],\"pool\":\"A\",\"priority\":\"high\",\"uid\":%u}}",
+        "{\"command\":\"register-vm\",\"args\":{\"vm_ids\":[2,1],\"pool\":\"A\",\"priority\":\"high\","
+        "\"engine\":\"resident\","
+        "\"uid\":%u}}",
         uid);
     snprintf(expected, sizeof(expected),
              "{\"vms\":[{\"vm_id\":2,\"token_file\":\"%s/tokens/vm-2.token\"},{\"vm_id\":1,\"token_file\":\"%s/tokens/"
@@ -179,18 +181,24 @@ Test(control, register_show_list_remove)
             "\"arena_bytes\":4096,\"device_bytes\":0}}",
             "{\"vms\":[{\"vm_id\":9,\"token_file\":null}]}");
     answers("{\"command\":\"show-vm\",\"args\":{\"vm_id\":9}}",
-            "{\"vm\":{\"vm_id\":9,\"name\":\"nine\",\"pool\":\"B\",\"priority\":\"medium\",\"state\":\"registered\","
+            "{\"vm\":{\"vm_id\":9,\"name\":\"nine\",\"pool\":\"B\",\"priority\":\"medium\","
+            "\"engine\":\"auto\",\"state\":\"registered\","
             "\"uid\":null,\"pid\":null,\"in_flight\":16,\"arena_bytes\":4096,\"attached_arena_bytes\":null,"
+            "\"arena_access\":null,"
             "\"device_bytes\":0,\"token_file\":null,\"broken_reason\":null}}");
     rig.attached_vm = 1;
     rig.attached_state = "broken";
     snprintf(
         expected, sizeof(expected),
-        "{\"vms\":[{\"vm_id\":1,\"name\":\"vm-1\",\"pool\":\"A\",\"priority\":\"high\",\"state\":\"broken\","
+        "{\"vms\":[{\"vm_id\":1,\"name\":\"vm-1\",\"pool\":\"A\",\"priority\":\"high\","
+        "\"engine\":\"resident\",\"state\":\"broken\","
         "\"uid\":%u,\"pid\":4242,\"in_flight\":1024,\"arena_bytes\":67108864,\"attached_arena_bytes\":1048576,"
+        "\"arena_access\":\"bounce\","
         "\"device_bytes\":67108864,\"token_file\":\"%s/tokens/vm-1.token\",\"broken_reason\":\"a submission slot ran "
-        "ahead\"},{\"vm_id\":2,\"name\":\"vm-2\",\"pool\":\"A\",\"priority\":\"high\",\"state\":\"registered\","
+        "ahead\"},{\"vm_id\":2,\"name\":\"vm-2\",\"pool\":\"A\",\"priority\":\"high\","
+        "\"engine\":\"resident\",\"state\":\"registered\","
         "\"uid\":%u,\"pid\":null,\"in_flight\":1024,\"arena_bytes\":67108864,\"attached_arena_bytes\":null,"
+        "\"arena_access\":null,"
         "\"device_bytes\":67108864,\"token_file\":\"%s/tokens/vm-2.token\",\"broken_reason\":null}]}",
         uid, rig.dir, uid, rig.dir);
     answers("{\"command\":\"list-vms\",\"args\":{\"pool\":\"A\",\"priority\":\"high\"}}", expected);
@@ -284,12 +292,22 @@ Test(control, list_pools)
 {
     json_decref(result("{\"command\":\"register-vm\",\"args\":{\"vm_ids\":[1,2],\"pool\":\"A\"}}"));
     rig.pool_b_down = true;
+    rig.fallback = "cuda does not work here: no driver";
+    rig.fault = "exited with status 3 (device lost: Xid 79)";
     answers(
         "{\"command\":\"list-pools\"}",
         "{\"pools\":[{\"name\":\"A\",\"capacity\":3,\"members\":2,\"executor\":\"exec-A\",\"backend\":\"cpu\","
-        "\"state\":\"up\",\"executor_pid\":77},{\"name\":\"B\",\"capacity\":32,\"members\":0,\"executor\":\"exec-B\","
-        "\"backend\":\"cpu\",\"state\":\"down\",\"executor_pid\":null}]}");
+        "\"device\":null,\"fallback\":\"cuda does not work here: no driver\",\"fault\":\"exited with status 3 (device "
+        "lost: Xid 79)\",\"state\":\"up\",\"executor_pid\":77},{\"name\":\"B\",\"capacity\":32,\"members\":0,"
+        "\"executor\":\"exec-B\","
+        "\"backend\":\"cpu\",\"device\":null,\"fallback\":null,"
+        "\"fault\":null,\"state\":\"down\",\"executor_pid\":null}]}");
     struct vgpu_err err;
+    rig.pool_b_down = false;
+    json_t *both = result("{\"command\":\"list-pools\"}");
+    cr_assert_str_eq(json_string_value(json_object_get(json_array_get(json_object_get(both, "pools"), 1), "device")),
+                     "a GPU");
+    json_decref(both);
     struct vgpu_pool_record old = {.name = "old", .capacity = 1};
     cr_assert_eq(vgpu_store_put_pool(rig.store, &old, &err), 0);
     json_t *r = result("{\"command\":\"list-pools\"}");
@@ -338,6 +356,9 @@ Test(control, registrations_that_are_refused)
         {"{\"vm_ids\":[1],\"pool\":\"a\\u001b[2J\"}", "EINVAL", "pool: \"a?[2J\" is not a name"},
         {"{\"vm_ids\":[1],\"pool\":\"A\",\"priority\":\"urgent\"}", "EINVAL", "priority: \"urgent\" is no priority"},
         {"{\"vm_ids\":[1],\"pool\":\"A\",\"priority\":0}", "EINVAL", "priority: this is no priority"},
+        {"{\"vm_ids\":[1],\"pool\":\"A\",\"engine\":\"fast\"}", "EINVAL",
+         "engine: \"fast\" is no engine; expected auto, stream, batch or resident"},
+        {"{\"vm_ids\":[1],\"pool\":\"A\",\"engine\":3}", "EINVAL", "engine: this is no engine"},
         {"{\"vm_ids\":[1],\"pool\":\"A\",\"uid\":-1}", "EINVAL", "uid: -1 is out of range; expected 0 to 4294967294"},
         {"{\"vm_ids\":[1],\"pool\":\"A\",\"uid\":4294967295}", "EINVAL", "uid: 4294967295 is out of range"},
         {"{\"vm_ids\":[1],\"pool\":\"A\",\"uid\":\"root\"}", "EINVAL", "uid: expected a whole number"},

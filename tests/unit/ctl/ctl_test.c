@@ -88,7 +88,7 @@ Test(ctl, a_day_of_work)
     prints("register-vm --vm-id=1-2 --pool=A --priority=high", "registered VM 1, without identity: it cannot attach\n"
                                                                "registered VM 2, without identity: it cannot attach\n");
     snprintf(expected, sizeof(expected),
-             "register-vm --vm-id 3 --pool B --uid %u --name big --arena-bytes=1G "
+             "register-vm --vm-id 3 --pool B --uid %u --name big --arena-bytes=1G --engine=batch "
              "--in-flight=7 --device-bytes=1536K",
              uid);
     cr_assert_eq(run(expected), 0, "%s", errors);
@@ -106,14 +106,17 @@ Test(ctl, a_day_of_work)
     snprintf(
         expected, sizeof(expected),
         "vm_id                 3\nname                  big\npool                  B\npriority              medium\n"
+        "engine                batch\n"
         "state                 attached\nuid                   %u\npid                   4242\n"
-        "in_flight             7\narena_bytes           1G\nattached_arena_bytes  1M\ndevice_bytes          1.5M\n"
+        "in_flight             7\narena_bytes           1G\nattached_arena_bytes  1M\n"
+        "arena_access          bounce\ndevice_bytes          1.5M\n"
         "token_file            %s/tokens/vm-3.token\nbroken_reason         -\n",
         uid, daemon_child.dir);
     prints("show-vm --vm-id=3", expected);
     prints("list-pools", "POOL  MEMBERS  CAPACITY  EXECUTOR  BACKEND  PID  STATE\n"
                          "A           2         3  exec-A    cpu       77  up\n"
-                         "B           1        32  exec-B    cpu       77  up\n");
+                         "B           1        32  exec-B    cpu       77  up\n"
+                         "B: device: a GPU\n");
     prints("remove-vm --vm-id=2,1", "removed VM 2\nremoved VM 1\n");
     fails("--json remove-vm --vm-id=1-3", 1, "VM 3 is attached");
 }
@@ -152,9 +155,11 @@ Test(ctl, json_is_the_result_on_one_line)
         json_decref(json);
     }
     cr_assert_eq(run("show-vm --vm-id=1 --json"), 0);
-    cr_assert_str_eq(out, "{\"vm\":{\"vm_id\":1,\"name\":\"vm-1\",\"pool\":\"A\",\"priority\":\"medium\",\"state\":"
+    cr_assert_str_eq(out, "{\"vm\":{\"vm_id\":1,\"name\":\"vm-1\",\"pool\":\"A\",\"priority\":\"medium\","
+        "\"engine\":\"auto\",\"state\":"
                           "\"registered\",\"uid\":null,\"pid\":null,\"in_flight\":1024,\"arena_bytes\":67108864,"
-                          "\"attached_arena_bytes\":null,\"device_bytes\":67108864,\"token_file\":null,"
+                          "\"attached_arena_bytes\":null,"
+                          "\"arena_access\":null,\"device_bytes\":67108864,\"token_file\":null,"
                           "\"broken_reason\":null}}\n");
     prints("version --json", "{\"version\":\"" VGPU_VERSION "\",\"abi\":\"1.0\"}\n");
     prints("version", "version  " VGPU_VERSION "\nabi      1.0\n");
@@ -201,6 +206,10 @@ static const struct {
     {"list-vms --pool=a/b", "--pool: 'a/b' is not a name"},
     {"list-vms --pool=a2345678901234567890123456789012", "is not a name; expected 1 to 31"},
     {"list-vms --priority=hihg", "'hihg' is no priority; expected high, medium or low; did you mean high?"},
+    {"register-vm --vm-id=1 --pool=A --engine=stram",
+     "'stram' is no engine; expected auto, stream, batch or resident; did you mean stream?"},
+    {"register-vm --vm-id=1 --pool=A --engine=0", "'0' is no engine"},
+    {"list-vms --engine=auto", "unknown option 'engine'; vgpu-ctl help list-vms lists"},
     {"list-vms --priority=7", "'7' is no priority; expected high, medium or low"},
     {"register-vm --pool=A", "register-vm: --vm-id=N|N-M|N,M is missing; for example: vgpu-ctl register-vm"},
     {"register-vm --vm-id=1", "register-vm: --pool=NAME is missing"},
@@ -270,7 +279,7 @@ Test(ctl_usage, no_daemon)
 Test(ctl_usage, values_of_several_lines_and_empty_ones)
 {
     json_t *r = json_pack("{s:{s:s,s:s},s:[{s:s,s:s}],s:[{s:i,s:s,s:{s:i,s:f}}]}", "daemon", "startup",
-                          "one\ntwo \033[2J\n\nfour", "x", "y", "executors", "name", "e", "fault", "", "vms", "vm_id",
+                          "one\ntwo \033[2J\n\nfour", "x", "y", "executors", "name", "e", "state", "", "vms", "vm_id",
                           1, "pool", "A", "latency", "count", 0, "p50_us", 0.0);
     char *text = NULL;
     size_t n;
@@ -280,7 +289,7 @@ Test(ctl_usage, values_of_several_lines_and_empty_ones)
     fclose(f);
     static const char expected[] =
         "daemon\n  startup  one\n           two ?[2J\n           \n           four\n  x        y\n"
-        "\nexecutors\nname  fault\ne     -\n\nVMs\n";
+        "\nexecutors\nname  state\ne     -\n\nVMs\n";
     cr_expect_eq(strncmp(text, expected, sizeof(expected) - 1), 0, "%s", text);
     cr_expect_null(strstr(text, "0.0"), "no reading, no percentile: %s", text);
     free(text);
@@ -385,6 +394,8 @@ Test(ctl_usage, what_options_become)
          "\"name\":\"n\"}"},
         {"register-vm --vm-id=1 --pool=p --arena-bytes=1024G --device-bytes=3M",
          "{\"vm_ids\":[1],\"pool\":\"p\",\"arena_bytes\":1099511627776,\"device_bytes\":3145728}"},
+        {"register-vm --vm-id=1 --pool=p --engine=resident",
+         "{\"vm_ids\":[1],\"pool\":\"p\",\"engine\":\"resident\"}"},
         {"stats", "{}"},
         {"stats --vm-id=12", "{\"vm_id\":12}"},
     };
@@ -429,6 +440,40 @@ Test(ctl_usage, tables_align_and_stay_clean)
     fclose(f);
     cr_assert_not_null(strstr(text, "\033[31mbroken\033[0m"));
     cr_assert_not_null(strstr(text, "\033[1mNAME\033[0m"));
+    free(text);
+    json_decref(r);
+}
+
+/* What is too long for a table stands below it, in sentences. */
+Test(ctl_usage, notes_below_the_table)
+{
+    json_t *r = json_loads("{\"pools\":[{\"name\":\"A\",\"backend\":\"cpu\",\"device\":null,\"fallback\":\"no "
+                           "driver\",\"fault\":\"device lost: Xid\\n79\"},{\"name\":\"B\",\"backend\":\"cuda\","
+                           "\"device\":\"NVIDIA H200\",\"fallback\":null,\"fault\":null}],"
+                           "\"executors\":[{\"name\":\"e\",\"backend\":\"cuda\","
+                           "\"fault\":\"\",\"last_fault\":\"gone\"}]}",
+                           0, NULL);
+    char *text = NULL;
+    size_t n;
+
+    cr_assert_not_null(r);
+    FILE *f = open_memstream(&text, &n);
+    vgpu_ctl_print(f, "list-pools", r, false);
+    fclose(f);
+    cr_assert_str_eq(text,
+                     "POOL  MEMBERS  CAPACITY  EXECUTOR  BACKEND  PID  STATE\n"
+                     "A           -         -  -         cpu        -  -\n"
+                     "B           -         -  -         cuda       -  -\n"
+                     "A: backend auto fell back: no driver\n"
+                     "A: fault: device lost: Xid?79\n"
+                     "B: device: NVIDIA H200\n",
+                     "%s", text);
+    free(text);
+    json_object_del(r, "pools");
+    f = open_memstream(&text, &n);
+    vgpu_ctl_print(f, "stats", r, false);
+    fclose(f);
+    cr_assert_str_eq(text, "\nexecutors\nname  backend\ne     cuda\ne: last fault: gone\n", "%s", text);
     free(text);
     json_decref(r);
 }

@@ -96,6 +96,7 @@ Test(store, what_is_put_comes_back)
                                 .name = "big.one-1_x",
                                 .pool = "A",
                                 .priority = VGPU_PRIO_LOW,
+                                .engine = VGPU_VM_ENGINE_RESIDENT,
                                 .in_flight = 65536,
                                 .arena_bytes = UINT64_C(1) << 48,
                                 .device_bytes = 0,
@@ -112,6 +113,7 @@ Test(store, what_is_put_comes_back)
     cr_assert_eq(vgpu_store_get_vm(s, 1, &out, &err), 0);
     cr_assert_str_eq(out.name, "vm-1");
     cr_assert_eq(out.uid, -1);
+    cr_assert_eq(out.engine, VGPU_VM_ENGINE_AUTO);
     cr_assert_not(out.has_token);
     cr_assert_eq(out.device_bytes, UINT64_MAX);
     cr_assert_eq(vgpu_store_get_vm(s, 2, &out, &err), -ENOENT);
@@ -158,6 +160,7 @@ Test(store, each_wrong_field_is_refused)
     WRONG(EINVAL, "bad pool name", r.pool[0] = 0);
     WRONG(EINVAL, "bad pool name", strcpy(r.pool, "'; --"));
     WRONG(EINVAL, "priority 3", r.priority = 3);
+    WRONG(EINVAL, "engine 4", r.engine = 4);
     WRONG(EINVAL, "in_flight 65537", r.in_flight = 65537);
     WRONG(EINVAL, "2^48", r.arena_bytes = (UINT64_C(1) << 48) + 1);
     WRONG(EINVAL, "2^48", r.device_bytes = UINT64_MAX - 1);
@@ -309,12 +312,12 @@ Test(store, refuses_what_is_no_store)
     char text[128];
 
     close_store();
-    cr_assert_eq(raw("PRAGMA user_version = 2"), SQLITE_OK);
+    cr_assert_eq(raw("PRAGMA user_version = 3"), SQLITE_OK);
     cr_assert_eq(vgpu_store_open(path, &other, &err), -ENOTSUP);
-    cr_assert_not_null(strstr(err.text, "schema 2 was written by a newer vgpu, this one knows up to 1"), "%s",
+    cr_assert_not_null(strstr(err.text, "schema 3 was written by a newer vgpu, this one knows up to 2"), "%s",
                        err.text);
     cr_assert_null(other);
-    cr_assert_eq(raw("PRAGMA user_version = 1; PRAGMA application_id = 77"), SQLITE_OK);
+    cr_assert_eq(raw("PRAGMA user_version = 2; PRAGMA application_id = 77"), SQLITE_OK);
     cr_assert_eq(vgpu_store_open(path, &other, &err), -EINVAL);
     cr_assert_not_null(strstr(err.text, "not a vgpu store"), "%s", err.text);
     cr_assert_eq(vgpu_store_open("/dev/null", &other, &err), -EINVAL);
@@ -333,6 +336,81 @@ Test(store, refuses_what_is_no_store)
     fclose(fopen(text, "w"));
     cr_assert_eq(vgpu_store_open(text, &other, &err), 0, "an empty file becomes a store");
     vgpu_store_close(other);
+}
+
+/*
+ * A store as version 1 left it, written down here once and for all (not made from today's schema): it opens, keeps all
+ * it had, and is of the newest version from then on.
+ */
+static const char version_1[] =
+    "CREATE TABLE pools("
+    " name TEXT NOT NULL PRIMARY KEY"
+    "  CHECK(length(name) BETWEEN 1 AND 31 AND name NOT GLOB '*[^A-Za-z0-9._-]*'),"
+    " capacity INTEGER NOT NULL CHECK(capacity BETWEEN 1 AND 65535)"
+    ") STRICT, WITHOUT ROWID;"
+    "CREATE TABLE vms("
+    " vm_id INTEGER PRIMARY KEY CHECK(vm_id BETWEEN 1 AND 65535),"
+    " name TEXT NOT NULL UNIQUE CHECK(length(name) BETWEEN 1 AND 31 AND name NOT GLOB '*[^A-Za-z0-9._-]*'),"
+    " pool TEXT NOT NULL REFERENCES pools(name) ON UPDATE CASCADE ON DELETE RESTRICT,"
+    " priority INTEGER NOT NULL CHECK(priority BETWEEN 0 AND 2),"
+    " in_flight INTEGER NOT NULL DEFAULT 0 CHECK(in_flight BETWEEN 0 AND 65536),"
+    " arena_bytes INTEGER NOT NULL DEFAULT 0 CHECK(arena_bytes BETWEEN 0 AND 281474976710656),"
+    " device_bytes INTEGER CHECK(device_bytes BETWEEN 0 AND 281474976710656),"
+    " uid INTEGER CHECK(uid BETWEEN 0 AND 4294967294),"
+    " token BLOB CHECK(token IS NULL OR (length(token) = 16 AND uid IS NOT NULL))"
+    ") STRICT;"
+    "CREATE INDEX vms_pool ON vms(pool, priority);"
+    "CREATE TRIGGER vms_room_insert BEFORE INSERT ON vms"
+    " WHEN (SELECT count(*) FROM vms WHERE pool = NEW.pool) >= (SELECT capacity FROM pools WHERE name = NEW.pool)"
+    " BEGIN SELECT RAISE(ABORT, 'pool is full'); END;"
+    "CREATE TRIGGER vms_room_update BEFORE UPDATE OF pool ON vms"
+    " WHEN NEW.pool <> OLD.pool AND"
+    "  (SELECT count(*) FROM vms WHERE pool = NEW.pool) >= (SELECT capacity FROM pools WHERE name = NEW.pool)"
+    " BEGIN SELECT RAISE(ABORT, 'pool is full'); END;"
+    "CREATE TRIGGER pools_shrink BEFORE UPDATE OF capacity ON pools"
+    " WHEN NEW.capacity < (SELECT count(*) FROM vms WHERE pool = NEW.name)"
+    " BEGIN SELECT RAISE(ABORT, 'pool has more members'); END;"
+    "PRAGMA application_id = 1447514197; PRAGMA user_version = 1;"
+    "INSERT INTO pools VALUES('A', 3), ('B', 100);"
+    "INSERT INTO vms VALUES(7, 'seven', 'A', 0, 16, 4096, 0, 1000, x'000102030405060708090a0b0c0d0e0f');"
+    "INSERT INTO vms VALUES(9, 'vm-9', 'B', 2, 0, 0, NULL, NULL, NULL);";
+
+Test(store, version_1_is_brought_to_the_newest)
+{
+    struct vgpu_vm_record want = {.vm_id = 7,
+                                  .name = "seven",
+                                  .pool = "A",
+                                  .priority = VGPU_PRIO_HIGH,
+                                  .in_flight = 16,
+                                  .arena_bytes = 4096,
+                                  .uid = 1000,
+                                  .token = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15},
+                                  .has_token = true},
+                          out;
+    sqlite3 *db;
+    char *message = NULL;
+
+    close_store();
+    cr_assert_eq(unlink(path), 0);
+    cr_assert_eq(sqlite3_open(path, &db), SQLITE_OK);
+    cr_assert_eq(sqlite3_exec(db, version_1, NULL, NULL, &message), SQLITE_OK, "%s", message);
+    sqlite3_close(db);
+    for (int round = 0; round < 2; round++) { /* the second time there is nothing to do */
+        open_store();
+        cr_assert_eq(vgpu_store_get_vm(s, 7, &out, &err), 0, "%s", err.text);
+        cr_assert_eq(memcmp(&want, &out, sizeof(out)), 0, "the VM is not what it was");
+        cr_assert_eq(vgpu_store_get_vm(s, 9, &out, &err), 0, "%s", err.text);
+        cr_assert(out.engine == VGPU_VM_ENGINE_AUTO && out.device_bytes == UINT64_MAX && out.uid == -1);
+        cr_assert_eq(count(NULL, -1), 2 + round);
+        struct vgpu_vm_record r = vm(20 + (uint32_t)round, "A");
+        r.engine = VGPU_VM_ENGINE_BATCH;
+        cr_assert_eq(add(r), 0, "%s", err.text);
+        cr_assert_eq(vgpu_store_get_vm(s, r.vm_id, &out, &err), 0);
+        cr_assert_eq(out.engine, VGPU_VM_ENGINE_BATCH);
+        close_store();
+    }
+    open_store();
+    cr_assert_eq(add(vm(30, "A")), -ENOSPC, "the pool's room is not counted any more");
 }
 
 Test(store, notices_damage)
@@ -377,6 +455,9 @@ Test(store, constraints_hold_without_our_code)
         {SQLITE_CONSTRAINT_CHECK, "INSERT INTO vms(vm_id, name, pool, priority) VALUES(65536, 'x', 'B', 0)"},
         {SQLITE_CONSTRAINT_CHECK, "INSERT INTO vms(vm_id, name, pool, priority) VALUES(5, 'x', 'B', 3)"},
         {SQLITE_CONSTRAINT_CHECK, "INSERT INTO vms(vm_id, name, pool, priority) VALUES(5, 'x y', 'B', 0)"},
+        {SQLITE_CONSTRAINT_CHECK, "INSERT INTO vms(vm_id, name, pool, priority, engine) VALUES(5, 'x', 'B', 0, 4)"},
+        {SQLITE_CONSTRAINT_CHECK, "UPDATE vms SET engine = -1 WHERE vm_id = 1"},
+        {SQLITE_CONSTRAINT_NOTNULL, "UPDATE vms SET engine = NULL WHERE vm_id = 1"},
         {SQLITE_CONSTRAINT_CHECK, "INSERT INTO vms(vm_id, name, pool, priority) VALUES(5, '', 'B', 0)"},
         {SQLITE_CONSTRAINT_CHECK, "INSERT INTO vms(vm_id, name, pool, priority, uid) VALUES(5, 'x', 'B', 0, -1)"},
         {SQLITE_CONSTRAINT_CHECK,
