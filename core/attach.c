@@ -123,7 +123,7 @@ static void props_fill(struct vgpud *d, struct vgpu_attachment *a, uint32_t stat
         snprintf(p->vm_name, sizeof(p->vm_name), "%s", a->record.name);
     else
         snprintf(p->vm_name, sizeof(p->vm_name), "vm-%u", vm->vm_id);
-    snprintf(p->backend, sizeof(p->backend), "%s", e->backend);
+    snprintf(p->backend, sizeof(p->backend), "%s", e->choice.backend);
     vgpu_props_end(p);
 }
 
@@ -324,6 +324,17 @@ static int find_pool(const struct vgpud *d, const char *name)
     return -1;
 }
 
+/* How long the executor may take for one VM: what it registers or gives back, at 2 GiB a second, comes on top. */
+static void deadline_set(struct vgpu_attachment *a)
+{
+    uint64_t bytes = a->vm->view.arena_bytes + a->vm->space.bytes;
+    uint64_t limit_ns = a->state == VGPU_ATTACH_STARTING ? VGPU_MAP_DEADLINE_NS : VGPU_DETACH_DEADLINE_NS;
+
+    a->deadline_ns = vgpu_now_ns() + limit_ns + bytes / 2;
+    if (a->state == VGPU_ATTACH_DETACHING && a->deadline_ns > a->patience_ns)
+        a->deadline_ns = a->patience_ns;
+}
+
 /* Judges the offer again (time has passed since HELLO) and asks the executor to map it. */
 static int attach_begin(struct vgpud *d, struct vgpu_session *s, struct vgpu_refusal *r)
 {
@@ -361,7 +372,7 @@ static int attach_begin(struct vgpud *d, struct vgpu_session *s, struct vgpu_ref
     }
     vm_bind_exchange(d, a->vm);
     a->state = VGPU_ATTACH_STARTING;
-    a->deadline_ns = vgpu_now_ns() + VGPU_MAP_DEADLINE_NS;
+    deadline_set(a);
     s->user = a;
     if (vgpud_executor_attach(d, e, slot)) {
         s->user = NULL;
@@ -393,7 +404,9 @@ static void detach_begin(struct vgpud *d, uint32_t slot)
 
     a->state = VGPU_ATTACH_DETACHING;
     a->detach_sent = false;
-    a->deadline_ns = vgpu_now_ns() + VGPU_DETACH_DEADLINE_NS;
+    a->arena_access = VGPU_ARENA_UNKNOWN;
+    a->patience_ns = vgpu_now_ns() + VGPU_DETACH_PATIENCE_NS;
+    deadline_set(a);
     if (listed)
         vgpud_tables_publish(d);
     vgpud_executor_detach(d, &d->executors[a->vm->executor], slot);
@@ -456,12 +469,27 @@ static void attachment_accept(struct vgpud *d, struct vgpu_attachment *a)
     vgpud_tables_publish(d);
 }
 
-void vgpud_vm_mapped(struct vgpud *d, uint32_t slot, int rc, const char *text)
+/* An executor's control thread does one thing after another. That it has answered shows that it works: those who wait
+ * behind start anew. */
+static void executor_answered(struct vgpud *d, uint32_t executor)
+{
+    for (uint32_t s = 0; s < d->config.max_vms; s++) {
+        struct vgpu_attachment *a = &d->attachments[s];
+        if ((a->state == VGPU_ATTACH_STARTING || a->state == VGPU_ATTACH_DETACHING) && a->vm->executor == executor)
+            deadline_set(a);
+    }
+}
+
+void vgpud_vm_mapped(struct vgpud *d, uint32_t slot, int rc, uint32_t flags, const char *text)
 {
     struct vgpu_attachment *a = &d->attachments[slot];
 
     if (a->state != VGPU_ATTACH_STARTING)
         return;
+    executor_answered(d, a->vm->executor);
+    a->arena_access = a->vm->view.arena_bytes == 0     ? VGPU_ARENA_NONE
+                      : flags & VGPU_EXEC_FLAG_BOUNCED ? VGPU_ARENA_BOUNCE
+                                                       : VGPU_ARENA_DIRECT;
     if (rc) {
         vgpu_log(VGPU_LOG_ERROR, "VM %u: executor cannot map its region: %s", a->vm->vm_id, text);
         struct vgpu_session *s = a->session;
@@ -484,8 +512,12 @@ void vgpud_vm_mapped(struct vgpud *d, uint32_t slot, int rc, const char *text)
 
 void vgpud_vm_released(struct vgpud *d, uint32_t slot)
 {
-    if (d->attachments[slot].state == VGPU_ATTACH_DETACHING)
-        attachment_free(d, slot);
+    struct vgpu_attachment *a = &d->attachments[slot];
+
+    if (a->state != VGPU_ATTACH_DETACHING)
+        return;
+    executor_answered(d, a->vm->executor);
+    attachment_free(d, slot);
 }
 
 void vgpud_vms_lost(struct vgpud *d, struct vgpu_executor *e)
@@ -496,6 +528,7 @@ void vgpud_vms_lost(struct vgpud *d, struct vgpu_executor *e)
         struct vgpu_attachment *a = &d->attachments[s];
         if (a->state == VGPU_ATTACH_FREE || a->vm->executor != e->index)
             continue;
+        a->arena_access = VGPU_ARENA_UNKNOWN;
         if (a->state == VGPU_ATTACH_ACTIVE) {
             a->state = VGPU_ATTACH_PAUSED;
             lost[s / 8] |= (uint8_t)(1u << (s % 8));
@@ -536,7 +569,7 @@ void vgpud_vms_resume(struct vgpud *d, struct vgpu_executor *e)
             continue;
         vm_bind_exchange(d, a->vm);
         a->state = VGPU_ATTACH_STARTING;
-        a->deadline_ns = vgpu_now_ns() + VGPU_MAP_DEADLINE_NS;
+        deadline_set(a);
         if (vgpud_executor_attach(d, e, s))
             a->state = VGPU_ATTACH_PAUSED; /* tried again on the next tick */
     }
@@ -577,6 +610,19 @@ static void check_broken(struct vgpud *d, struct vgpu_attachment *a)
     props_state(d, a, VGPU_VM_BROKEN, reason);
 }
 
+/* Is the deadline over? Who leaves waits for as long as the executor maps another VM: that has a deadline too. */
+static bool overdue(const struct vgpud *d, const struct vgpu_attachment *a, uint64_t now_ns)
+{
+    if (now_ns <= a->deadline_ns)
+        return false;
+    if (a->state != VGPU_ATTACH_DETACHING || now_ns > a->patience_ns)
+        return true;
+    for (uint32_t s = 0; s < d->config.max_vms; s++)
+        if (d->attachments[s].state == VGPU_ATTACH_STARTING && d->attachments[s].vm->executor == a->vm->executor)
+            return false;
+    return true;
+}
+
 void vgpud_attach_tick(struct vgpud *d, uint64_t now_ns)
 {
     for (uint32_t s = 0; s < d->config.max_vms; s++) {
@@ -590,9 +636,10 @@ void vgpud_attach_tick(struct vgpud *d, uint64_t now_ns)
             vgpud_executor_detach(d, e, s);
         else if (a->state == VGPU_ATTACH_PAUSED && e->state == VGPU_EXECUTOR_READY)
             vgpud_vms_resume(d, e);
-        if ((a->state == VGPU_ATTACH_DETACHING || a->state == VGPU_ATTACH_STARTING) && now_ns > a->deadline_ns) {
-            a->deadline_ns = UINT64_MAX;
-            vgpud_executor_kill(d, e, "it does not let go of a VM's memory in time");
+        if ((a->state == VGPU_ATTACH_DETACHING || a->state == VGPU_ATTACH_STARTING) && overdue(d, a, now_ns)) {
+            a->deadline_ns = a->patience_ns = UINT64_MAX;
+            vgpud_executor_kill(d, e, a->state == VGPU_ATTACH_STARTING ? "it does not map a VM's memory in time"
+                                                                       : "it does not let go of a VM's memory in time");
         }
     }
 }

@@ -25,7 +25,7 @@
 #include "core/base/sigbus.h"
 #include "core/control.h"
 
-#define READY_DEADLINE_NS UINT64_C(30000000000)
+#define READY_DEADLINE_NS (VGPU_START_DEADLINE_NS + UINT64_C(5000000000)) /* one that does not start has been killed */
 #define LOCK_WAIT_MS 15000
 
 /* What the loop watches; executors are told apart by their address. */
@@ -373,7 +373,7 @@ static void tell_ready(struct vgpud *d, int *ready_fd)
     for (uint32_t i = 0; i < d->executor_count; i++)
         failing |= d->executors[i].state != VGPU_EXECUTOR_READY && d->executors[i].restarts == 0 &&
                    d->executors[i].fault[0] == 0;
-    if (failing && vgpu_now_ns() - d->started_ns < READY_DEADLINE_NS)
+    if (failing && vgpu_now_ns() - d->serving_ns < READY_DEADLINE_NS)
         return; /* some executor is still at its first start */
     vgpu_log(VGPU_LOG_INFO, "ready: guests attach at %s, administrators at %s", d->config.attach_socket,
              d->config.control_socket);
@@ -392,6 +392,7 @@ void vgpud_run(struct vgpud *d, int ready_fd)
 {
     struct epoll_event ev[32];
 
+    d->serving_ns = vgpu_now_ns();
     for (const char *line = d->startup_report; *line; line += strcspn(line, "\n"), line += *line == '\n')
         vgpu_log(VGPU_LOG_INFO, "%.*s", (int)strcspn(line, "\n"), line);
     tick(d);

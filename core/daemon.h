@@ -10,12 +10,16 @@
 
 #include "core/config.h"
 #include "core/poller.h"
+#include "core/probe.h"
 #include "core/vm.h"
 #include "pmd-gpu/proto.h"
 #include "store/store.h"
 
-#define VGPU_DETACH_DEADLINE_NS UINT64_C(5000000000)    /* an executor that does not let go of a VM is killed */
-#define VGPU_MAP_DEADLINE_NS UINT64_C(60000000000)      /* the same for mapping one: registering a large arena takes long */
+/* An executor that does not let go of a VM, or does not map one, is killed. Both count from its last answer, and take
+ * longer with much memory: see vgpud_attach_tick(). */
+#define VGPU_DETACH_DEADLINE_NS UINT64_C(5000000000)
+#define VGPU_MAP_DEADLINE_NS UINT64_C(60000000000)       /* registering a large arena takes long */
+#define VGPU_DETACH_PATIENCE_NS UINT64_C(300000000000)   /* whatever it answers to others meanwhile */
 #define VGPU_START_DEADLINE_NS UINT64_C(60000000000)    /* an executor that does not become ready is killed */
 #define VGPU_SHUTDOWN_DEADLINE_NS UINT64_C(10000000000) /* after that what is in flight is abandoned */
 #define VGPU_BACKOFF_MIN_NS UINT64_C(20000000)
@@ -32,8 +36,9 @@ struct vgpu_executor {
     uint32_t index;
     uint32_t queues;        /* pools served (1 with scope host) */
     enum vgpu_executor_state state;
-    char backend[VGPU_NAME_BYTES]; /* what runs: "auto" resolved */
+    struct vgpu_backend_choice choice; /* what runs: "auto" resolved */
     char fault[256];        /* why it is down, for people */
+    char last_fault[256];   /* why it ended the last time; stays while it is up */
     /* this incarnation */
     struct vgpu_xchg_header *xchg;
     uint64_t xchg_bytes;
@@ -56,6 +61,13 @@ enum vgpu_attach_state {
     VGPU_ATTACH_PAUSED = 3,    /* executor down; out of the poll core's table */
     VGPU_ATTACH_DETACHING = 4, /* executor asked to let go; out of the table */
 };
+/* How the device reaches the arena. */
+enum vgpu_arena_access {
+    VGPU_ARENA_UNKNOWN = 0, /* no executor has it now */
+    VGPU_ARENA_NONE = 1,    /* there is none */
+    VGPU_ARENA_DIRECT = 2,
+    VGPU_ARENA_BOUNCE = 3,  /* through copies: it could not be registered */
+};
 struct vgpu_attachment {
     enum vgpu_attach_state state;
     bool accepted;            /* the guest was told: a second STARTING is a re-attach after a restart */
@@ -63,6 +75,8 @@ struct vgpu_attachment {
     bool detach_sent;
     bool broken_told;
     uint64_t deadline_ns;     /* of STARTING and DETACHING */
+    uint64_t patience_ns;     /* of DETACHING: no answer to another VM moves the deadline beyond */
+    enum vgpu_arena_access arena_access;
     uint64_t epoch;
     struct vgpu_vm *vm;
     struct vgpu_session *session;
@@ -88,7 +102,7 @@ struct vgpud {
     int epoll, timer, signals, notify_fd, lock_fd;
     bool stopping, stop_done;
     uint64_t stop_deadline_ns;
-    uint64_t started_ns;
+    uint64_t started_ns, serving_ns;
     uint64_t last_epoch, epochs_end; /* epochs below epochs_end are reserved for us, also over a crash */
     uint64_t table_generation;
     uint32_t vm_gen;
@@ -122,7 +136,8 @@ bool vgpud_executors_pending(const struct vgpud *d);
 /* attach.c */
 int vgpud_attach_open(struct vgpud *d, struct vgpu_err *err);
 void vgpud_attach_close(struct vgpud *d);
-void vgpud_vm_mapped(struct vgpud *d, uint32_t slot, int rc, const char *text);
+/* The executor's answers. flags: VGPU_EXEC_FLAG_*. */
+void vgpud_vm_mapped(struct vgpud *d, uint32_t slot, int rc, uint32_t flags, const char *text);
 void vgpud_vm_released(struct vgpud *d, uint32_t slot);
 /* The executor is dead: finishes what its VMs had outstanding and pauses them. Then, once it is ready again: */
 void vgpud_vms_lost(struct vgpud *d, struct vgpu_executor *e);

@@ -32,6 +32,9 @@ static void close_fd(int *fd)
 static void executor_fault(struct vgpu_executor *e, const char *text)
 {
     snprintf(e->fault, sizeof(e->fault), "%.255s", text);
+    for (char *c = e->fault; *c; c++) /* it goes into JSON */
+        if ((unsigned char)*c < 0x20 || (unsigned char)*c > 0x7e)
+            *c = '?';
 }
 
 /* ---- the exchange of one incarnation ---- */
@@ -127,8 +130,8 @@ static int spawn(struct vgpud *d, struct vgpu_executor *e, int child_control, st
     snprintf(args[1], sizeof(args[1]), "--control-fd=3");
     snprintf(args[2], sizeof(args[2]), "--xchg-fd=4");
     snprintf(args[3], sizeof(args[3]), "--event-fd=5");
-    snprintf(args[4], sizeof(args[4]), "--backend=%s", e->backend);
-    snprintf(args[5], sizeof(args[5]), "--options=%s", e->config->options);
+    snprintf(args[4], sizeof(args[4]), "--backend=%s", e->choice.backend);
+    snprintf(args[5], sizeof(args[5]), "--options=%s", e->choice.options);
     snprintf(args[6], sizeof(args[6]), "--name=%s", e->config->name);
     snprintf(args[7], sizeof(args[7]), "--cpu=%d", e->config->cpu);
     snprintf(args[8], sizeof(args[8]), "--heap-bytes=%" PRIu64, e->config->heap_bytes);
@@ -191,11 +194,12 @@ static int start_process(struct vgpud *d, struct vgpu_executor *e, struct vgpu_e
 
 static int start_in_process(struct vgpud *d, struct vgpu_executor *e, struct vgpu_err *err)
 {
-    const struct vgpu_backend_ops *ops = vgpu_backend_find(e->backend);
+    const struct vgpu_backend_ops *ops = vgpu_backend_find(e->choice.backend);
 
     if (!ops)
-        return vgpu_err_set(err, ENOENT, "no backend '%s' in this build (has: %s)", e->backend, vgpu_backend_names());
-    int rc = vgpu_exec_open(e->xchg, ops, e->config->heap_bytes, e->config->options, &e->in_process, err);
+        return vgpu_err_set(err, ENOENT, "no backend '%s' in this build (has: %s)", e->choice.backend,
+                            vgpu_backend_names());
+    int rc = vgpu_exec_open(e->xchg, ops, e->config->heap_bytes, e->choice.options, &e->in_process, err);
     if (rc)
         return rc;
     e->feeds[0]->in_process = e->in_process; /* the first poll core runs it */
@@ -254,6 +258,7 @@ static void executor_died(struct vgpud *d, struct vgpu_executor *e)
     } else {
         executor_fault(e, how);
     }
+    memcpy(e->last_fault, e->fault, sizeof(e->last_fault));
     vgpud_vms_lost(d, e); /* publishes tables without this executor; a grace period passes */
     incarnation_close(d, e);
     e->restarts++;
@@ -287,16 +292,18 @@ static void on_message(struct vgpud *d, struct vgpu_executor *e, const struct vg
     case VGPU_EXEC_MSG_READY:
         e->state = VGPU_EXECUTOR_READY;
         e->fault[0] = 0;
-        vgpu_log(VGPU_LOG_INFO, "executor %s is ready (backend %s, pid %d)", e->config->name, e->backend, (int)e->pid);
+        vgpu_log(VGPU_LOG_INFO, "executor %s is ready (backend %s, pid %d)", e->config->name, e->choice.backend,
+                 (int)e->pid);
         vgpud_tables_publish(d);
         vgpud_vms_resume(d, e);
         break;
     case VGPU_EXEC_MSG_FAILED:
+    case VGPU_EXEC_MSG_LOST:
         executor_fault(e, m->text);
         break; /* it ends by itself */
     case VGPU_EXEC_MSG_ATTACHED:
         if (m->slot < d->config.max_vms)
-            vgpud_vm_mapped(d, m->slot, m->rc, m->text);
+            vgpud_vm_mapped(d, m->slot, m->rc, m->flags, m->text);
         break;
     case VGPU_EXEC_MSG_DETACHED:
         if (m->slot < d->config.max_vms)
@@ -332,6 +339,12 @@ void vgpud_executor_event(struct vgpud *d, struct vgpu_executor *e)
         executor_died(d, e);
 }
 
+/* The store keeps the engine as a number of its own, since it knows no backends. */
+_Static_assert((int)VGPU_VM_ENGINE_AUTO == VGPU_ENGINE_AUTO && (int)VGPU_VM_ENGINE_STREAM == VGPU_ENGINE_STREAM &&
+                   (int)VGPU_VM_ENGINE_BATCH == VGPU_ENGINE_BATCH &&
+                   (int)VGPU_VM_ENGINE_RESIDENT == VGPU_ENGINE_RESIDENT && VGPU_VM_ENGINE_COUNT == VGPU_ENGINE_COUNT,
+               "the same numbers");
+
 int vgpud_executor_attach(struct vgpud *d, struct vgpu_executor *e, uint32_t slot)
 {
     struct vgpu_attachment *a = &d->attachments[slot];
@@ -353,13 +366,15 @@ int vgpud_executor_attach(struct vgpud *d, struct vgpu_executor *e, uint32_t slo
         .cq_pos = a->vm->cq_start + a->vm->accepted, /* all earlier ones are completed */
         .heap_off = a->vm->space.base,
         .heap_bytes = a->vm->space.bytes,
+        .engine = a->record.engine,
         .doorbell_out = a->session->doorbell_out,
     };
     if (e->in_process) {
         struct vgpu_err err = {0};
         m.region.doorbell_out = fcntl(a->session->doorbell_out, F_DUPFD_CLOEXEC, 3);
         int rc = vgpu_exec_attach(e->in_process, slot, &m.region, &err);
-        vgpud_vm_mapped(d, slot, rc, err.text);
+        uint32_t flags = rc == 0 && vgpu_exec_bounced(e->in_process, slot) ? VGPU_EXEC_FLAG_BOUNCED : 0;
+        vgpud_vm_mapped(d, slot, rc, flags, err.text);
         return 0;
     }
     int fds[2] = {a->session->region.fd, a->session->doorbell_out};
@@ -411,21 +426,40 @@ bool vgpud_executors_pending(const struct vgpud *d)
     return false;
 }
 
-static int resolve_backend(struct vgpu_executor *e, struct vgpu_err *err)
+/* Two executors with the same backend and options (two pools on one device) are tried once. */
+static const struct vgpu_executor *chosen_alike(const struct vgpud *d, const struct vgpu_executor *e)
 {
-    const char *name = e->config->backend;
+    for (uint32_t i = 0; i < e->index; i++)
+        if (strcmp(d->executors[i].config->backend, e->config->backend) == 0 &&
+            strcmp(d->executors[i].config->options, e->config->options) == 0)
+            return &d->executors[i];
+    return NULL;
+}
 
-    if (strcmp(name, "auto") == 0)
-        name = vgpu_backend_find("cuda") ? "cuda" : "cpu";
-    if (!vgpu_backend_find(name))
+static int resolve_backend(struct vgpud *d, struct vgpu_executor *e, struct vgpu_err *err)
+{
+    const struct vgpu_executor *like = chosen_alike(d, e);
+    bool automatic = strcmp(e->config->backend, "auto") == 0;
+
+    /* What a vgpu-exec of this build would refuse anyway; auto is left to it, and ends at cpu then. */
+    if (!automatic && !vgpu_backend_find(e->config->backend))
         return vgpu_err_set(err, ENOENT,
                             "executor %s: backend '%s' is not in this build (it has: %s); set executors.backend to one "
                             "of these, or to auto",
-                            e->config->name, name, vgpu_backend_names());
-    snprintf(e->backend, sizeof(e->backend), "%s", name);
-    if (strcmp(e->config->backend, "auto") == 0)
-        vgpu_log(VGPU_LOG_INFO, "executor %s: backend auto: no GPU backend in this build, using %s", e->config->name,
-                 name);
+                            e->config->name, e->config->backend, vgpu_backend_names());
+    if (like) {
+        e->choice = like->choice;
+    } else {
+        int rc = vgpu_backend_choose(e->config, d->executor_path, VGPU_PROBE_TIMEOUT_NS, &e->choice, err);
+        if (rc)
+            return rc;
+    }
+    if (e->choice.fallback[0])
+        vgpu_log(VGPU_LOG_WARN, "executor %s: backend auto: using %s%s: %s", e->config->name, e->choice.backend,
+                 e->config->options[0] ? " without options" : "", e->choice.fallback);
+    else if (e->choice.device[0])
+        vgpu_log(VGPU_LOG_INFO, "executor %s: backend %s: using %s (%s)", e->config->name, e->config->backend,
+                 e->choice.backend, e->choice.device);
     return 0;
 }
 
@@ -450,7 +484,7 @@ int vgpud_executors_open(struct vgpud *d, struct vgpu_err *err)
         struct vgpu_executor *e = &d->executors[i];
         if (e->queues == 0)
             e->queues = 1; /* serves no pool yet */
-        int rc = resolve_backend(e, err);
+        int rc = resolve_backend(d, e, err);
         if (rc == 0)
             rc = vgpu_memspace_init(&e->heap, 0, e->config->heap_bytes, d->config.max_vms);
         if (rc)

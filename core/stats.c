@@ -205,6 +205,13 @@ static const char *executor_state(const struct vgpu_executor *e)
     return e->backoff_ns >= VGPU_BACKOFF_MAX_NS ? "down" : "restarting";
 }
 
+static json_t *text_or_null(const char *text)
+{
+    json_t *v = text[0] ? json_string(text) : NULL; /* NULL too for what is not UTF-8 */
+
+    return v ? v : json_null();
+}
+
 static json_t *executors_json(struct vgpud *d)
 {
     json_t *list = json_array();
@@ -215,12 +222,14 @@ static json_t *executors_json(struct vgpud *d)
         uint64_t sleeps = e->xchg ? vgpu_load_relaxed(&e->xchg->sleeps) : 0;
         uint64_t started = e->xchg ? vgpu_load_relaxed(&e->xchg->exec_seq) : 0;
         json_array_append_new(
-            list, json_pack("{s:s, s:s, s:s, s:i, s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:s}", "name", e->config->name,
-                            "backend", e->backend, "state", executor_state(e), "pid", (int)e->pid, "in_process",
-                            e->config->in_process, "device_generation", (json_int_t)e->generation, "restarts",
+            list, json_pack("{s:s, s:s, s:s, s:i, s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:s, s:s}", "name",
+                            e->config->name, "backend", e->choice.backend, "state", executor_state(e), "pid",
+                            (int)e->pid, "in_process", e->config->in_process, "device_generation",
+                            (json_int_t)e->generation, "restarts",
                             (json_int_t)e->restarts, "rounds", (json_int_t)heartbeat, "sleeps", (json_int_t)sleeps,
                             "started", (json_int_t)started, "heap_bytes", (json_int_t)e->heap.bytes, "heap_used_bytes",
-                            (json_int_t)e->heap.used, "fault", e->fault));
+                            (json_int_t)e->heap.used, "device", text_or_null(e->choice.device), "fallback",
+                            text_or_null(e->choice.fallback), "fault", e->fault, "last_fault", e->last_fault));
     }
     return list;
 }
@@ -251,6 +260,8 @@ static bool vm_live(void *ctx, uint32_t vm_id, struct vgpu_vm_live *out)
     const struct vgpu_attachment *a = vgpud_attachment_of(ctx, vm_id);
     static const char *const reasons[] = {"", "submission sequence ran ahead", "impossible completion credit",
                                           "region memory vanished", "stopped by the operator"};
+    static const char *const accesses[] = {[VGPU_ARENA_UNKNOWN] = "", [VGPU_ARENA_NONE] = "none",
+                                           [VGPU_ARENA_DIRECT] = "direct", [VGPU_ARENA_BOUNCE] = "bounce"};
 
     if (!a || !a->accepted)
         return false;
@@ -267,6 +278,7 @@ static bool vm_live(void *ctx, uint32_t vm_id, struct vgpu_vm_live *out)
     snprintf(out->state, sizeof(out->state), "%s", state);
     out->pid = a->session ? a->session->peer.pid : -1;
     out->arena_bytes = a->vm->view.arena_bytes;
+    snprintf(out->arena_access, sizeof(out->arena_access), "%s", accesses[a->arena_access]);
     return true;
 }
 
@@ -280,7 +292,10 @@ static bool pool_live(void *ctx, const char *pool, struct vgpu_pool_live *out)
         const struct vgpu_executor *e = &d->executors[d->pool_executor[p]];
         memset(out, 0, sizeof(*out));
         snprintf(out->executor, sizeof(out->executor), "%s", e->config->name);
-        snprintf(out->backend, sizeof(out->backend), "%s", e->backend);
+        snprintf(out->backend, sizeof(out->backend), "%s", e->choice.backend);
+        snprintf(out->device, sizeof(out->device), "%s", e->choice.device);
+        snprintf(out->fallback, sizeof(out->fallback), "%s", e->choice.fallback);
+        snprintf(out->fault, sizeof(out->fault), "%s", e->fault[0] ? e->fault : e->last_fault);
         snprintf(out->state, sizeof(out->state), "%s", executor_state(e));
         out->executor_pid = e->pid > 0 ? e->pid : -1;
         return true;

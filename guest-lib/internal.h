@@ -26,6 +26,8 @@
 #define VGPU_SPIN_NS_DEFAULT 20000u
 #define VGPU_ARENA_ALIGN 64u
 #define VGPU_ATTACH_TIMEOUT_NS UINT64_C(5000000000) /* vgpud answers in microseconds; a stuck one is an error */
+/* Once it has the region, the executor maps it: a device driver takes its time to register a large arena. */
+#define VGPU_MAP_TIMEOUT_NS UINT64_C(90000000000)
 #define VGPU_CLOSE_TIMEOUT_NS UINT64_C(2000000000)
 #define VGPU_REATTACH_INTERVAL_NS UINT64_C(50000000)
 

@@ -251,7 +251,7 @@ int vgpu_link_begin(struct vgpu *v, struct vgpu_err *err)
     return 0;
 }
 
-/* The first attachment: blocks for at most VGPU_ATTACH_TIMEOUT_NS. */
+/* The first attachment: blocks for at most VGPU_ATTACH_TIMEOUT_NS and VGPU_MAP_TIMEOUT_NS. */
 static int attach_first(struct vgpu *v, const struct vgpu_options *o, struct vgpu_err *err)
 {
     uint64_t deadline = vgpu_now_ns() + VGPU_ATTACH_TIMEOUT_NS;
@@ -273,7 +273,7 @@ static int attach_first(struct vgpu *v, const struct vgpu_options *o, struct vgp
     region_prepare(v);
     rc = vgpu_local_attach(&v->local, v->region_fd, v->region_bytes, err);
     if (rc == 0)
-        rc = vgpu_local_await(&v->local, deadline, err);
+        rc = vgpu_local_await(&v->local, vgpu_now_ns() + VGPU_MAP_TIMEOUT_NS, err);
     return rc < 0 ? rc : vgpu_link_begin(v, err);
 }
 
@@ -301,6 +301,7 @@ int vgpu_reattach(struct vgpu *v)
     if (rc > 0 && v->local.step == VGPU_LOCAL_WELCOMED) {
         region_prepare(v);
         rc = vgpu_local_attach(&v->local, v->region_fd, v->region_bytes, &err);
+        v->attach_deadline_ns = now + VGPU_MAP_TIMEOUT_NS;
         if (rc == 0)
             rc = vgpu_local_advance(&v->local, &err);
     }

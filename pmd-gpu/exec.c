@@ -237,6 +237,8 @@ int vgpu_exec_attach(struct vgpu_exec *e, uint32_t slot, const struct vgpu_exec_
         goto err_unmap;
     const struct vgpu_guest_ctrl *ctrl = (void *)((char *)vm->parts[0] + (r->guest_ctrl_off & in_page));
     char *arena = r->arena_bytes ? (char *)vm->parts[2] + (r->arena_off & in_page) : NULL;
+    if (e->ops->region_engine)
+        e->ops->region_engine(e->backend, slot, r->engine < VGPU_ENGINE_COUNT ? r->engine : VGPU_ENGINE_AUTO);
     rc = e->ops->region_add(e->backend, slot, arena, r->arena_bytes, r->fd, r->arena_off, err);
     if (rc)
         goto err_unmap;
@@ -255,6 +257,11 @@ int vgpu_exec_attach(struct vgpu_exec *e, uint32_t slot, const struct vgpu_exec_
 err_unmap:
     vm_unmap(vm);
     return rc;
+}
+
+bool vgpu_exec_bounced(const struct vgpu_exec *e, uint32_t slot)
+{
+    return e->ops->region_bounced && e->ops->region_bounced(e->backend, slot);
 }
 
 void vgpu_exec_detach_begin(struct vgpu_exec *e, uint32_t slot)
@@ -617,6 +624,13 @@ uint32_t vgpu_exec_step(struct vgpu_exec *e)
 bool vgpu_exec_lost(const struct vgpu_exec *e)
 {
     return e->ops->lost && e->ops->lost(e->backend);
+}
+
+const char *vgpu_exec_lost_reason(const struct vgpu_exec *e)
+{
+    const char *why = e->ops->lost_reason ? e->ops->lost_reason(e->backend) : NULL;
+
+    return why ? why : "";
 }
 
 uint32_t vgpu_exec_in_flight(const struct vgpu_exec *e)

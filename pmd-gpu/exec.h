@@ -35,6 +35,8 @@ void vgpu_exec_close(struct vgpu_exec *e);
 
 /* Control thread. Maps and registers the region; may block for a while (page faults, registration). 0 or -errno. */
 int vgpu_exec_attach(struct vgpu_exec *e, uint32_t slot, const struct vgpu_exec_region *r, struct vgpu_err *err);
+/* Control thread, after an attach that worked: does the device reach this VM's arena through copies only? */
+bool vgpu_exec_bounced(const struct vgpu_exec *e, uint32_t slot);
 /* Control thread. Nobody pushes for this VM any more: asks the loop to drop what is queued and finish what runs. */
 void vgpu_exec_detach_begin(struct vgpu_exec *e, uint32_t slot);
 /* Control thread. True once the loop is done with the VM; unmaps then. */
@@ -44,6 +46,8 @@ bool vgpu_exec_detach_finish(struct vgpu_exec *e, uint32_t slot);
 uint32_t vgpu_exec_step(struct vgpu_exec *e);
 /* Loop thread: is the device gone for good? Then the process must end; vgpud starts another. */
 bool vgpu_exec_lost(const struct vgpu_exec *e);
+/* Loop thread, once it is lost: why, for people. Never NULL, "" where the backend does not say; valid until close. */
+const char *vgpu_exec_lost_reason(const struct vgpu_exec *e);
 /* Operations on the backend now. */
 uint32_t vgpu_exec_in_flight(const struct vgpu_exec *e);
 /* Loop thread: before sleeping. True: armed and nothing to do, the doorbell will be rung. False: there is work. */

@@ -26,7 +26,7 @@
 
 struct main_state {
     int control_fd, xchg_fd, event_fd, cpu;
-    const char *backend, *options, *name;
+    const char *backend, *options, *name, *probe;
     uint64_t heap_bytes, spin_ns, pause_ns;
     bool sleep;
     struct vgpu_xchg_header *xchg;
@@ -63,36 +63,55 @@ static void loop_sleep(struct main_state *m)
     vgpu_exec_disarm(m->exec);
 }
 
+/* vgpud reads what we say before it looks at our end; should its end of the socket be full, it learns the end alone. */
+static void device_lost(struct main_state *m)
+{
+    struct vgpu_exec_msg msg = {.type = VGPU_EXEC_MSG_LOST, .rc = -ENODEV};
+    const char *why = vgpu_exec_lost_reason(m->exec);
+
+    snprintf(msg.text, sizeof(msg.text), "device lost%s%.200s", why[0] ? ": " : "", why);
+    vgpu_log(VGPU_LOG_ERROR, "%s", msg.text);
+    ssize_t ignored = send(m->control_fd, &msg, sizeof(msg), MSG_NOSIGNAL | MSG_DONTWAIT);
+    (void)ignored;
+    _exit(3);
+}
+
 static void *loop_main(void *arg)
 {
     struct main_state *m = arg;
     struct vgpu_idle idle;
+    uint32_t rounds = 0;
 
     pthread_setname_np(pthread_self(), "vgpu-exec-loop");
     pin(m->cpu);
     vgpu_idle_init(&idle, m->spin_ns, m->pause_ns, m->sleep, m->cpu < 0);
     for (;;) {
-        if (vgpu_exec_step(m->exec)) {
+        bool worked = vgpu_exec_step(m->exec) != 0;
+        if (worked)
             vgpu_idle_worked(&idle);
+        /* Now and then also while there is work: a guest that floods us with what is refused must not hide the loss. */
+        if ((!worked || (++rounds & 0xff) == 0) && vgpu_unlikely(vgpu_exec_lost(m->exec)))
+            device_lost(m);
+        if (worked)
             continue;
-        }
-        if (vgpu_unlikely(vgpu_exec_lost(m->exec))) {
-            vgpu_log(VGPU_LOG_ERROR, "the device is lost");
-            _exit(3);
-        }
         if (vgpu_idle_next(&idle) == VGPU_IDLE_SLEEP)
             loop_sleep(m);
     }
     return NULL;
 }
 
-static void reply(struct main_state *m, uint32_t type, uint32_t slot, int rc, const char *text)
+static void reply_flags(struct main_state *m, uint32_t type, uint32_t slot, int rc, uint32_t flags, const char *text)
 {
-    struct vgpu_exec_msg msg = {.type = type, .slot = slot, .rc = rc};
+    struct vgpu_exec_msg msg = {.type = type, .slot = slot, .rc = rc, .flags = flags};
 
-    snprintf(msg.text, sizeof(msg.text), "%s", text ? text : "");
+    snprintf(msg.text, sizeof(msg.text), "%.255s", text ? text : "");
     if (send(m->control_fd, &msg, sizeof(msg), MSG_NOSIGNAL) != sizeof(msg))
         _exit(0); /* vgpud is gone: so are we, before a successor may touch the regions */
+}
+
+static void reply(struct main_state *m, uint32_t type, uint32_t slot, int rc, const char *text)
+{
+    reply_flags(m, type, slot, rc, 0, text);
 }
 
 static void wake_loop(struct main_state *m)
@@ -114,7 +133,8 @@ static void serve(struct main_state *m, const struct vgpu_exec_msg *msg, int *fd
         r.doorbell_out = fds[1];
         fds[1] = -1; /* taken over */
         int rc = vgpu_exec_attach(m->exec, msg->slot, &r, &err);
-        reply(m, VGPU_EXEC_MSG_ATTACHED, msg->slot, rc, err.text);
+        uint32_t flags = rc == 0 && vgpu_exec_bounced(m->exec, msg->slot) ? VGPU_EXEC_FLAG_BOUNCED : 0;
+        reply_flags(m, VGPU_EXEC_MSG_ATTACHED, msg->slot, rc, flags, err.text);
     } else if (msg->type == VGPU_EXEC_MSG_DETACH) {
         m->detaching[msg->slot / 64] |= UINT64_C(1) << (msg->slot % 64);
         m->detaching_count++;
@@ -158,14 +178,21 @@ static void control_loop(struct main_state *m)
     }
 }
 
+static void help(void)
+{
+    printf("vgpu-exec is started by vgpud, not by hand. Backends: %s\n\n"
+           "  vgpu-exec --probe=BACKEND [--options=OPTIONS]   say whether this backend works here, and on what device\n",
+           vgpu_backend_names());
+}
+
 static int parse(struct main_state *m, int argc, char **argv)
 {
-    enum { CONTROL = 1, XCHG, EVENT, BACKEND, OPTIONS, NAME, CPU, HEAP, SPIN, PAUSE, SLEEP };
+    enum { CONTROL = 1, XCHG, EVENT, BACKEND, OPTIONS, NAME, CPU, HEAP, SPIN, PAUSE, SLEEP, PROBE };
     static const struct option longs[] = {
         {"control-fd", 1, 0, CONTROL}, {"xchg-fd", 1, 0, XCHG},    {"event-fd", 1, 0, EVENT}, {"backend", 1, 0, BACKEND},
         {"options", 1, 0, OPTIONS},    {"name", 1, 0, NAME},       {"cpu", 1, 0, CPU},        {"heap-bytes", 1, 0, HEAP},
         {"spin-ns", 1, 0, SPIN},       {"pause-ns", 1, 0, PAUSE},  {"sleep", 1, 0, SLEEP},    {"version", 0, 0, 'V'},
-        {"help", 0, 0, 'h'},           {0}};
+        {"help", 0, 0, 'h'},           {"probe", 1, 0, PROBE},    {0}};
     int c;
 
     m->control_fd = m->xchg_fd = m->event_fd = m->cpu = -1;
@@ -184,15 +211,38 @@ static int parse(struct main_state *m, int argc, char **argv)
         case SPIN: m->spin_ns = strtoull(optarg, NULL, 10); break;
         case PAUSE: m->pause_ns = strtoull(optarg, NULL, 10); break;
         case SLEEP: m->sleep = atoi(optarg) != 0; break;
+        case PROBE: m->probe = optarg; break;
         case 'V': printf("vgpu-exec %s\n", VGPU_VERSION); exit(0);
-        case 'h': printf("vgpu-exec is started by vgpud, not by hand. Backends: %s\n", vgpu_backend_names()); exit(0);
+        case 'h': help(); exit(0);
         default: return -EINVAL;
         }
     }
+    if (m->probe)
+        return 0;
     if (m->control_fd < 0 || m->xchg_fd < 0 || m->event_fd < 0 || !m->backend) {
         fprintf(stderr, "vgpu-exec is started by vgpud, not by hand (see vgpud(8)).\n");
         return -EINVAL;
     }
+    return 0;
+}
+
+/* One line that says what there is, or why it does not work, and the exit status. vgpud asks before it starts us. */
+static int probe(const char *name, const char *options)
+{
+    const struct vgpu_backend_ops *ops = vgpu_backend_find(name);
+    char what[128] = "";
+    struct vgpu_err err = {0};
+
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (!ops) {
+        printf("no backend '%s' in this build (it has: %s)\n", name, vgpu_backend_names());
+        return 1;
+    }
+    if (ops->probe && ops->probe(options, what, sizeof(what), &err)) {
+        printf("%s\n", err.text[0] ? err.text : "the probe fails, and does not say why");
+        return 1;
+    }
+    printf("%s\n", what[0] ? what : ops->name);
     return 0;
 }
 
@@ -204,6 +254,8 @@ int main(int argc, char **argv)
 
     if (parse(&m, argc, argv))
         return 2;
+    if (m.probe)
+        return probe(m.probe, m.options);
     vgpu_log_name = m.name;
     /* vgpud's death ends us, whatever state we are in: its successor waits for that. SIGTERM and SIGINT go to the whole
      * foreground group; vgpud decides when we stop. */

@@ -12,15 +12,17 @@ enum vgpu_exec_msg_type {
     VGPU_EXEC_MSG_READY = 1,    /* exec -> vgpud: backend open */
     VGPU_EXEC_MSG_FAILED = 2,   /* exec -> vgpud: backend did not open (rc, text); the process ends */
     VGPU_EXEC_MSG_ATTACH = 3,   /* vgpud -> exec, fds: region, doorbell_out */
-    VGPU_EXEC_MSG_ATTACHED = 4, /* exec -> vgpud: rc, text */
+    VGPU_EXEC_MSG_ATTACHED = 4, /* exec -> vgpud: rc, text, flags */
     VGPU_EXEC_MSG_DETACH = 5,   /* vgpud -> exec */
     VGPU_EXEC_MSG_DETACHED = 6, /* exec -> vgpud: nothing of this VM is touched any more */
+    VGPU_EXEC_MSG_LOST = 7,     /* exec -> vgpud: the device is gone for good (text: why); the process ends */
 };
+#define VGPU_EXEC_FLAG_BOUNCED 1u /* ATTACHED: the device reaches the arena through copies only */
 struct vgpu_exec_msg {
     uint32_t type;
     uint32_t slot;
     int32_t rc;
-    uint32_t reserved;
+    uint32_t flags; /* VGPU_EXEC_FLAG_* */
     struct vgpu_exec_region region; /* fds in it are meaningless: they travel beside it */
     char text[256];
 };
