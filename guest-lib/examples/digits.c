@@ -2,6 +2,7 @@
 #include "guest-lib/examples/digits.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,10 +17,23 @@ struct weights_header {
 
 /* ---- Files ---- */
 
-static const char *choose_path(const char *argument, const char *const *candidates)
+/* FILE in the program's own directory: so it is in a build tree and in a bundle that was unpacked anywhere. */
+static const char *beside_program(char path[PATH_MAX], const char *file)
 {
-    if (argument)
-        return argument;
+    ssize_t n = readlink("/proc/self/exe", path, PATH_MAX - 64);
+
+    path[n > 0 ? n : 0] = '\0';
+    char *slash = strrchr(path, '/');
+    if (!slash)
+        return NULL;
+    snprintf(slash + 1, 64, "%s", file);
+    return access(path, R_OK) == 0 ? path : NULL;
+}
+
+static const char *choose_path(const char *argument, const char *beside, const char *const *candidates)
+{
+    if (argument || beside)
+        return argument ? argument : beside;
     for (; *candidates; candidates++)
         if (access(*candidates, R_OK) == 0)
             return *candidates;
@@ -30,16 +44,18 @@ const char *digits_data_path(const char *argument)
 {
     static const char *const candidates[] = {VGPU_DIGITS_SOURCE_DIR "/digits.csv", VGPU_DIGITS_DATA_DIR "/digits.csv",
                                              NULL};
+    static char here[PATH_MAX];
 
-    return choose_path(argument, candidates);
+    return choose_path(argument, beside_program(here, "digits.csv"), candidates);
 }
 
 const char *digits_weights_path(const char *argument)
 {
     static const char *const candidates[] = {VGPU_DIGITS_BUILD_DIR "/digits-weights.bin",
                                              VGPU_DIGITS_DATA_DIR "/digits-weights.bin", NULL};
+    static char here[PATH_MAX];
 
-    return choose_path(argument, candidates);
+    return choose_path(argument, beside_program(here, "digits-weights.bin"), candidates);
 }
 
 static bool parse_line(char *line, float *x, uint8_t *label)

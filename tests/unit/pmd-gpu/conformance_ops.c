@@ -2,6 +2,7 @@
 /* Conformance: each opcode alone. Sizes around every boundary that an implementation may have, both memories. */
 #include <inttypes.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -62,7 +63,9 @@ void conformance_open_close(const struct conformance_subject *s)
         ops->region_del(b, 3);
         ops->close(b);
     }
-    config.options = "no_such_option=1";
+    char options[600];
+    snprintf(options, sizeof(options), "no_such_option=1%s%s", s->options[0] ? "," : "", s->options);
+    config.options = options;
     CHECK(ops->open(&config, &b, &err) == -22, "an unknown option is accepted");
     CHECK(strstr(err.text, "no_such_option"), "the error does not name the option: %s", err.text);
 }

@@ -238,25 +238,47 @@ void conformance_urgent_overtakes_running(const struct conformance_subject *s)
     rig_close(&r);
 }
 
-/* Keeps `busy` saturated at high priority; each small operation of low priority in the other pool is done soon. */
+static void saturate(struct rig *r, uint32_t vm, uint32_t pattern)
+{
+    while (r->in_flight < 8) {
+        struct vgpu_work big = w_fill(REF_D(vm * 16 * MIB), pattern, 16 * MIB);
+        send_and_model(r, vm, &big);
+    }
+}
+
+static void note_small(struct rig *r, struct rig_op *op)
+{
+    *(bool *)r->context |= op->op.work.opcode == VGPU_OP_NOP;
+}
+
+/*
+ * Keeps `busy` saturated at high priority; each small operation of low priority in the other pool is done soon: within
+ * 50 polls where poll does the work, within two seconds of new work for the busy pool where the device does.
+ */
 static void pool_not_starved(struct rig *r, uint32_t busy)
 {
+    bool done;
+
     r->vm[busy].priority = VGPU_PRIO_HIGH;
     r->vm[1 - busy].priority = VGPU_PRIO_LOW;
+    r->on_done = note_small;
+    r->context = &done;
     for (uint32_t round = 0; round < 50; round++) {
-        while (r->in_flight < 8) {
-            struct vgpu_work big = w_fill(REF_D(busy * 16 * MIB), round, 16 * MIB);
-            send_and_model(r, busy, &big);
-        }
+        saturate(r, busy, round);
         struct vgpu_work w = w_nop();
-        struct rig_op *small = rig_send(r, 1 - busy, &w);
+        done = false;
+        rig_send(r, 1 - busy, &w);
+        uint64_t start = vgpu_now_ns();
         uint32_t polls = 0;
-        while (small->busy && polls < 50) {
-            rig_poll(r, 4);
+        while (!done && (r->s->asynchronous ? vgpu_now_ns() - start < UINT64_C(2000000000) : polls < 50)) {
             polls++;
+            rig_poll(r, 4);
+            if (r->s->asynchronous)
+                saturate(r, busy, round);
         }
-        CHECK(!small->busy, "pool %u waits for pool %u: nothing after %u polls", 1 - busy, busy, polls);
+        CHECK(done, "pool %u waits for pool %u: nothing after %u polls", 1 - busy, busy, polls);
     }
+    r->on_done = NULL;
     rig_drain(r);
 }
 
@@ -301,6 +323,7 @@ void conformance_full(const struct conformance_subject *s)
                 struct rig_op *ro = r.free[r.n_free - 1];
                 memset(&ro->op, 0, sizeof(ro->op));
                 ro->op.work = ro->sent = w_nop();
+                ro->order = r.submitted + 1;
                 ro->want_status = VGPU_OK;
                 ro->want_value = 0;
                 int rc = r.ops->submit(r.b, &ro->op);
@@ -354,7 +377,7 @@ void conformance_regions(const struct conformance_subject *s)
     struct rig r;
 
     rig_open(&r, s, &config);
-    for (uint32_t i = 0; i < 1000; i++) {
+    for (uint32_t i = 0; i < s->region_rounds; i++) {
         uint32_t vm = (uint32_t)rig_below(&r, 3), other = 3;
         rig_drain(&r);
         /* The two VMs change places. */
@@ -367,9 +390,7 @@ void conformance_regions(const struct conformance_subject *s)
             rig_drain(&r);
             r.ops->region_del(r.b, vm);
         }
-        struct rig_vm swap = r.vm[vm];
-        r.vm[vm] = r.vm[other];
-        r.vm[other] = swap;
+        rig_swap_arenas(&r, vm, other);
         CHECK(r.ops->region_add(r.b, vm, r.vm[vm].arena, config.arena_bytes, -1, 0, NULL) == 0, "region_add");
         CHECK(r.ops->region_add(r.b, other, r.vm[other].arena, config.arena_bytes, -1, 0, NULL) == 0, "region_add");
         for (uint32_t j = 0; j < 4; j++) {
@@ -436,23 +457,24 @@ void conformance_two_devices_two_threads(const struct conformance_subject *s)
 {
     struct side sides[2] = {{.s = s}, {.s = s}};
     pthread_t thread[2];
-    uint8_t *arena = aligned_alloc(4096, 64 * KIB);
+    uint8_t *arena[2] = {aligned_alloc(4096, 64 * KIB), aligned_alloc(4096, 64 * KIB)};
 
-    CHECK(arena, "out of memory");
+    CHECK(arena[0] && arena[1], "out of memory");
     vgpu_clock_init(); /* once per process, before threads, as main() of a daemon does */
     for (int i = 0; i < 2; i++)
         CHECK(pthread_create(&thread[i], NULL, device_thread, &sides[i]) == 0, "pthread_create");
-    for (int i = 0; i < 2000; i++)
+    for (uint32_t i = 0; i < 2 * s->region_rounds; i++)
         for (int d = 0; d < 2; d++) {
             struct rig *r;
             while (!(r = __atomic_load_n(&sides[d].r, __ATOMIC_ACQUIRE)))
                 sched_yield();
-            CHECK(r->ops->region_add(r->b, 2, arena, 64 * KIB, -1, 0, NULL) == 0, "region_add");
+            CHECK(r->ops->region_add(r->b, 2, arena[d], 64 * KIB, -1, 0, NULL) == 0, "region_add");
             r->ops->region_del(r->b, 2);
         }
     for (int i = 0; i < 2; i++) {
         __atomic_store_n(&sides[i].stop, 1, __ATOMIC_RELEASE);
         pthread_join(thread[i], NULL);
     }
-    free(arena);
+    free(arena[0]);
+    free(arena[1]);
 }

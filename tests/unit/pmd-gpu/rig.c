@@ -63,7 +63,7 @@ void rig_open(struct rig *r, const struct conformance_subject *s, const struct r
     r->vm = calloc(config->vms, sizeof(r->vm[0]));
     r->pool = aligned_alloc(64, config->in_flight * sizeof(r->pool[0]));
     r->free = calloc(config->in_flight, sizeof(r->free[0]));
-    r->heap_shadow = calloc(1, config->heap_bytes + 1);
+    r->heap_shadow = calloc(1, config->unshadowed ? 1 : config->heap_bytes + 1);
     CHECK(r->vm && r->pool && r->free && r->heap_shadow, "out of memory");
     memset(r->pool, 0, config->in_flight * sizeof(r->pool[0]));
     for (uint32_t i = 0; i < config->in_flight; i++)
@@ -71,10 +71,14 @@ void rig_open(struct rig *r, const struct conformance_subject *s, const struct r
     for (uint32_t vm = 0; vm < config->vms; vm++) {
         arena_map(r, vm);
         r->vm[vm].priority = VGPU_PRIO_MEDIUM;
+        if (config->engines && r->ops->region_engine)
+            r->ops->region_engine(r->b, vm, (enum vgpu_engine)(vm % VGPU_ENGINE_COUNT));
         rc = r->ops->region_add(r->b, vm, r->vm[vm].arena, config->arena_bytes, -1, 0, &err);
         CHECK(rc == 0, "region_add: %d %s", rc, err.text);
+        bool bounced = r->ops->region_bounced && r->ops->region_bounced(r->b, vm);
+        CHECK(bounced == s->bounced, "VM %u: the arena is%s reached through copies", vm, bounced ? "" : " not");
     }
-    if (config->heap_bytes) { /* the heap starts poisoned too */
+    if (config->heap_bytes && !config->unshadowed) { /* the heap starts poisoned too */
         struct vgpu_work w = w_fill(REF_D(0), 0x7fc17fc1u, config->heap_bytes);
         rig_send(r, 0, &w);
         rig_drain(r);
@@ -117,6 +121,10 @@ uint32_t rig_poll(struct rig *r, uint32_t max)
               ro->want_status);
         CHECK(ro->op.value == ro->want_value, "opcode %u: value %" PRIu64 ", expected %" PRIu64, ro->sent.opcode,
               ro->op.value, ro->want_value);
+        struct rig_vm *v = &r->vm[ro->op.vm];
+        CHECK(ro->order > v->last_order, "VM %u: operation %" PRIu64 " comes back after %" PRIu64, ro->op.vm, ro->order,
+              v->last_order);
+        v->last_order = ro->order;
         ro->busy = false;
         r->in_flight--;
         r->finished++;
@@ -177,6 +185,18 @@ void rig_drain(struct rig *r)
     while (r->in_flight)
         poll_some(r);
     CHECK(rig_poll(r, 64) == 0, "a completion that nobody asked for");
+}
+
+void rig_swap_arenas(struct rig *r, uint32_t a, uint32_t b)
+{
+    struct rig_vm was = r->vm[a];
+
+    r->vm[a].map = r->vm[b].map;
+    r->vm[a].arena = r->vm[b].arena;
+    r->vm[a].shadow = r->vm[b].shadow;
+    r->vm[b].map = was.map;
+    r->vm[b].arena = was.arena;
+    r->vm[b].shadow = was.shadow;
 }
 
 uint64_t rig_window(const struct rig *r)
@@ -246,7 +266,7 @@ void rig_compare(struct rig *r)
     rig_drain(r);
     for (uint32_t vm = 0; vm < r->config.vms; vm++)
         compare_bytes("arena", vm, r->vm[vm].arena, r->vm[vm].shadow, r->config.arena_bytes);
-    if (!r->s->computes || r->config.heap_bytes == 0)
+    if (!r->s->computes || r->config.heap_bytes == 0 || r->config.unshadowed)
         return;
     uint8_t *got = malloc(r->config.heap_bytes);
     CHECK(got, "out of memory");

@@ -8,6 +8,8 @@
 struct rig_config {
     uint32_t vms, queues, in_flight;
     uint64_t heap_bytes, arena_bytes; /* multiples of 4096 */
+    bool unshadowed; /* the heap is too large for a shadow: it starts as it is, and the case looks at it itself */
+    bool engines;    /* VM i prefers engine i modulo the number of engines, where the backend has several */
 };
 
 struct rig_vm {
@@ -15,6 +17,7 @@ struct rig_vm {
     uint8_t *arena;
     uint8_t *shadow; /* what the arena must hold */
     uint32_t queue, priority;
+    uint64_t last_order; /* of the operation that came back last */
 };
 
 struct rig_op {
@@ -66,6 +69,8 @@ void rig_compare(struct rig *r);
 #define REF_D(off) ((uint64_t)(off) | VGPU_WREF_DEVICE)
 /* Where the shadow of a reference is. */
 uint8_t *rig_shadow(struct rig *r, uint32_t vm, uint64_t ref);
+/* Two VMs change arenas, shadows included; the caller has taken their regions away, and adds them again. */
+void rig_swap_arenas(struct rig *r, uint32_t a, uint32_t b);
 /* Writes bytes to the arena or (by COPY through the arena's last part) to the device, and to the shadow. */
 void rig_write(struct rig *r, uint32_t vm, uint64_t ref, const void *data, uint64_t bytes);
 /* Reads bytes of the device's view. */
