@@ -8,8 +8,9 @@
 
 #include "harness.h"
 
-#define GUESTS 4u /* two in each pool */
-#define KILLS 10u /* of each pool's executor */
+#define GUESTS     4u /* two in each pool */
+#define KILLS      ((unsigned)e2e_number("VGPU_E2E_KILLS", 10)) /* of each pool's executor */
+#define LEAK_BYTES (UINT64_C(64) << 20)
 
 struct guest {
     const struct e2e_host *h;
@@ -40,18 +41,42 @@ static void *run(void *arg)
     return NULL;
 }
 
+/* What VGPU_E2E_USED_COMMAND prints: bytes of device memory in use. 0 where there is no such command. */
+static uint64_t device_bytes_used(void)
+{
+    const char *command = getenv("VGPU_E2E_USED_COMMAND");
+    unsigned long long bytes = 0;
+
+    if (!command || !*command)
+        return 0;
+    FILE *f = popen(command, "r");
+    e2e_check(f, "%s: %s", command, strerror(errno));
+    e2e_check(fscanf(f, "%llu", &bytes) == 1 && pclose(f) == 0 && bytes > 0, "\"%s\" does not print a number", command);
+    return bytes;
+}
+
 static uint64_t progress(const struct guest *g)
 {
     return __atomic_load_n(&g->progress, __ATOMIC_RELAXED);
+}
+
+static void all_get_on(struct guest *g, uint64_t by, const char *when)
+{
+    uint64_t before[GUESTS];
+
+    for (unsigned i = 0; i < GUESTS; i++)
+        before[i] = progress(&g[i]);
+    for (unsigned i = 0; i < GUESTS; i++)
+        e2e_eventually(progress(&g[i]) > before[i] + by, "VM %u does not get on %s", g[i].vm_id, when);
 }
 
 /* Both pools' executors die at random moments, also while guests are attached again; each time all guests get on. */
 static void kill_both(const struct e2e_host *h, struct guest *g)
 {
     static const char *const pools[2] = {"A", "B"};
-    uint64_t before[GUESTS];
+    const unsigned kills = KILLS;
 
-    for (unsigned k = 0; k < KILLS; k++) {
+    for (unsigned k = 0; k < kills; k++) {
         for (unsigned p = 0; p < 2; p++) {
             pid_t pid;
             e2e_eventually((pid = e2e_executor_pid(h, pools[p])) > 0, "pool %s does not come back", pools[p]);
@@ -64,10 +89,7 @@ static void kill_both(const struct e2e_host *h, struct guest *g)
         }
         json_decref(e2e_stats(h)); /* figures are asked for at any time */
     }
-    for (unsigned i = 0; i < GUESTS; i++)
-        before[i] = progress(&g[i]);
-    for (unsigned i = 0; i < GUESTS; i++)
-        e2e_eventually(progress(&g[i]) > before[i] + 100, "VM %u does not get on after the last kill", g[i].vm_id);
+    all_get_on(g, 100, "after the last kill");
 }
 
 static uint64_t generation(struct vgpu *v)
@@ -98,7 +120,15 @@ static void under_load(struct e2e_options o)
                               .rng = e2e_random()};
         e2e_thread(run, &g[i], &threads[i]);
     }
+    all_get_on(g, 10, "at the start");
+    uint64_t used_before = device_bytes_used();
     kill_both(&h, g);
+    uint64_t used_after = device_bytes_used();
+    e2e_check(used_after <= used_before + LEAK_BYTES, "device memory: %llu bytes in use before the kills, %llu after",
+              (unsigned long long)used_before, (unsigned long long)used_after);
+    if (used_before)
+        e2e_shows("device memory in use: %llu MiB before the kills, %llu MiB after",
+                  (unsigned long long)used_before >> 20, (unsigned long long)used_after >> 20);
     __atomic_store_n(&stop, true, __ATOMIC_RELAXED);
     for (unsigned i = 0; i < GUESTS; i++) {
         pthread_join(threads[i], NULL);

@@ -53,6 +53,20 @@ uint64_t e2e_scaled(uint64_t n)
     return scaled ? scaled : 1;
 }
 
+uint64_t e2e_number(const char *variable, uint64_t otherwise)
+{
+    const char *text = getenv(variable);
+
+    return text && *text ? strtoull(text, NULL, 10) : otherwise;
+}
+
+const char *e2e_backend(void)
+{
+    const char *text = getenv("VGPU_E2E_BACKEND");
+
+    return text && *text ? text : NULL;
+}
+
 uint64_t e2e_seed(void)
 {
     return seed;
@@ -269,7 +283,8 @@ static unsigned adopt_and_end(void)
 static int await(pid_t pid, unsigned limit_s)
 {
     const char *text = getenv("VGPU_TEST_SCALE");
-    unsigned slow = text && atof(text) < 1 ? 5 : 1; /* sanitizers */
+    /* Sanitizers; a device whose executor takes seconds to start. */
+    unsigned slow = (text && atof(text) < 1 ? 5 : 1) * (e2e_backend() ? 3 : 1);
     uint64_t until = e2e_now_ms() + (uint64_t)limit_s * slow * 1000;
     int status;
 

@@ -54,6 +54,10 @@ void e2e_shows(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
 /* n shrunk by VGPU_TEST_SCALE (sanitizers), at least 1. */
 uint64_t e2e_scaled(uint64_t n);
+/* The environment variable's number, or `otherwise`. */
+uint64_t e2e_number(const char *variable, uint64_t otherwise);
+/* VGPU_E2E_BACKEND, or NULL. */
+const char *e2e_backend(void);
 void e2e_sleep_ms(unsigned ms);
 uint64_t e2e_now_ms(void);
 /* A seeded generator; the seed is VGPU_TEST_SEED or the clock, and printed when a test fails. */
@@ -81,10 +85,15 @@ long e2e_hugepages(const char *name); /* "free_hugepages" or another of the kern
     } while (0)
 
 /* ---- the host ---- */
-/* What differs from the defaults of e2e_host_start(): cpu backend, pool A, one poll core, small sizes. 0: default. */
+/*
+ * What differs from the defaults of e2e_host_start(): cpu backend, pool A, one poll core, small sizes. 0: default.
+ * VGPU_E2E_BACKEND names another backend for all that do not ask for a particular one, VGPU_E2E_OPTIONS its options;
+ * such a backend serves DEBUG itself, so it also stands in for a plain fault:cpu.
+ */
 struct e2e_options {
     const char *backend;
     const char *backend_options;
+    const char *device_options; /* added where VGPU_E2E_BACKEND takes effect */
     unsigned pools;          /* 1: A; 2: A and B, each with an executor of its own */
     bool one_executor;       /* both pools on one executor */
     bool scope_host;

@@ -27,8 +27,26 @@ static const char *program(const char *variable)
 
 /* ---- configuration ---- */
 
+/* Which backend, and its options. */
+static const char *choose_backend(const struct e2e_options *o, char *options, size_t bytes)
+{
+    const char *other = e2e_backend(), *more = getenv("VGPU_E2E_OPTIONS");
+    bool any = !o->backend || (strcmp(o->backend, "fault:cpu") == 0 && !o->backend_options);
+
+    if (!other || !any || o->in_process) {
+        snprintf(options, bytes, "%s", o->backend_options ? o->backend_options : "");
+        return o->backend ? o->backend : "cpu";
+    }
+    int n = snprintf(options, bytes, "%s%s%s", more ? more : "", more && *more && o->device_options ? "," : "",
+                     o->device_options ? o->device_options : "");
+    e2e_check(n >= 0 && (size_t)n < bytes, "VGPU_E2E_OPTIONS is longer than the configuration takes");
+    return other;
+}
+
 static void write_pools(FILE *f, const struct e2e_options *o)
 {
+    char options[256];
+    const char *backend = choose_backend(o, options, sizeof(options));
     static const char *const prios[] = {"high", "medium", "low"};
     static const unsigned budget[] = {64, 32, 16};
     unsigned pools = o->pools ? o->pools : 1, executors = o->one_executor ? 1 : pools;
@@ -37,8 +55,7 @@ static void write_pools(FILE *f, const struct e2e_options *o)
     for (unsigned i = 0; i < executors; i++)
         fprintf(f,
                 "  - name: exec-%c\n    backend: %s\n    options: \"%s\"\n    in_process: %s\n    heap_bytes: %s\n",
-                'A' + i, o->backend ? o->backend : "cpu", o->backend_options ? o->backend_options : "",
-                o->in_process ? "true" : "false", o->heap_bytes ? o->heap_bytes : "256M");
+                'A' + i, backend, options, o->in_process ? "true" : "false", o->heap_bytes ? o->heap_bytes : "256M");
     fprintf(f, "pools:\n");
     for (unsigned i = 0; i < pools; i++) {
         fprintf(f, "  - name: %c\n    executor: exec-%c\n    budget:\n", 'A' + i, o->one_executor ? 'A' : 'A' + i);
