@@ -23,6 +23,22 @@
         .path = p, .type = VGPU_KEY_##t, .unit = u, .min = lo, .max = hi, .value = v, .doc = d, where                  \
     }
 
+/* The backends check them; pmd-gpu/cuda/options.c has the ranges. */
+static const char options_doc[] =
+    "Backend options: key=value,key=value. null and cpu have none. Those of cuda, with their defaults:\n"
+    "  device=0          which GPU, as the driver counts them\n"
+    "  engine=auto       for VMs that prefer none: stream, batch, resident, or auto: what is done soonest\n"
+    "  workers=32        resident workers over all pools, 16 to an SM: 1 to 64\n"
+    "  worker_hold=1     1: nothing else runs on the SMs of resident workers; 0: it may\n"
+    "  partition=none    pools: each pool has SMs of its own, and does not slow down the others\n"
+    "  reserve_sms=0     SMs that medium and low priority never use: 0 to 128; not with partition=pools\n"
+    "  deadline_ms=10000 an operation without progress for so long: the executor starts anew; 0: never\n"
+    "  park_ms=1000      resident workers without work for so long leave the GPU; 0: never\n"
+    "  staging_mib=256   device memory through which GEMM operands in an arena go: 0 to 65536\n"
+    "  register=1        0: the GPU does not reach arenas, all goes through copies (for tests)\n"
+    "  launcher_cpu=any  the CPU of the thread that calls the driver\n"
+    "  driver=, cublas=, nvml= other files than libcuda.so.1, libcublas.so and libnvidia-ml.so.1";
+
 /* In the order of the reference. Sections and lists precede their keys. */
 const struct vgpu_key vgpu_keys[] = {
     SECTION("paths", "Where things are. Changing run_dir or state_dir moves what is derived from them."),
@@ -58,8 +74,9 @@ const struct vgpu_key vgpu_keys[] = {
      .doc = "Processes (vgpu-exec) that own a device and run what the poll cores hand them."},
     ROW("executors[].name", NAME, "", 0, 0, NULL, EXEC(name), "Unique; pools name it."),
     ROW("executors[].backend", BACKEND, "", 0, 0, "cpu", EXEC(backend),
-        "null (completes at once), cpu, cuda, auto, or fault:null and fault:cpu for tests."),
-    ROW("executors[].options", TEXT, "", 0, 0, "\"\"", EXEC(options), "Backend options: key=value,key=value."),
+        "null (completes at once), cpu, cuda (an NVIDIA GPU), or fault:null and fault:cpu for tests. auto: cuda where\n"
+        "it works, as tried at the start, else cpu (without options)."),
+    ROW("executors[].options", TEXT, "", 0, 0, "\"\"", EXEC(options), options_doc),
     ROW("executors[].cpu", CPU, "", 0, 0, "any", EXEC(cpu), "The CPU that it is pinned to, or any."),
     ROW("executors[].in_process", BOOL, "", 0, 0, "false", EXEC(in_process),
         "Runs inside the poll core's loop instead of a process of its own; null and cpu only."),

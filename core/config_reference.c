@@ -86,8 +86,11 @@ static void write_comment(FILE *out, int indent, const struct vgpu_key *k)
     const struct vgpu_derived *d = derived_of(k);
     char expected[160];
 
-    if (k->doc[0])
-        fprintf(out, "%*s# %s\n", indent, "", k->doc);
+    for (const char *line = k->doc; *line;) {
+        int n = (int)strcspn(line, "\n");
+        fprintf(out, "%*s# %.*s\n", indent, "", n, line);
+        line += n + (line[n] == '\n');
+    }
     if (k->type == VGPU_KEY_SECTION)
         return;
     vgpu_key_expected(k, expected, sizeof(expected));

@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "harness.h"
@@ -187,6 +188,28 @@ static void cuda_without_driver(void)
         has(log, "backend 'cuda' is not in this build (it has: null, cpu, ");
     }
     has(log, "auto");
+}
+
+/* The example for a GPU is good where the build has cuda; elsewhere it is refused for that and nothing else. */
+static void gpu_example(void)
+{
+    char command[512], said[1024] = "";
+
+    e2e_check(getenv("VGPU_E2E_CONFIG"), "VGPU_E2E_CONFIG must name the folder of configurations (meson test sets it)");
+    snprintf(command, sizeof(command), "%s --check-config %s/gpu.yaml 2>&1", getenv("VGPU_E2E_VGPUD"),
+             getenv("VGPU_E2E_CONFIG"));
+    FILE *f = popen(command, "r");
+    e2e_check(f, "%s: %s", command, strerror(errno));
+    said[fread(said, 1, sizeof(said) - 1, f)] = 0;
+    int status = pclose(f);
+    if (build_has_cuda()) {
+        e2e_check(status == 0, "%s", said);
+        has(said, "gpu.yaml: good");
+    } else {
+        e2e_check(WIFEXITED(status) && WEXITSTATUS(status) == 1, "status %x: %s", (unsigned)status, said);
+        has(said, "executor gpu0: backend cuda is not in this build; expected one of null, cpu, ");
+        e2e_check(strchr(said, '\n') == said + strlen(said) - 1, "more than one fault: %s", said);
+    }
 }
 
 /* The engine of a VM's registration reaches the backend, at each attach and after each restart of the executor. */
@@ -385,6 +408,7 @@ static const struct e2e_test tests[] = {
     {"auto_with_broken_driver", auto_with_broken_driver, 0},
     {"auto_with_crashing_driver", auto_with_crashing_driver, 0},
     {"cuda_without_driver", cuda_without_driver, 0},
+    {"gpu_example", gpu_example, 0},
     {"engine", engine, 0},
     {"arena_direct", arena_direct, 0},
     {"arena_bounced", arena_bounced, 0},

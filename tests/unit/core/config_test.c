@@ -534,6 +534,22 @@ Test(config, what_is_no_yaml)
     free(out);
 }
 
+Test(config, the_example_for_a_gpu)
+{
+    static struct vgpu_config gpu;
+
+    cr_assert_eq(vgpu_config_load(&gpu, VGPU_TEST_SOURCE_ROOT "/config/gpu.yaml", stderr), 0);
+    cr_assert(gpu.executor_count == 1 && gpu.pool_count == 2);
+    for (int i = 0; i < 2; i++) {
+        cr_assert_str_eq(gpu.pools[i].name, i ? "B" : "A");
+        cr_assert_str_eq(gpu.pools[i].executor, gpu.executors[0].name);
+    }
+    cr_assert_str_eq(gpu.executors[0].backend, "cuda");
+    cr_assert_not_null(strstr(gpu.executors[0].options, "partition=pools"));
+    cr_assert(gpu.poll_cpu[0] >= 0 && gpu.executors[0].cpu >= 0 && gpu.poll_cpu[0] != gpu.executors[0].cpu);
+    cr_assert_eq(gpu.scope, VGPU_SCOPE_POOL);
+}
+
 Test(config, no_prefix_of_the_reference_harms)
 {
     char *text = NULL;

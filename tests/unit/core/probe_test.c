@@ -67,7 +67,8 @@ Test(probe, its_last_line_counts)
     cr_assert_str_eq(what, "");
     cr_assert_eq(probe("echo to the log >&2; echo good", SOON_NS), 0);
     cr_assert_str_eq(what, "good");
-    cr_assert_eq(probe("i=0; while [ $i -lt 20000 ]; do echo \"line $i of very many lines\"; i=$((i+1)); done", SOON_NS), 0);
+    cr_assert_eq(probe("i=0; while [ $i -lt 20000 ]; do echo \"line $i of very many lines\"; i=$((i+1)); done",
+                       SOON_NS), 0);
     cr_assert_str_eq(what, "line 19999 of very many lines");
 }
 
