@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The life of the resident kernel. It starts where its rings were left, so parking it loses nothing: what waits in a
+ * ring is served after the next start. Parking takes what its workers are doing plus some 100 us (they look at the stop
+ * word at every VGPU_DEV_STOP_EVERY-th look at their ring).
+ */
+#include <time.h>
+
+#include "core/base/clock.h"
+#include "pmd-gpu/cuda/cuda.h"
+
+#define PARK_DEADLINE_NS UINT64_C(20000000000) /* nothing a worker does takes so long: the device hangs */
+
+void cuda_resident_start(struct cuda *c)
+{
+    const struct vgpu_cuda_api *api = c->api;
+    uint32_t blocks = (c->workers + VGPU_DEV_WORKERS_PER_BLOCK - 1) / VGPU_DEV_WORKERS_PER_BLOCK;
+    struct vgpu_dev_resident_params p = {.rings = (const void *)(uintptr_t)c->rings_dev,
+                                         .done = (void *)(uintptr_t)c->dones_dev,
+                                         .stop = (const void *)(uintptr_t)c->stop_dev,
+                                         .slots = CUDA_WORKER_SLOTS,
+                                         .workers = c->workers};
+    void *params[] = {&p};
+
+    if (c->resident_state != CUDA_RESIDENT_PARKED || vgpu_load_acquire(&c->lost))
+        return;
+    vgpu_store_relaxed(c->stop, 0); /* relaxed: the launch orders it */
+    c->epoch++;
+    if (!cuda_ok(c,
+                 api->LaunchKernel(c->gpu->resident, blocks, 1, 1, VGPU_DEV_WARP * VGPU_DEV_WORKERS_PER_BLOCK, 1, 1,
+                                   c->options.worker_hold ? (unsigned)c->gpu->hold_bytes : 0, c->resident_stream, params,
+                                   NULL),
+                 "launch of the resident kernel") ||
+        !cuda_ok(c, api->StreamWriteValue32(c->resident_stream, c->ended_dev, c->epoch, 0), "cuStreamWriteValue32"))
+        return;
+    vgpu_store_release(&c->resident_state, CUDA_RESIDENT_RUNS); /* P1 pairs with P1 in router.c */
+}
+
+static bool ended(const struct cuda *c)
+{
+    return vgpu_load_acquire(c->ended) == c->epoch; /* D2: stream order */
+}
+
+void cuda_resident_park(struct cuda *c)
+{
+    uint64_t from = vgpu_now_ns();
+
+    if (c->resident_state != CUDA_RESIDENT_RUNS)
+        return;
+    vgpu_store_release(&c->resident_state, CUDA_RESIDENT_PARKED); /* P1: from now on the loop prefers other lanes */
+    vgpu_store_release(c->stop, 1);                               /* D3 pairs with D3 in kernels.cu */
+    while (!ended(c) && !vgpu_load_acquire(&c->lost)) {
+        struct timespec nap = {.tv_nsec = 10000};
+        nanosleep(&nap, NULL);
+        CUresult code = c->api->StreamQuery(c->resident_stream);
+        if (code != CUDA_SUCCESS && code != CUDA_ERROR_NOT_READY)
+            cuda_ok(c, code, "resident kernel");
+        else if (vgpu_now_ns() - from > PARK_DEADLINE_NS)
+            cuda_lost(c, "the resident kernel does not end");
+    }
+}
+
+void cuda_resident_want(struct cuda *c)
+{
+    if (c->resident_state == CUDA_RESIDENT_OFF || vgpu_load_relaxed(&c->resident_wanted))
+        return;
+    vgpu_store_relaxed(&c->resident_wanted, 1); /* relaxed: L2's fence is between it and the launcher's last look */
+    cuda_launcher_kick(c);
+}
+
+void cuda_resident_tend(struct cuda *c)
+{
+    uint32_t state = vgpu_load_acquire(&c->resident_state);
+
+    if (state == CUDA_RESIDENT_OFF)
+        return;
+    if (state == CUDA_RESIDENT_PARKED) {
+        if (!vgpu_load_relaxed(&c->resident_wanted))
+            return;
+        pthread_mutex_lock(&c->gpu->lifecycle);
+        cuda_resident_start(c);
+        c->tend_ticks = vgpu_ticks();
+        vgpu_store_relaxed(&c->resident_wanted, 0); /* relaxed: the loop asks again should it be too late */
+        pthread_mutex_unlock(&c->gpu->lifecycle);
+        return;
+    }
+    uint64_t pushed = vgpu_load_relaxed(&c->resident_pushed), now = vgpu_ticks(); /* relaxed: only whether it moves */
+    if (pushed != c->tend_pushed) {
+        c->tend_pushed = pushed;
+        c->tend_ticks = now;
+    }
+    bool idle = c->options.park_ms && now - c->tend_ticks > vgpu_ns_to_ticks(c->options.park_ms * UINT64_C(1000000));
+    if (!idle && !ended(c))
+        return;
+    pthread_mutex_lock(&c->gpu->lifecycle);
+    bool stopped = c->resident_state == CUDA_RESIDENT_RUNS && ended(c); /* by the watch */
+    if (idle || stopped)
+        cuda_resident_park(c);
+    if (stopped && !idle)
+        cuda_resident_start(c);
+    pthread_mutex_unlock(&c->gpu->lifecycle);
+}
+
+void cuda_quiesce_begin(struct vgpu_gpu *gpu, uint32_t *ran)
+{
+    *ran = 0;
+    pthread_mutex_lock(&gpu->lifecycle);
+    for (uint32_t i = 0; i < VGPU_GPU_USERS_MAX; i++)
+        if (gpu->user[i] && gpu->user[i]->resident_state == CUDA_RESIDENT_RUNS) {
+            cuda_resident_park(gpu->user[i]);
+            *ran |= 1u << i;
+        }
+}
+
+void cuda_quiesce_end(struct vgpu_gpu *gpu, uint32_t ran)
+{
+    for (uint32_t i = 0; i < VGPU_GPU_USERS_MAX; i++)
+        if (gpu->user[i] && (ran >> i & 1))
+            cuda_resident_start(gpu->user[i]);
+    pthread_mutex_unlock(&gpu->lifecycle);
+}

@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Is the device still with us? A sticky error, an operation without progress, a GPU that fell off its bus. */
+#include <stdarg.h>
+#include <stdio.h>
+
+#include "core/base/clock.h"
+#include "pmd-gpu/cuda/cuda.h"
+
+#define STUCK_CALL_NS   UINT64_C(100000000) /* a driver call so long waits for the resident kernel: let it end */
+#define QUERY_AFTER_NS  UINT64_C(2000000)   /* without progress for so long, ask the driver for an error */
+#define XID_TIMEOUT_MS  2000u
+
+void cuda_lost(struct cuda *c, const char *fmt, ...)
+{
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    va_list ap;
+
+    pthread_mutex_lock(&lock);
+    if (!c->lost) {
+        va_start(ap, fmt);
+        vsnprintf(c->lost_reason, sizeof(c->lost_reason), fmt, ap);
+        va_end(ap);
+        vgpu_store_release(&c->lost, 1); /* W1: the reason before the flag */
+    }
+    pthread_mutex_unlock(&lock);
+}
+
+bool cuda_ok(struct cuda *c, CUresult code, const char *what)
+{
+    struct vgpu_err err;
+
+    if (vgpu_likely(code == CUDA_SUCCESS))
+        return true;
+    if (code != CUDA_ERROR_NOT_READY && vgpu_cuda_error_is_sticky(code)) {
+        vgpu_cuda_error(c->api, &err, code, what);
+        cuda_lost(c, "%.200s", err.text);
+    }
+    return code == CUDA_ERROR_NOT_READY;
+}
+
+/* Has the lane moved since the last time? Else: for how long not. */
+static uint64_t lane_still_for(struct cuda_lane *lane, uint64_t now)
+{
+    uint64_t piece = lane->is_stream ? vgpu_load_relaxed(lane->piece_done) : 0; /* relaxed: only whether it moves */
+
+    if (lane->watch_head != lane->head || lane->watch_piece != piece || lane->watch_ticks == 0) {
+        lane->watch_head = lane->head;
+        lane->watch_piece = piece;
+        lane->watch_ticks = now;
+    }
+    return now - lane->watch_ticks;
+}
+
+void cuda_watch(struct cuda *c, uint64_t now)
+{
+    bool still = false;
+
+    for (uint32_t i = 0; i < c->active_count; i++) {
+        struct cuda_lane *lane = &c->lanes[c->active[i]];
+        uint64_t ticks = lane_still_for(lane, now);
+        still |= ticks > vgpu_ns_to_ticks(QUERY_AFTER_NS);
+        if (c->deadline_ticks && ticks > c->deadline_ticks)
+            cuda_lost(c, "an operation of the VM in slot %u has made no progress for %u ms (deadline_ms)",
+                      lane->ops[lane->head & lane->mask]->vm, c->options.deadline_ms);
+    }
+    if (c->resident_outstanding && vgpu_load_acquire(&c->resident_state) == CUDA_RESIDENT_PARKED) /* P1 */
+        cuda_resident_want(c);
+    /* The launcher asks for errors when it has nothing to launch: a query is a driver call, none of ours. */
+    vgpu_store_relaxed(&c->query_wanted, still);
+    if (still)
+        cuda_launcher_kick(c);
+    uint64_t calls = vgpu_load_relaxed(&c->launcher_calls); /* relaxed: compared over time */
+    if (calls != c->watch_calls || !(calls & 1)) {
+        c->watch_calls = calls;
+        c->watch_calls_ticks = now;
+    } else if (now - c->watch_calls_ticks > vgpu_ns_to_ticks(STUCK_CALL_NS)) {
+        vgpu_store_relaxed(c->stop, 1); /* D3; cuda_resident_tend() starts it again */
+        if (c->deadline_ticks && now - c->watch_calls_ticks > c->deadline_ticks)
+            cuda_lost(c, "a call of the driver has not returned for %u ms (deadline_ms)", c->options.deadline_ms);
+    }
+}
+
+/* ---- Xid events (NVIDIA, "XID Errors": which of them mean that the GPU itself is in trouble) ---- */
+
+static bool xid_is_fatal(unsigned long long xid)
+{
+    switch (xid) {
+    case 48:  /* double bit ECC error */
+    case 62:  /* internal micro-controller halt */
+    case 64:  /* row remapping failure */
+    case 74:  /* NVLink error */
+    case 79:  /* GPU has fallen off the bus */
+    case 95:  /* uncontained ECC error */
+    case 119: /* GSP RPC timeout */
+    case 120: /* GSP error */
+    case 140: /* unrecovered ECC error */
+    case 154: /* GPU recovery action required */
+        return true;
+    default: /* 13, 31, 43 ...: an application's own, ours show as errors of our streams */
+        return false;
+    }
+}
+
+static void *xid_main(void *arg)
+{
+    struct cuda *c = arg;
+    vgpu_nvml_device device;
+    vgpu_nvml_event_set set;
+
+    pthread_setname_np(pthread_self(), "vgpu-exec-xid");
+    if (c->api->nvml.DeviceGetHandleByPciBusId(c->gpu->bus_id, &device) || c->api->nvml.EventSetCreate(&set)) {
+        vgpu_log(VGPU_LOG_WARN, "NVML does not know GPU %s: its Xid errors are not watched", c->gpu->bus_id);
+        return NULL;
+    }
+    if (c->api->nvml.DeviceRegisterEvents(device, VGPU_NVML_EVENT_XID, set)) {
+        vgpu_log(VGPU_LOG_WARN, "NVML does not report Xid errors of GPU %s", c->gpu->bus_id);
+        c->api->nvml.EventSetFree(set);
+        return NULL;
+    }
+    while (!vgpu_load_acquire(&c->xid_stop) && !vgpu_load_acquire(&c->lost)) {
+        struct vgpu_nvml_event event = {0};
+        int rc = c->api->nvml.EventSetWait(set, &event, XID_TIMEOUT_MS);
+        if (rc == VGPU_NVML_TIMEOUT)
+            continue;
+        if (rc) {
+            vgpu_log(VGPU_LOG_WARN, "NVML stopped reporting Xid errors (%d)", rc);
+            break;
+        }
+        if (event.type == VGPU_NVML_EVENT_XID && xid_is_fatal(event.data))
+            cuda_lost(c, "Xid %llu on GPU %s", event.data, c->gpu->bus_id);
+        else
+            vgpu_log(VGPU_LOG_WARN, "Xid %llu on GPU %s", event.data, c->gpu->bus_id);
+    }
+    c->api->nvml.EventSetFree(set);
+    return NULL;
+}
+
+void cuda_xid_start(struct cuda *c)
+{
+    if (!c->api->nvml.EventSetWait)
+        return;
+    c->xid_watcher_runs = pthread_create(&c->xid_watcher, NULL, xid_main, c) == 0;
+}
+
+void cuda_xid_stop(struct cuda *c)
+{
+    if (!c->xid_watcher_runs)
+        return;
+    vgpu_store_release(&c->xid_stop, 1);
+    pthread_join(c->xid_watcher, NULL);
+    c->xid_watcher_runs = false;
+}
