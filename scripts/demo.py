@@ -25,12 +25,23 @@ PRIORITIES = ('high', 'medium', 'low')
 VMS = [(vm, 'A' if vm <= 7 else 'B', PRIORITIES[(vm - 1) % 3]) for vm in range(1, 11)]
 DIGITS_IMAGES = 1797
 DIGITS_ACCURACY = 0.95
-READY_S, CONTROL_S, STOP_S, GUEST_EXTRA_S = 60, 30, 30, 180
+READY_S, DEVICE_S, CONTROL_S, STOP_S, GUEST_EXTRA_S = 60, 30, 30, 30, 180
 CONFIG = '''# Made by ./run demo.
 paths:
   run_dir: {dir}/run
   state_dir: {dir}/state
   executor: {executor}
+'''
+# Both pools on one executor: one context on one device.
+CONFIG_BACKEND = '''executors:
+  - name: exec-A
+    backend: {backend}
+    options: {options}
+pools:
+  - name: A
+    executor: exec-A
+  - name: B
+    executor: exec-A
 '''
 PR_SET_PDEATHSIG = 1
 
@@ -121,9 +132,11 @@ class Guest:
 
 
 class Demo:
-    def __init__(self, seconds, view):
+    def __init__(self, seconds, view, backend=None, options=''):
         self.seconds = seconds
         self.view = view
+        self.backend, self.options = backend, options
+        self.device = ''
         self.dir = None
         self.daemon = None
         self.guests = [Guest(*row) for row in VMS]
@@ -141,6 +154,8 @@ class Demo:
         self.control = os.path.join(self.dir, 'run', 'control.sock')
         with open(os.path.join(self.dir, 'vgpud.yaml'), 'w', encoding='utf-8') as out:
             out.write(CONFIG.format(dir=self.dir, executor=program('VGPU_DEMO_EXEC', 'pmd-gpu/vgpu-exec')))
+            if self.backend:
+                out.write(CONFIG_BACKEND.format(backend=json.dumps(self.backend), options=json.dumps(self.options)))
 
     def log(self, name):
         return os.path.join(self.dir, 'log', name)
@@ -177,6 +192,29 @@ class Demo:
             return json.loads(done.stdout)
         except ValueError:
             raise DemoError(f'vgpu-ctl {" ".join(args)}: not JSON: {done.stdout[:200]!r}') from None
+
+    def pools_up(self):
+        """Waits for the executors: a GPU's takes seconds to start."""
+        deadline = time.monotonic() + DEVICE_S
+        while True:
+            pools = self.ctl('list-pools').get('pools', [])
+            down = [p for p in pools if p.get('state') != 'up']
+            if not down:
+                return pools
+            if time.monotonic() > deadline:
+                raise DemoError(f'pool {down[0]["name"]} is {down[0]["state"]} after {DEVICE_S} s: {down[0].get("fault")}')
+            time.sleep(0.05)
+
+    def find_device(self):
+        """What the pools run on, as the host says: "cuda (NVIDIA H200); 1 executor"."""
+        pools = self.pools_up()
+        if self.backend and self.backend != 'auto' and {p.get('backend') for p in pools} != {self.backend}:
+            raise DemoError(f'asked for backend {self.backend}, the pools have {[p.get("backend") for p in pools]}')
+        names = dict.fromkeys(p['backend'] + (f' ({p["device"]})' if p.get('device') else '') for p in pools)
+        executors = len({p.get('executor') for p in pools})
+        self.device = f'{", ".join(names)}; {executors} executor{"s" if executors > 1 else ""}'
+        for reason in dict.fromkeys(p['fallback'] for p in pools if p.get('fallback')):
+            self.view.say(f'backend auto fell back: {reason}')
 
     def register(self):
         for guest in self.guests:
@@ -313,6 +351,8 @@ def run(demo, view):
     try:
         view.say('starting vgpud')
         demo.start_daemon()
+        demo.find_device()
+        view.say(f'device: {demo.device}')
         view.say('registering VMs 1-7 in pool A, 8-10 in pool B')
         demo.register()
         view.say('ten guests at once')
@@ -334,13 +374,17 @@ def main():
     parser = argparse.ArgumentParser(prog='./run demo', description='Ten guests share the device; all is checked.')
     parser.add_argument('--json', action='store_true', help='one line with one JSON object on stdout, nothing else')
     parser.add_argument('--seconds', type=float, default=5.0, help='how long the guests work, about (default 5)')
+    parser.add_argument('--backend', help='what the executor runs on: cpu (default), cuda, auto')
+    parser.add_argument('--options', default='', help='options of that backend, key=value,key=value')
     args = parser.parse_args()
+    if args.options and not args.backend:
+        parser.error('--options are those of a --backend')
     if not 0.1 <= args.seconds <= 3600:
         parser.error('--seconds takes 0.1 to 3600')
     for signum in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, interrupted)
     view = demoview.View(sys.stderr if args.json else sys.stdout)
-    demo = Demo(args.seconds, view)
+    demo = Demo(args.seconds, view, args.backend, args.options)
     try:
         faults = run(demo, view)
         if faults and demo.dir:
@@ -361,7 +405,7 @@ def main():
                  'p50_us': (g.result or {}).get('p50_us'), 'p99_us': (g.result or {}).get('p99_us'),
                  'verified': bool(g.result and g.result.get('verified') is True and not g.faults)}
                 for g in demo.guests]
-        print(json.dumps({'pass': not faults, 'vms': rows, 'digits': demo.digits()}), flush=True)
+        print(json.dumps({'pass': not faults, 'device': demo.device, 'vms': rows, 'digits': demo.digits()}), flush=True)
     return 1 if faults else 0
 
 

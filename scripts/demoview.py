@@ -74,6 +74,7 @@ class View:
         total = sum(g.descriptors for g in demo.guests)
         host = sum(row.get('completed', 0) for row in (demo.stats or {}).get('vms', []))
         digits = demo.digits()
+        self.write(f'\n  device        {demo.device}')
         self.write(f'\n  descriptors   {total:,} counted by the guests, {host:,} by the host\n')
         self.write(f'  digits        {digits["images"]:,} images, accuracy {digits["accuracy"]:.2%}, '
                    f'{"same as" if digits["matches_reference"] else "UNLIKE"} the reference\n')

@@ -18,7 +18,7 @@ vgpu_packages() {
     ubuntu-24.04) rt=libclang-rt-18-dev ;;
     *) return 1 ;;
     esac
-    PACKAGES+=("$rt")
+    PACKAGES+=("$rt" ${VGPU_MORE_PACKAGES:-}) # what one command alone needs
 }
 
 # Sets MISSING to the packages that are not installed.

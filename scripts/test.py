@@ -31,8 +31,10 @@ DEFAULT = {
     'asan': 'unit, conformance, fuzz, e2e and hostile under AddressSanitizer, LeakSanitizer and UBSan',
     'tsan': 'stress under ThreadSanitizer',
 }
-# Suites that are planned. They become real by registering meson tests in a suite of this name.
+# Suites that run only when named: what they need, or why they are not there yet. They become real by registering meson
+# tests in a suite of this name.
 NAMED = {
+    'gpu': 'needs the CUDA Toolkit to build and an NVIDIA GPU to run on',
     'xen': 'the Xen transport is not built yet',
     'xen-ten': 'the Xen transport is not built yet',
     'iommu': 'the IOMMU checks are not built yet',
@@ -43,8 +45,9 @@ NAMED = {
     'soak': 'the soak run is not written yet',
 }
 # Suites whose tests keep several cores busy: one program at a time, or they disturb each other.
-SERIAL = {'stress', 'e2e', 'ordering', 'kill', 'soak', 'hostile', 'xen', 'xen-ten'}
-SUITE_LIMIT_S = 1500
+SERIAL = {'gpu', 'stress', 'e2e', 'ordering', 'kill', 'soak', 'hostile', 'xen', 'xen-ten'}
+SUITE_LIMIT_S = {'gpu': 3600}
+SUITE_LIMIT_DEFAULT_S = 1500
 
 
 def out(text=''):
@@ -69,7 +72,7 @@ def show_list():
     if extra:
         out('also there, by name:')
         for name in extra:
-            out(f'  {name}')
+            out(f'  {name:{width}}{NAMED.get(name, "")}'.rstrip())
     out('by name, not yet part of this version:')
     for name, why in NAMED.items():
         if name not in have:
@@ -97,14 +100,15 @@ def report(name, outcome, log):
 
 def run_plain(name, build):
     started = time.monotonic()
-    outcome, log = build.run([name], serial=name in SERIAL, limit_s=SUITE_LIMIT_S, logbase=f'test-{name}')
+    outcome, log = build.run([name], serial=name in SERIAL, limit_s=SUITE_LIMIT_S.get(name, SUITE_LIMIT_DEFAULT_S),
+                             logbase=f'test-{name}')
     outcome.name, outcome.seconds = name, time.monotonic() - started
     return outcome, log
 
 
 def run_special(name):
     started = time.monotonic()
-    outcome, log = special.run(ROOT, name, SUITE_LIMIT_S)
+    outcome, log = special.run(ROOT, name, SUITE_LIMIT_DEFAULT_S)
     outcome.name, outcome.seconds = name, time.monotonic() - started
     return outcome, log
 
@@ -134,7 +138,8 @@ def main():
     if args.list_extra:
         out('\n'.join(s for s in have if s in NAMED))
         return 0
-    chosen, absent = choose(args.suites, have)
+    chosen, missing_suites = choose(args.suites, have)
+    absent = list(missing_suites)
     total = testlog.Outcome('all')
     for name in chosen:
         try:
@@ -142,12 +147,18 @@ def main():
         except BuildError as error:
             outcome, log = testlog.Outcome(name), error.log
             outcome.fail(str(error), error.text)
+        if name in NAMED and outcome.passed + outcome.failed == 0 and outcome.skipped:
+            # Asked for, and this machine does not have what it takes.
+            out(f'{name:<12} cannot run: {"; ".join(outcome.skipped)}')
+            total.skipped.append(name)
+            absent.append(name)
+            continue
         if outcome.passed + outcome.failed == 0:
             why = 'every test was skipped' if outcome.skipped else 'no test is registered in this suite'
             outcome.fail(f'{name}: nothing ran ({why})')
         report(name, outcome, log)
         total.add(outcome)
-    for name in absent:
+    for name in missing_suites:
         out(f'{name:<12} cannot run: {NAMED[name]}')
         total.skipped.append(name)
     if not args.suites:

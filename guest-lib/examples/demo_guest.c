@@ -297,7 +297,7 @@ static void report(struct demo *d, const struct vgpu_properties *p, bool good)
     double us[3] = {vgpu_hist_quantile(&d->latency, 0.50) / 1e3, vgpu_hist_quantile(&d->latency, 0.95) / 1e3,
                     vgpu_hist_quantile(&d->latency, 0.99) / 1e3};
 
-    d->descriptors = vgpu_submitted(d->v); /* those of the blocking calls too */
+    d->descriptors = d->v ? vgpu_submitted(d->v) : 0; /* those of the blocking calls too */
     if (!d->json) {
         printf("VM %u, pool %s, %s: %llu descriptors in %.1f s, p50 %.1f us, p95 %.1f us, p99 %.1f us, digits %.2f %%, "
                "%s\n",

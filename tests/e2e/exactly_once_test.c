@@ -56,7 +56,8 @@ static uint64_t count(struct e2e_options o, unsigned vms, uint64_t total)
     e2e_check(ok + failed == total, "%llu done, %llu failed of %llu", (unsigned long long)ok, (unsigned long long)failed,
               (unsigned long long)total);
     e2e_shows("%llu descriptors of %u VMs (%s): exactly one completion each, %llu of them failures made to order",
-              (unsigned long long)total, vms, o.backend, (unsigned long long)failed);
+              (unsigned long long)total, vms, o.backend ? o.backend : e2e_backend() ? e2e_backend() : "cpu",
+              (unsigned long long)failed);
     e2e_host_stop(&h);
     return failed;
 }
@@ -64,6 +65,10 @@ static uint64_t count(struct e2e_options o, unsigned vms, uint64_t total)
 static void ten_million(void)
 {
     e2e_check(count((struct e2e_options){.backend = "null", .in_flight = 4096}, 4, 10000000) == 0, "failures");
+}
+static void device(void)
+{
+    e2e_check(count((struct e2e_options){.in_flight = 1024}, 5, 1000000) == 0, "failures");
 }
 static void in_process(void)
 {
@@ -100,6 +105,7 @@ static void faults_cpu(void)
 
 static const struct e2e_test tests[] = {
     {"ten_million", ten_million, 240},
+    {"device", device, 240},
     {"in_process", in_process, 120},
     {"always_polling", always_polling, 120},
     {"many_vms_and_poll_cores", many_vms_and_poll_cores, 120},

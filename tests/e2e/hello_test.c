@@ -142,8 +142,8 @@ static void properties(void)
     e2e_check(p.device_generation == 1 && p.epoch > 0, "generation, epoch");
     e2e_check(p.features == (VGPU_FEATURE_DEBUG_OPS | VGPU_FEATURE_EXEC_SEQ), "features %llx",
               (unsigned long long)p.features);
-    e2e_check(!strcmp(p.pool, "B") && !strcmp(p.vm_name, "web-7") && !strcmp(p.backend, "cpu"), "names: %s %s %s", p.pool,
-              p.vm_name, p.backend);
+    e2e_check(!strcmp(p.pool, "B") && !strcmp(p.vm_name, "web-7") && !strcmp(p.backend, e2e_backend() ? e2e_backend() : "cpu"),
+              "names: %s %s %s", p.pool, p.vm_name, p.backend);
     uint64_t epoch = p.epoch;
     vgpu_close(v);
     v = e2e_open(&h, 7, NULL); /* at once: closing waits until the slot is free */

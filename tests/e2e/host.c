@@ -123,6 +123,25 @@ int e2e_host_try(const struct e2e_host *h)
     return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
+static bool pools_up(const struct e2e_host *h)
+{
+    static const char *const args[] = {"list-pools", NULL};
+    char error[512];
+    json_t *answer = NULL, *one;
+    bool up = true;
+    size_t i;
+
+    int rc = e2e_ctl(h, &answer, error, sizeof(error), args);
+    e2e_check(rc == 0, "list-pools: %s", error);
+    json_array_foreach(json_object_get(answer, "pools"), i, one)
+    {
+        const char *state = json_string_value(json_object_get(one, "state"));
+        up = up && state && strcmp(state, "up") == 0;
+    }
+    json_decref(answer);
+    return up;
+}
+
 void e2e_host_restart(struct e2e_host *h)
 {
     char said[16] = "";
@@ -136,6 +155,9 @@ void e2e_host_restart(struct e2e_host *h)
     ssize_t n = read(ready[0], said, sizeof(said) - 1);
     e2e_check(n == 6 && strcmp(said, "ready\n") == 0, "vgpud ended instead of becoming ready");
     close(ready[0]);
+    /* A device's executor may take longer to start than vgpu_open() waits for a pool. */
+    if (e2e_backend())
+        e2e_eventually(pools_up(h), "not all pools are up");
 }
 
 void e2e_host_start(struct e2e_host *h, const struct e2e_options *o)

@@ -1,0 +1,281 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""The cuda backend on the GPU of this machine: conformance for each engine, whole programs, faults, leaks, sanitizers.
+
+gpu_test.py [--list] [--build DIR] [--device N] [--options O] [--fake LIBRARY] [PART...]
+
+Runs from a build tree or an unpacked bundle; without PART all of them, in order. Prints what each part came to, what was
+skipped and why, and last "N passed, N failed". Exit 0, 1 when something failed, 77 when there is no GPU to test.
+--fake takes the fake driver instead of a GPU: then the parts that need the real thing are skipped.
+"""
+import argparse
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path.insert(0, os.path.join(ROOT, 'scripts'))
+import testlog  # noqa: E402
+
+ENGINES = ('auto', 'stream', 'batch', 'resident', 'bounce')
+HUGE_BYTES = 34 << 30         # of device memory: three arrays of 2^31 floats, and some
+LEVEL_BYTES = 32 << 20        # device memory may differ by so much before and after a part
+E2E = {'hello': (), 'errors': (), 'guest-kill': (), 'daemon-kill': (), 'memory': (), 'shutdown': (),
+       'exactly-once': ('device',)}
+# Short cases of every kernel: a sanitizer slows each launch down.
+SANITIZED = ('nothing_written', 'fill', 'copy', 'vector_add', 'axpy', 'reduce', 'gemm_f32', 'edges', 'barriers',
+             'unaligned', 'random_mix')
+SANITIZER_PLACES = ('/usr/local/cuda/bin', '/usr/local/cuda/compute-sanitizer', '/opt/cuda/bin')
+
+
+class Skip(Exception):
+    """This part cannot run here; the text says why."""
+
+
+def used_bytes(index):
+    """Device memory in use, by NVML; None where there is none."""
+    class Memory(ctypes.Structure):
+        _fields_ = [('total', ctypes.c_ulonglong), ('free', ctypes.c_ulonglong), ('used', ctypes.c_ulonglong)]
+    try:
+        nvml = ctypes.CDLL('libnvidia-ml.so.1')
+    except OSError:
+        return None, None
+    memory, handle = Memory(), ctypes.c_void_p()
+    if nvml.nvmlInit_v2() or nvml.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(handle)) or \
+            nvml.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(memory)):
+        return None, None
+    return memory.used, memory.total
+
+
+class Runner:
+    def __init__(self, args, scratch):
+        self.build, self.scratch, self.device = args.build, scratch, args.device
+        self.fake = args.fake
+        options = [args.options] if args.options else []
+        if self.fake:
+            # Short names: the configuration takes 255 bytes of options.
+            link = os.path.join(scratch, 'f.so')
+            os.symlink(os.path.abspath(self.fake), link)
+            options += [f'driver={link}', f'cublas={link}', f'nvml={link}']
+        elif self.device:
+            options.append(f'device={self.device}')
+        self.options = ','.join(options)
+
+    def program(self, path):
+        full = os.path.join(self.build, path)
+        if not os.access(full, os.X_OK):
+            raise Skip(f'{path} was not built')
+        return full
+
+    def environment(self, **more):
+        env = {**os.environ, 'VGPU_TEST_CUDA_OPTIONS': self.options, 'VGPU_E2E_BACKEND': 'cuda',
+               'VGPU_E2E_OPTIONS': self.options, 'PYTHONDONTWRITEBYTECODE': '1'}
+        for name, path in (('VGPUD', 'core/vgpud'), ('EXEC', 'pmd-gpu/vgpu-exec'), ('CTL', 'ctl/vgpu-ctl')):
+            env['VGPU_E2E_' + name] = env['VGPU_DEMO_' + name] = os.path.join(self.build, path)
+        env['VGPU_DEMO_GUEST'] = os.path.join(self.build, 'guest-lib/examples/vgpu-demo-guest')
+        env.update(more)
+        return env
+
+    def probe(self):
+        """(does it work, what the backend says)."""
+        done = subprocess.run([self.program('pmd-gpu/vgpu-exec'), '--probe=cuda', f'--options={self.options}'],
+                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                              timeout=120)
+        return done.returncode == 0, testlog.last_line(done.stdout)
+
+    def run(self, name, command, limit_s, env=None):
+        """One program as a record that testlog judges."""
+        started = time.monotonic()
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                   text=True, errors='replace', start_new_session=True, env=env or self.environment())
+        try:
+            out, err = process.communicate(timeout=limit_s)
+            result = {0: 'OK', 77: 'SKIP'}.get(process.returncode, 'FAIL')
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            out, err = process.communicate()
+            result = 'TIMEOUT'
+        record = {'name': name, 'result': result, 'stdout': out, 'stderr': err, 'returncode': process.returncode,
+                  'duration': time.monotonic() - started}
+        return testlog.judge(record), out + '\n' + err
+
+    # -- the parts --
+
+    def conformance(self, engine):
+        outcome, _ = self.run(f'conformance-{engine}', [self.program('tests/unit/pmd-gpu/conformance'), f'cuda:{engine}'],
+                              600)
+        return outcome
+
+    def huge(self, engine):
+        if self.fake:
+            raise Skip('needs a real GPU with 34 GiB of memory')
+        used, total = used_bytes(self.device)
+        if total is None:
+            raise Skip('NVML does not say how much memory the GPU has')
+        if total - used < HUGE_BYTES:
+            raise Skip(f'needs {HUGE_BYTES >> 30} GiB of free device memory, there are {(total - used) >> 30}')
+        outcome, _ = self.run('huge', [self.program('tests/unit/pmd-gpu/conformance'), f'cuda:{engine}', 'huge'], 300)
+        return outcome
+
+    def leveled(self, run):
+        """Runs something and adds the check that device memory is back at its level afterwards."""
+        before, _ = (None, None) if self.fake else used_bytes(self.device)
+        outcome = run()
+        if before is None:
+            outcome.skipped.append('device memory back at its level: ' + (
+                'the fake driver\'s ends with its process' if self.fake else 'NVML does not say how much is in use'))
+            return outcome
+        after, _ = used_bytes(self.device)
+        if after <= before + LEVEL_BYTES:
+            outcome.passed += 1
+            outcome.shows.append(f'device memory in use before and after: {before >> 20} and {after >> 20} MiB')
+        else:
+            outcome.fail(f'device memory: {before >> 20} MiB in use before, {after >> 20} MiB after')
+        return outcome
+
+    def e2e(self, name, *tests, limit_s=300, **env):
+        return self.run(name, [self.program(f'tests/e2e/e2e-{name}'), *tests], limit_s, self.environment(**env))[0]
+
+    def kill(self):
+        env = {'VGPU_E2E_KILLS': '2' if self.fake else '10'}
+        if not self.fake and used_bytes(self.device)[0] is not None:
+            env['VGPU_E2E_USED_COMMAND'] = f'{sys.executable} {os.path.abspath(__file__)} --used {self.device}'
+        tests = ['killed', 'device_memory'] if self.fake else ['killed', 'device_memory', 'crash_operation']
+        return self.leveled(lambda: self.e2e('exec-kill', *tests, limit_s=400, **env))
+
+    def faults(self):
+        return self.leveled(lambda: self.e2e('device-fault', limit_s=400))
+
+    def demo(self, more=''):
+        options = ','.join(filter(None, [self.options, more]))
+        command = [sys.executable, os.path.join(ROOT, 'scripts/demo.py'), '--backend', 'cuda', '--options', options,
+                   '--seconds', '2' if self.fake else '5']
+        outcome, text = self.run('demo', command, 300)
+        outcome.shows += [line.strip() for line in text.splitlines() if line.startswith('  device ')]
+        return outcome
+
+    def sanitizer(self, tool, engine):
+        if self.fake:
+            raise Skip('needs a real GPU')
+        program = shutil.which('compute-sanitizer') or next(
+            (p for p in (os.path.join(d, 'compute-sanitizer') for d in SANITIZER_PLACES) if os.access(p, os.X_OK)), None)
+        if not program:
+            raise Skip('compute-sanitizer is not on this machine')
+        command = [program, '--tool', tool, '--error-exitcode', '99', '--print-limit', '20',
+                   self.program('tests/unit/pmd-gpu/conformance'), f'cuda:{engine}', *SANITIZED]
+        outcome, text = self.run(f'{tool}-{engine}', command, 300, self.environment(VGPU_TEST_OPS='1500'))
+        if 'Device not supported' in text:
+            raise Skip('compute-sanitizer says: Device not supported')
+        clean = 'ERROR SUMMARY: 0 errors' in text or 'RACECHECK SUMMARY: 0 hazards' in text
+        # The program's own tally is not what the tool found.
+        verdict = testlog.Outcome(outcome.name, shows=[line for line in text.splitlines() if 'SUMMARY' in line])
+        if clean and not outcome.failed and outcome.passed:
+            verdict.passed = 1
+        else:
+            verdict.fail(f'{tool} of {engine}: {"found something, or said nothing" if not clean else "cases failed"}', text)
+        return verdict
+
+
+def parts(runner):
+    """Name -> what to run, in order."""
+    table = {f'conformance-{e}': lambda e=e: runner.conformance(e) for e in ENGINES}
+    table['huge-stream'] = lambda: runner.huge('stream')
+    table['huge-auto'] = lambda: runner.huge('auto')
+    for name, tests in E2E.items():
+        table[name] = lambda name=name, tests=tests: runner.e2e(name, *tests)
+    table['kill'] = runner.kill
+    table['faults'] = runner.faults
+    table['demo'] = runner.demo
+    table['demo-pools'] = lambda: runner.demo('partition=pools')
+    for engine in ('stream', 'batch', 'resident'):
+        table[f'memcheck-{engine}'] = lambda engine=engine: runner.sanitizer('memcheck', engine)
+    table['racecheck-stream'] = lambda: runner.sanitizer('racecheck', 'stream')
+    table['racecheck-batch'] = lambda: runner.sanitizer('racecheck', 'batch')
+    return table
+
+
+def say(text=''):
+    print(text, flush=True)
+
+
+def report(name, outcome, seconds):
+    counts = [f'{outcome.passed} passed']
+    if outcome.failed:
+        counts.append(f'{outcome.failed} FAILED')
+    if outcome.skipped:
+        counts.append(f'{len(outcome.skipped)} skipped')
+    say(f'{name:<22} {", ".join(counts):<36} {seconds:7.1f} s')
+    for line in outcome.shows:
+        say(f'shows: {line}')
+    for line in outcome.skipped:
+        say(f'  SKIP {name}: {line}')
+    for title, text in outcome.failures:
+        say(f'  FAILED {title}')
+        for line in testlog.excerpt(text, 60):
+            say(f'    | {line[:240]}')
+
+
+def run_parts(runner, names, table):
+    total = testlog.Outcome('gpu')
+    for name in names:
+        started = time.monotonic()
+        try:
+            outcome = table[name]()
+        except Skip as why:
+            outcome = testlog.Outcome(name, skipped=[str(why)])
+        report(name, outcome, time.monotonic() - started)
+        total.add(outcome)
+    say(f'{total.passed} passed, {total.failed} failed' +
+        (f', {len(total.skipped)} skipped' if total.skipped else ''))
+    return 1 if total.failed else 0
+
+
+def arguments():
+    parser = argparse.ArgumentParser(prog='./run test gpu', description=__doc__.split('\n')[0])
+    parser.add_argument('parts', nargs='*', metavar='PART')
+    parser.add_argument('--list', action='store_true', help='name the parts and exit')
+    parser.add_argument('--build', default=os.environ.get('VGPU_BUILD') or os.path.join(ROOT, 'build'))
+    parser.add_argument('--device', type=int, default=0, help='which GPU, as the driver counts them')
+    parser.add_argument('--options', default='', help='more options of the backend, key=value,key=value')
+    parser.add_argument('--fake', metavar='LIBRARY', help='the fake driver instead of a GPU')
+    parser.add_argument('--used', type=int, metavar='N', help='print the bytes of device memory in use on GPU N and exit')
+    return parser.parse_args()
+
+
+def main():
+    args = arguments()
+    if args.used is not None:
+        used, _ = used_bytes(args.used)
+        print(used if used is not None else 'NVML is not there')
+        return 0 if used is not None else 1
+    with tempfile.TemporaryDirectory(prefix='vgpu-gpu-', dir='/tmp') as scratch:
+        runner = Runner(args, scratch)
+        table = parts(runner)
+        if args.list:
+            say('\n'.join(table))
+            return 0
+        wrong = [name for name in args.parts if name not in table]
+        if wrong:
+            print(f'vgpu: error: no such part: {", ".join(wrong)}; --list names them', file=sys.stderr)
+            return 2
+        try:
+            works, text = runner.probe()
+        except Skip as why:
+            works, text = False, str(why)
+        if not works and args.fake:
+            say(f'the backend does not even start on the fake driver: {text}')
+            return 1
+        if not works:
+            say(f'cannot run: {text}')
+            return 77
+        say(f'shows: device: {text}')
+        return run_parts(runner, args.parts or list(table), table)
+
+
+if __name__ == '__main__':
+    sys.exit(main())
