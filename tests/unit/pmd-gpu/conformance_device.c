@@ -161,10 +161,11 @@ void conformance_unaligned(const struct conformance_subject *s)
     const struct rig_config config = {
         .vms = 1, .queues = 1, .in_flight = 64, .heap_bytes = 2 * MIB, .arena_bytes = 2 * MIB};
     const uint64_t sizes[] = {1, 2, 3, 4, 5, 7, 8, 15, 17, 31, 33, 64, 127, 1000, 4099, 33000};
-    const uint64_t x = 256 * KIB, y = 512 * KIB, z = 768 * KIB;
+    const uint64_t x = 256 * KIB, y = 512 * KIB, z = 768 * KIB, source = 1 * MIB;
     struct rig r;
 
     rig_open(&r, s, &config);
+    fresh_floats(&r, 0, source, 100000); /* no element like its neighbours */
     for (size_t i = 0; i < LEN(sizes); i++)
         for (uint32_t combo = 0; combo < 64; combo++) {
             uint64_t n = sizes[i], place = rig_below(&r, 8);
@@ -173,13 +174,14 @@ void conformance_unaligned(const struct conformance_subject *s)
             uint64_t b = (place & 4 ? DEVICE : 0) | (y + combo / 16 * 4);
             if (n > 5000 && combo % 7 != 0)
                 continue;
-            struct vgpu_work w[] = {w_fill(a, 0x40400000u, 4 * n), /* 3 */
-                                    w_fill(b, 0x3f800000u, 4 * n), /* 1 */
-                                    w_copy(a, b, 4 * ((n + 1) / 2)),
+            uint64_t from = REF_A(source + 4 * rig_below(&r, 100000 - n));
+            struct vgpu_work w[] = {w_copy(a, from, 4 * n),
+                                    w_fill(b, 0x40400000u, 4 * n), /* 3 */
+                                    w_copy(b, from, 4 * ((n + 1) / 2)),
                                     w_add(dst, a, b, n),
                                     w_axpy(dst, 2.0f, a, n),
-                                    w_reduce(dst + 4 * n, a, n, combo % 3),
-                                    w_gemm(dst + 4 * n + 4, a, b, 1, 1, (uint32_t)(n > 1000 ? 1000 : n), 1, 0, 0, VGPU_F32),
+                                    w_reduce(dst + 4 * n, a, n > 15000 ? 15000 : n, combo % 3),
+                                    w_gemm(dst + 4 * n + 4, a, b, 1, 1, (uint32_t)(n > 8 ? 8 : n), 1, 0, 0, VGPU_F32),
                                     w_add(b, b, dst, n)};
             for (size_t j = 0; j < LEN(w); j++)
                 send_and_model(&r, 0, &w[j]);
