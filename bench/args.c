@@ -12,9 +12,11 @@ static void usage(FILE *to)
             "  --list           show suites and what they compare, and stop\n"
             "  --json[=FILE]    one JSON object a line; without FILE on stdout, tables then go to stderr\n"
             "  --filter S       only measurement/subject names that contain S (example: rtt/ or /vgpu)\n"
-            "  --reps N         rounds, 1 to %d (default 7)\n"
-            "  --seconds S      time that a suite may take, roughly (default: the suite's)\n"
+            "  --reps N         rounds, 1 to %d (default 7; gpu: 3)\n"
+            "  --seconds S      time that a suite may take, roughly (default: the suite's); gpu: one measurement\n"
             "  --cores A,B,C    cores to use, in this order (default: one of each physical core)\n"
+            "  --gpu-options K=V,...  gpu: more options of the cuda executor\n"
+            "  --gpu-small      gpu: small sizes and two tenants, to see whether all works\n"
             "  --help\n\nsuites:\n",
             BENCH_REPS_MAX);
     for (const struct bench_suite *s = bench_suites; s->name; s++)
@@ -66,6 +68,7 @@ int bench_args(struct bench *b, int argc, char **argv, const char **suites, int 
         {"list", no_argument, NULL, 'l'},          {"json", optional_argument, NULL, 'j'},
         {"filter", required_argument, NULL, 'f'},  {"reps", required_argument, NULL, 'r'},
         {"seconds", required_argument, NULL, 's'}, {"cores", required_argument, NULL, 'c'},
+        {"gpu-options", required_argument, NULL, 'o'}, {"gpu-small", no_argument, NULL, 'm'},
         {"help", no_argument, NULL, 'h'},          {NULL, 0, NULL, 0},
     };
     char *end;
@@ -87,6 +90,7 @@ int bench_args(struct bench *b, int argc, char **argv, const char **suites, int 
             break;
         case 'r':
             b->reps = (int)strtol(optarg, &end, 10);
+            b->reps_given = true;
             if (*end || b->reps < 1 || b->reps > BENCH_REPS_MAX)
                 return bad("--reps takes a small number", optarg);
             break;
@@ -99,6 +103,12 @@ int bench_args(struct bench *b, int argc, char **argv, const char **suites, int 
             if (parse_cores(b, optarg))
                 return bad("--cores takes core numbers separated by commas", optarg);
             b->cores_given = true;
+            break;
+        case 'o':
+            b->gpu_options = optarg;
+            break;
+        case 'm':
+            b->gpu_small = true;
             break;
         case 'h':
             usage(stdout);

@@ -42,8 +42,11 @@ struct bench_row {
 struct bench {
     /* From the command line. */
     int reps;           /* rounds */
+    bool reps_given;    /* else a suite may have a default of its own */
     double seconds;     /* time that one suite may take; 0: the suite's default */
     const char *filter; /* only "measurement/subject" names that contain this; NULL: all */
+    const char *gpu_options; /* suite gpu: more options of the cuda executor; NULL: none */
+    bool gpu_small;          /* suite gpu: small sizes, two tenants */
     FILE *json;         /* NULL: none */
     FILE *text;         /* where tables and remarks go */
     bool list_only;
@@ -62,11 +65,12 @@ struct bench {
     struct bench_mem *mem;
 };
 
+#define BENCH_SKIPPED 77 /* a suite's return: it cannot run here at all, and has said why; the exit status too */
 typedef int bench_suite_fn(struct bench *b);
 struct bench_suite {
     const char *name;
     const char *what;    /* one line */
-    bench_suite_fn *run; /* 0, or -errno when it could not measure at all (never because of a time) */
+    bench_suite_fn *run; /* 0, BENCH_SKIPPED, or -errno when something could not be measured (never because of a time) */
     void (*list)(FILE *to);
 };
 /* All suites, ended by a NULL name; in main.c. */

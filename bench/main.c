@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bench/gpu/gpu.h"
 #include "bench/path/path.h"
 #include "bench/rings/rings.h"
 
@@ -13,6 +14,8 @@ const struct bench_suite bench_suites[] = {
      bench_rings_list},
     {"path", "guest, poll core, executor and back: round trip, stream, idle VMs, and the daemon itself", bench_path_run,
      bench_path_list},
+    {"gpu", "CUDA: guests of vgpud beside native programs, MPS and time-slicing, in one run", bench_gpu_run,
+     bench_gpu_list},
     {NULL, NULL, NULL, NULL},
 };
 
@@ -38,7 +41,7 @@ int main(int argc, char **argv)
     static struct bench b;
     static struct bench_mem mem;
     const char *names[16];
-    int failed = 0;
+    bool failed = false, skipped = false;
 
     int n = bench_args(&b, argc, argv, names, 16);
     if (n < 0)
@@ -58,14 +61,15 @@ int main(int argc, char **argv)
     b.mem = &mem;
     bench_host_init(&b);
     for (int i = 0; i < n; i++) {
-        if (find_suite(names[i])->run(&b))
-            failed = 1;
+        int rc = find_suite(names[i])->run(&b);
+        failed |= rc && rc != BENCH_SKIPPED;
+        skipped |= rc == BENCH_SKIPPED;
         bench_json_flush(&b);
     }
     bench_mem_fini(&mem);
     if (b.json && fflush(b.json)) {
         fprintf(stderr, "vgpu-bench: could not write all JSON rows: %m\n");
-        failed = 1;
+        failed = true;
     }
-    return failed;
+    return failed ? 1 : skipped ? BENCH_SKIPPED : 0;
 }

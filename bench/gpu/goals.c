@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The goals: each is a ratio of two rows of one run, taken round by round, and a bound. */
+#include "bench/gpu/gpu.h"
+
+#include <math.h>
+#include <string.h>
+
+struct goals {
+    struct gpu *g;
+    struct bench_table table;
+    int met, judged;
+};
+
+struct side_row {
+    const char *bench, *subject, *params, *metric;
+};
+
+static const struct bench_row *row(const struct goals *s, struct side_row r)
+{
+    return bench_find(s->g->b, r.bench, r.subject, r.params, r.metric);
+}
+
+/* Rows of gpu.goal hold the ratio of each round; its parameters the bound, and for bench/gpu/table the words. */
+static void goal_record(struct goals *s, const char *what, const char *against, bool at_most, double bound,
+                        const struct bench_row *ours, const struct bench_row *other)
+{
+    char params[256];
+    struct bench *b = s->g->b;
+
+    snprintf(params, sizeof(params), "{\"against\":\"%s\",\"%s\":%g,\"judged\":%s}", against,
+             at_most ? "at_most" : "at_least", bound, s->g->judged ? "true" : "false");
+    for (b->round = 0; b->round < ours->rounds && b->round < other->rounds; b->round++)
+        if (other->value[b->round] > 0)
+            bench_record(b, "gpu.goal", what, params, "ratio", "",
+                         ours->value[b->round] / other->value[b->round]);
+}
+
+static void goal(struct goals *s, const char *what, const char *against, bool at_most, double bound,
+                 struct side_row ours, struct side_row other)
+{
+    const struct bench_row *a = row(s, ours), *b = row(s, other);
+    double ratio = bench_ratio(a, b);
+
+    if (isnan(ratio))
+        return;
+    /* Taken before rows are added: they may move. */
+    struct bench_row first = *a, second = *b;
+    goal_record(s, what, against, at_most, bound, &first, &second);
+    bool met = at_most ? ratio <= bound : ratio >= bound;
+    bench_table_add(&s->table, "%s", what);
+    bench_table_add(&s->table, "%s", against);
+    bench_table_add(&s->table, "%s %g", at_most ? "<=" : ">=", bound);
+    bench_table_add(&s->table, ratio < 10 ? "%.3f" : "%.1f", ratio);
+    bench_table_add(&s->table, "%s", !s->g->judged ? "not judged" : met ? "met" : "MISSED");
+    s->judged += s->g->judged;
+    s->met += s->g->judged && met;
+}
+
+static void latency_goals(struct goals *s)
+{
+    static const struct {
+        const char *data, *what, *tail, *against;
+        double bound;
+    } sides[] = {
+        {"device", "n = 256, device data, p50", "n = 256, device data, our p99", "native launch + sync", 0.35},
+        {"host", "n = 256, fresh host data, p50", "n = 256, fresh host data, our p99", "native, zero copy", 0.42},
+    };
+    char params[GPU_PARAMS_BYTES], p50[64];
+
+    for (int i = 0; i < 2; i++) {
+        gpu_vadd_params(params, 256, sides[i].data, 1, 1);
+        goal(s, sides[i].what, sides[i].against, true, sides[i].bound,
+             (struct side_row){"gpu.latency", "vgpu", params, "p50"},
+             (struct side_row){"gpu.latency", "native", params, "p50"});
+        snprintf(p50, sizeof(p50), "%s, its p50", sides[i].against);
+        goal(s, sides[i].tail, p50, true, 1.0, (struct side_row){"gpu.latency", "vgpu", params, "p99"},
+             (struct side_row){"gpu.latency", "native", params, "p50"});
+    }
+}
+
+static void tenants_goals(struct goals *s)
+{
+    static const struct {
+        uint32_t depth;
+        const char *what, *against, *subject;
+        double bound;
+    } sides[] = {
+        {1, "12 tenants, one outstanding, op/s", "MPS", "mps", 3},
+        {1, "12 tenants, one outstanding, op/s", "time-slicing", "time-sliced", 300},
+        {GPU_DEPTH, "12 tenants, 64 outstanding, op/s", "MPS, launches", "mps", 8},
+        {GPU_DEPTH, "12 tenants, 64 outstanding, op/s", "MPS, graphs of 1000", "mps-graph", 1.5},
+        {GPU_DEPTH, "12 tenants, 64 outstanding, op/s", "time-slicing", "time-sliced", 30},
+    };
+    char params[GPU_PARAMS_BYTES];
+
+    for (size_t i = 0; i < sizeof(sides) / sizeof(sides[0]); i++) {
+        gpu_vadd_params(params, 256, "device", GPU_TENANTS_MAX, sides[i].depth);
+        goal(s, sides[i].what, sides[i].against, false, sides[i].bound,
+             (struct side_row){"gpu.tenants", "vgpu", params, "rate"},
+             (struct side_row){"gpu.tenants", sides[i].subject, params, "rate"});
+    }
+    gpu_vadd_params(params, 1u << 24, "device", 8, 1);
+    goal(s, "8 tenants, bandwidth-bound (16 M floats), op/s", "one native context", false, 0.98,
+         (struct side_row){"gpu.bandwidth", "vgpu", params, "rate"},
+         (struct side_row){"gpu.bandwidth", "one-context", params, "rate"});
+}
+
+static void bulk_goals(struct goals *s)
+{
+    char params[GPU_PARAMS_BYTES], what[80];
+
+    for (int bf16 = 0; bf16 < 2; bf16++) {
+        gpu_gemm_params(params, 4096, bf16, 8);
+        snprintf(what, sizeof(what), "GEMM 4096, %s, op/s", bf16 ? "bf16" : "f32");
+        goal(s, what, "native cuBLAS", false, 0.98, (struct side_row){"gpu.gemm", "vgpu", params, "rate"},
+             (struct side_row){"gpu.gemm", "native", params, "rate"});
+    }
+    for (uint64_t bytes = 64 * GPU_MIB; bytes <= 256 * GPU_MIB; bytes *= 4)
+        for (int h2d = 1; h2d >= 0; h2d--) {
+            gpu_copy_params(params, bytes, h2d);
+            snprintf(what, sizeof(what), "copy %s, %llu MiB", h2d ? "to the device" : "from the device",
+                     (unsigned long long)(bytes / GPU_MIB));
+            goal(s, what, "native pinned copy", false, 0.95, (struct side_row){"gpu.copy", "vgpu", params, "rate"},
+                 (struct side_row){"gpu.copy", "native", params, "rate"});
+        }
+}
+
+static void isolation_goal(struct goals *s, const char *bench, const char *what, const char *op, uint64_t n,
+                           const char *key, uint32_t value, double bound)
+{
+    char params[GPU_PARAMS_BYTES];
+
+    gpu_isolation_params(params, op, n, key, value);
+    goal(s, what, "its p99 alone", true, bound, (struct side_row){bench, "compute", params, "p99"},
+         (struct side_row){bench, "alone", params, "p99"});
+}
+
+static void isolation_goals(struct goals *s)
+{
+    isolation_goal(s, "gpu.priority", "high priority p99, resident n = 256, low saturates (compute)", "vadd", 256,
+                   "reserve_sms", 0, 1.3);
+    isolation_goal(s, "gpu.priority", "high priority p99, GEMM 256, 8 SMs in reserve, low saturates", "gemm", 256,
+                   "reserve_sms", 8, 2);
+    isolation_goal(s, "gpu.priority", "high priority p99, vector add 1 M, 8 SMs in reserve, low saturates", "vadd",
+                   1u << 20, "reserve_sms", 8, 2);
+    for (uint32_t gpus = 1; gpus <= 2; gpus++) {
+        double bound = gpus == 1 ? 1.3 : 1.1;
+        const char *where = gpus == 1 ? "one GPU" : "a GPU each";
+        char what[3][96];
+        snprintf(what[0], 96, "pool A p99, n = 256, pool B saturates, %s", where);
+        snprintf(what[1], 96, "pool A p99, GEMM 256, pool B saturates, %s", where);
+        snprintf(what[2], 96, "pool A p99, vector add 1 M, pool B saturates, %s", where);
+        isolation_goal(s, "gpu.pools", what[0], "vadd", 256, "gpus", gpus, bound);
+        isolation_goal(s, "gpu.pools", what[1], "gemm", 256, "gpus", gpus, bound);
+        isolation_goal(s, "gpu.pools", what[2], "vadd", 1u << 20, "gpus", gpus, bound);
+    }
+}
+
+void gpu_goals(struct gpu *g)
+{
+    struct goals s = {.g = g};
+
+    bench_table_init(&s.table, 5);
+    for (const char *const *c = (const char *const[]){"goal", "against", "bound", "reached", "", NULL}; *c; c++)
+        bench_table_add(&s.table, "%s", *c);
+    latency_goals(&s);
+    tenants_goals(&s);
+    bulk_goals(&s);
+    isolation_goals(&s);
+    bench_table_print(&s.table, g->b->text);
+    fprintf(g->b->text, "  %d of %d judged goals met (ratios are medians of each round's)\n", s.met, s.judged);
+}
