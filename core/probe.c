@@ -145,6 +145,8 @@ int vgpu_backend_probe(const char *executor, const char *backend, const char *op
                             executor, timeout_ns / 1000000000, backend);
     if (WIFSIGNALED(status))
         return vgpu_err_set(err, ENODEV, "trying %s ended with signal %d", backend, WTERMSIG(status));
+    if (WEXITSTATUS(status) == 2 && said[0])
+        return vgpu_err_set(err, EINVAL, "%s", said);
     if (WEXITSTATUS(status))
         return said[0] ? vgpu_err_set(err, ENODEV, "%s", said)
                        : vgpu_err_set(err, ENODEV, "%s --probe=%s exited with status %d", executor, backend,
@@ -167,13 +169,16 @@ int vgpu_backend_choose(const struct vgpu_executor_config *config, const char *e
     int rc = vgpu_backend_probe(executor, "cuda", config->options, timeout_ns, out->device, sizeof(out->device), &why);
     if (rc == 0)
         return 0;
+    const char *text = strncmp(why.text, "backend cuda: ", 14) == 0 ? why.text + 14 : why.text;
+    if (rc == -EINVAL)
+        return vgpu_err_set(err, EINVAL, "executor %s: backend cuda: %.350s; correct executors.options", config->name, text);
     if (!automatic)
         return vgpu_err_set(err, -rc,
-                            "executor %s: backend cuda does not work here: %.280s; install the NVIDIA driver, correct "
-                            "executors.options, or set executors.backend to auto or cpu",
-                            config->name, why.text);
+                            "executor %s: backend cuda does not work here: %.300s; install the NVIDIA driver, or set "
+                            "executors.backend to auto or cpu",
+                            config->name, text);
     snprintf(out->backend, sizeof(out->backend), "cpu");
     out->options[0] = 0; /* they are cuda's */
-    snprintf(out->fallback, sizeof(out->fallback), "cuda does not work here: %.200s", why.text);
+    snprintf(out->fallback, sizeof(out->fallback), "cuda does not work here: %.200s", text);
     return 0;
 }

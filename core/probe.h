@@ -22,14 +22,15 @@ struct vgpu_backend_choice {
 
 /*
  * Runs `executor --probe=backend --options=options`, and kills it when it takes longer. 0 with its last line in `what`;
- * or -errno with err holding that line, or why there is none: -ETIMEDOUT, -ENODEV (it says no), what starting it gave.
+ * or -errno with err holding that line, or why there is none: -ETIMEDOUT, -ENODEV (it says no), -EINVAL (the options are
+ * wrong), what starting it gave.
  */
 int vgpu_backend_probe(const char *executor, const char *backend, const char *options, uint64_t timeout_ns, char *what,
                        size_t bytes, struct vgpu_err *err);
 
 /*
- * cuda: probed, and an error that says what to do when it does not work; auto: cuda when the probe works, else cpu; all
- * others: as they are. 0 or -errno.
+ * cuda: probed, and an error that says what to do when it does not work; auto: cuda when the probe works, else cpu (but
+ * an error when the options are wrong); all others: as they are. 0 or -errno.
  */
 int vgpu_backend_choose(const struct vgpu_executor_config *config, const char *executor, uint64_t timeout_ns,
                         struct vgpu_backend_choice *out, struct vgpu_err *err);

@@ -238,9 +238,10 @@ static int probe(const char *name, const char *options)
         printf("no backend '%s' in this build (it has: %s)\n", name, vgpu_backend_names());
         return 1;
     }
-    if (ops->probe && ops->probe(options, what, sizeof(what), &err)) {
+    int rc = ops->probe ? ops->probe(options, what, sizeof(what), &err) : 0;
+    if (rc) {
         printf("%s\n", err.text[0] ? err.text : "the probe fails, and does not say why");
-        return 1;
+        return rc == -EINVAL ? 2 : 1; /* 2: the options are wrong, whatever there is here */
     }
     printf("%s\n", what[0] ? what : ops->name);
     return 0;

@@ -135,5 +135,11 @@ Test(probe, what_is_chosen)
     cr_assert_str_eq(c.fallback, "cuda does not work here: no driver");
     cr_assert_eq(choose("cuda", "echo no driver; exit 1", &c), -ENODEV);
     cr_assert_str_eq(err.text, "executor exec-X: backend cuda does not work here: no driver; install the NVIDIA driver, "
-                               "correct executors.options, or set executors.backend to auto or cpu");
+                               "or set executors.backend to auto or cpu");
+    cr_assert_eq(choose("auto", "echo 'backend cuda: no driver'; exit 1", &c), 0);
+    cr_assert_str_eq(c.fallback, "cuda does not work here: no driver");
+    for (int i = 0; i < 2; i++) { /* not a matter of what there is here: no fallback hides it */
+        cr_assert_eq(choose(gpu[i], "echo 'backend cuda: no option \"devcie\"'; exit 2", &c), -EINVAL);
+        cr_assert_str_eq(err.text, "executor exec-X: backend cuda: no option \"devcie\"; correct executors.options");
+    }
 }
