@@ -22,7 +22,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 sys.path.insert(0, os.path.join(ROOT, 'scripts'))
 import testlog  # noqa: E402
 
-ENGINES = ('auto', 'stream', 'batch', 'resident', 'bounce')
+ENGINES = ('auto', 'stream', 'batch', 'resident', 'bounce', 'pools')
 HUGE_BYTES = 34 << 30         # of device memory: three arrays of 2^31 floats, and some
 LEVEL_BYTES = 32 << 20        # device memory may differ by so much before and after a part
 E2E = {'hello': (), 'errors': (), 'guest-kill': (), 'daemon-kill': (), 'memory': (), 'shutdown': (),

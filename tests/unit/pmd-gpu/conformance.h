@@ -62,6 +62,7 @@ struct conformance_subject {
     X(engines_share_data)                                                                                              \
     X(unaligned)                                                                                                       \
     X(regions_come_and_go)                                                                                             \
+    X(leaving)                                                                                                         \
     X(mixed_sizes)                                                                                                     \
     X(sampled)                                                                                                         \
     X(random_mix)

@@ -312,6 +312,82 @@ void conformance_regions_come_and_go(const struct conformance_subject *s)
     rig_close(&r);
 }
 
+/* ---- a VM leaves with work under way ---- */
+
+#define LEAVING_BACKLOG 60u
+#define SLICE           (4 * MIB) /* of the heap, each VM's */
+
+static void count_vm0(struct rig *r, struct rig_op *op)
+{
+    *(uint32_t *)r->context += op->op.vm == 0;
+}
+
+/* VM 0's work, of every kind; its results are looked at by nobody. */
+static void backlog(struct rig *r, uint32_t round)
+{
+    const uint64_t small = REF_A(64 * (round % 100)), device = REF_D(0);
+
+    for (uint32_t i = 0; i < LEAVING_BACKLOG; i++) {
+        struct vgpu_work w[] = {w_fill(device, round, SLICE),
+                                w_add(small, REF_A(16 * KIB), REF_A(16 * KIB), 16),
+                                w_copy(REF_A(32 * KIB), device, 16 * KIB),
+                                w_axpy(device, 0.0f, device, SLICE / 4),
+                                w_op(VGPU_OP_FENCE),
+                                w_gemm(device, REF_A(0), REF_A(16 * KIB), 16, 16, 16, 1, 0, 0, VGPU_F32)};
+        rig_send(r, 0, &w[(i + round) % LEN(w)]);
+    }
+}
+
+/*
+ * VM 0 is cancelled: its operations come back soon, done and then cancelled, and when the last is back nothing touches its
+ * arena any more. Its slice of the heap is wiped, its neighbour keeps every byte, and the slot serves again.
+ */
+void conformance_leaving(const struct conformance_subject *s)
+{
+    const struct rig_config config = {
+        .vms = 2, .queues = 1, .in_flight = 200, .heap_bytes = 2 * SLICE, .arena_bytes = 256 * KIB};
+    const uint32_t rounds = 10 + s->region_rounds / 10;
+    struct rig r;
+
+    rig_open(&r, s, &config);
+    for (uint32_t round = 0; round < rounds; round++) {
+        uint32_t back = 0;
+        r.on_done = count_vm0;
+        r.context = &back;
+        r.vm[0].priority = round % VGPU_PRIO_COUNT;
+        backlog(&r, round);
+        for (uint32_t i = 0; i < 20; i++) {
+            struct vgpu_work w = w_fill(i % 2 ? REF_D(SLICE + 64 * i) : REF_A(64 * i), round * 100 + i, 64);
+            send_and_model(&r, 1, &w);
+        }
+        rig_poll(&r, 1 + (uint32_t)rig_below(&r, 20));
+        r.vm[0].leaving = r.ops->cancel != NULL;
+        if (r.ops->cancel)
+            r.ops->cancel(r.b, 0);
+        uint64_t start = vgpu_now_ns();
+        while (back < LEAVING_BACKLOG) {
+            rig_poll(&r, 16);
+            CHECK(vgpu_now_ns() - start < UINT64_C(20000000000), "a VM that leaves still has work under way after 20 s");
+        }
+        r.ops->region_del(r.b, 0);
+        memset(r.vm[0].arena, (int)round, config.arena_bytes);
+        memset(r.vm[0].shadow, (int)round, config.arena_bytes);
+        if (r.ops->wipe)
+            r.ops->wipe(r.b, 0, SLICE);
+        r.vm[0].leaving = false;
+        r.vm[0].cancelled = 0;
+        CHECK(r.ops->region_add(r.b, 0, r.vm[0].arena, config.arena_bytes, -1, 0, NULL) == 0, "region_add");
+        if (r.ops->wipe && s->computes)
+            memset(r.heap_shadow, 0, SLICE);
+        struct vgpu_work clean = w_alloc(REF_D(0), SLICE); /* where there is no wipe */
+        if (!r.ops->wipe)
+            send_and_model(&r, 0, &clean);
+        r.on_done = NULL;
+        rig_compare(&r);
+    }
+    rig_close(&r);
+}
+
 /* ---- small, large, GEMM, small: each reads its predecessor's output ---- */
 
 static void mixed_chain(struct rig *r, uint32_t vm, uint32_t round, uint64_t large)

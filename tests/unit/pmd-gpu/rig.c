@@ -103,6 +103,20 @@ void rig_close(struct rig *r)
     free(r->heap_shadow);
 }
 
+static void check_result(struct rig_vm *v, const struct rig_op *ro)
+{
+    if (v->leaving && ro->op.status == VGPU_E_CANCELLED) {
+        v->cancelled++;
+        return;
+    }
+    CHECK(v->cancelled == 0, "opcode %u of a VM that left: status %u after %u were cancelled", ro->sent.opcode,
+          ro->op.status, v->cancelled);
+    CHECK(ro->op.status == ro->want_status, "opcode %u: status %u, expected %u", ro->sent.opcode, ro->op.status,
+          ro->want_status);
+    CHECK(ro->op.value == ro->want_value, "opcode %u: value %" PRIu64 ", expected %" PRIu64, ro->sent.opcode,
+          ro->op.value, ro->want_value);
+}
+
 uint32_t rig_poll(struct rig *r, uint32_t max)
 {
     struct vgpu_op *done[64];
@@ -117,10 +131,7 @@ uint32_t rig_poll(struct rig *r, uint32_t max)
         CHECK(ro->busy, "an operation (opcode %u) came back twice", ro->sent.opcode);
         CHECK(memcmp(&ro->sent, &ro->op.work, sizeof(ro->sent)) == 0, "the work of opcode %u was changed",
               ro->sent.opcode);
-        CHECK(ro->op.status == ro->want_status, "opcode %u: status %u, expected %u", ro->sent.opcode, ro->op.status,
-              ro->want_status);
-        CHECK(ro->op.value == ro->want_value, "opcode %u: value %" PRIu64 ", expected %" PRIu64, ro->sent.opcode,
-              ro->op.value, ro->want_value);
+        check_result(&r->vm[ro->op.vm], ro);
         struct rig_vm *v = &r->vm[ro->op.vm];
         CHECK(ro->order > v->last_order, "VM %u: operation %" PRIu64 " comes back after %" PRIu64, ro->op.vm, ro->order,
               v->last_order);

@@ -18,6 +18,8 @@ struct rig_vm {
     uint8_t *shadow; /* what the arena must hold */
     uint32_t queue, priority;
     uint64_t last_order; /* of the operation that came back last */
+    bool leaving;        /* cancelled: operations come back done, and from one on cancelled */
+    uint32_t cancelled;
 };
 
 struct rig_op {

@@ -52,6 +52,7 @@ const struct conformance_subject conformance_subjects[] = {
     {.name = "cuda:stream", CUDA("stream", "", 5)},
     {.name = "cuda:batch", CUDA("batch", "", 6)},
     {.name = "cuda:resident", CUDA("resident", "", 7)},
+    {.name = "cuda:pools", CUDA("auto", ",partition=pools", 9)},
     {.name = "cuda:bounce", CUDA("auto", ",register=0", 8), .bounced = true},
     {0},
 };
