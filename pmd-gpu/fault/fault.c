@@ -14,8 +14,9 @@
  *   stall_us=U            U microseconds before that operation is handed back
  *   eagain_every=N        every Nth submit is refused with -EAGAIN
  *   open_fails=1          open fails with -EIO
+ *   open_ms=M             open takes M milliseconds, like a driver that loads its kernels
  *   region_fails_every=N  every Nth region_add fails with -ENOMEM
- *   region_add_ms=M       region_add takes M milliseconds (at most 60000), like a driver that registers a large arena
+ *   region_add_ms=M       region_add takes M milliseconds, like a driver that registers a large arena
  *   engine_must=N         region_add fails with -EINVAL for a VM whose engine (enum vgpu_engine) is not N
  *   bounced=1             region_bounced() is true for every VM
  *   lost_after=N          after N finished operations nothing completes and lost() is true
@@ -50,7 +51,7 @@ struct vgpu_fault {
     uint64_t region_adds;
     enum vgpu_engine engine; /* of the VM whose region comes next */
     /* options */
-    uint64_t fail_every, stall_every, stall_us, eagain_every, open_fails, region_fails_every, region_add_ms, engine_must,
+    uint64_t fail_every, stall_every, stall_us, eagain_every, open_fails, open_ms, region_fails_every, region_add_ms, engine_must,
         bounced, lost_after, probe_fails;
     char inner_options[OPTIONS_BYTES];
 };
@@ -69,7 +70,7 @@ static int option_take(struct vgpu_fault *f, const char *item, struct vgpu_err *
     } ours[] = {
         {"fail_every", &f->fail_every}, {"stall_every", &f->stall_every},
         {"stall_us", &f->stall_us},     {"eagain_every", &f->eagain_every},
-        {"open_fails", &f->open_fails}, {"region_fails_every", &f->region_fails_every},
+        {"open_ms", &f->open_ms},       {"open_fails", &f->open_fails}, {"region_fails_every", &f->region_fails_every},
         {"region_add_ms", &f->region_add_ms}, {"engine_must", &f->engine_must},
         {"bounced", &f->bounced},       {"lost_after", &f->lost_after},
         {"probe_fails", &f->probe_fails},
@@ -114,6 +115,13 @@ static int options_parse(struct vgpu_fault *f, const char *options, struct vgpu_
     return 0;
 }
 
+static void take_ms(uint64_t ms)
+{
+    struct timespec t = {.tv_sec = (time_t)(ms / 1000), .tv_nsec = (long)(ms % 1000) * 1000000};
+
+    nanosleep(&t, NULL);
+}
+
 static int fault_probe(const struct vgpu_backend_ops *inner_ops, const char *options, char *what, size_t bytes,
                        struct vgpu_err *err)
 {
@@ -153,6 +161,7 @@ static int fault_open(const struct vgpu_backend_ops *inner_ops, const struct vgp
         rc = vgpu_err_set(err, EIO, "backend fault: open fails as asked for by open_fails");
         goto err_free;
     }
+    take_ms(f->open_ms);
     struct vgpu_backend_config inner_config = *config;
     inner_config.options = f->inner_options;
     rc = inner_ops->open(&inner_config, &f->inner, err);
@@ -188,13 +197,11 @@ static int fault_region_add(struct vgpu_backend *b, uint32_t vm, void *arena, ui
                             uint64_t fd_offset, struct vgpu_err *err)
 {
     struct vgpu_fault *f = fault_of(b);
-    struct timespec slow = {.tv_sec = (time_t)(f->region_add_ms / 1000),
-                            .tv_nsec = (long)(f->region_add_ms % 1000) * 1000000};
     enum vgpu_engine engine = f->engine;
 
     f->engine = VGPU_ENGINE_AUTO;
     f->region_adds++;
-    nanosleep(&slow, NULL);
+    take_ms(f->region_add_ms);
     if (f->engine_must != ENGINE_ANY && engine != f->engine_must)
         return vgpu_err_set(err, EINVAL, "backend fault: engine %d where engine_must wants %" PRIu64, (int)engine,
                             f->engine_must);

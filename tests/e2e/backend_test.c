@@ -394,6 +394,42 @@ static void slow_registration(void)
     e2e_host_stop(&h);
 }
 
+/* Starting takes long: guests wait for their own pool's executor, and nobody else does. */
+static void slow_start(void)
+{
+    struct e2e_host h;
+    uint64_t worst_ms = 0, rounds = 0, back = 0, start_ms = e2e_now_ms();
+
+    e2e_host_start(&h, &(struct e2e_options){.backend = "fault:cpu", .backend_options = "open_ms=3000", .pools = 2});
+    e2e_check(e2e_now_ms() - start_ms >= 3000, "ready before the executors are");
+    e2e_register(&h, 1, 1, "A", "medium", NULL);
+    e2e_register(&h, 2, 2, "B", "medium", NULL);
+    struct vgpu *a = e2e_open(&h, 1, NULL), *b = e2e_open(&h, 2, NULL);
+    pid_t pid_a = e2e_executor_pid(&h, "A"), pid_b = e2e_executor_pid(&h, "B");
+    e2e_check(pid_b > 0 && kill(pid_b, SIGKILL) == 0, "executor %d", (int)pid_b);
+    struct vgpu_request nop = {.opcode = VGPU_OP_NOP};
+    struct vgpu_completion c;
+    e2e_eventually(properties(b).state == VGPU_VM_PAUSED, "the death is not noticed");
+    e2e_check(vgpu_submit(b, &nop, NULL) == 0, "%s", vgpu_strerror(b));
+    for (start_ms = e2e_now_ms(); !back; rounds++) {
+        uint64_t before = e2e_now_ms();
+        e2e_check(before < start_ms + E2E_WAIT_MS, "pool B does not come back");
+        e2e_check(vgpu_nop(a) == 0, "pool A: %s", vgpu_strerror(a));
+        if (e2e_now_ms() - before > worst_ms)
+            worst_ms = e2e_now_ms() - before;
+        if (vgpu_poll(b, &c, 1) == 1)
+            back = e2e_now_ms() - start_ms;
+    }
+    e2e_check(c.status == VGPU_OK && back >= 2000, "status %u after %llu ms", c.status, (unsigned long long)back);
+    e2e_check(worst_ms < 1000, "a NOP of pool A took %llu ms", (unsigned long long)worst_ms);
+    e2e_check(e2e_executor_pid(&h, "A") == pid_a, "pool A has a new executor");
+    e2e_shows("pool A ran %llu NOPs one by one, the slowest in %llu ms, while pool B's executor took 3 s to start",
+              (unsigned long long)rounds, (unsigned long long)worst_ms);
+    vgpu_close(a);
+    vgpu_close(b);
+    e2e_host_stop(&h);
+}
+
 static const struct e2e_test tests[] = {
     {"auto_without_driver", auto_without_driver, 0},
     {"auto_with_gpu", auto_with_gpu, 0},
@@ -406,6 +442,7 @@ static const struct e2e_test tests[] = {
     {"arena_direct", arena_direct, 0},
     {"arena_bounced", arena_bounced, 0},
     {"device_fault", device_fault, 0},
+    {"slow_start", slow_start, 0},
     {"slow_registration", slow_registration, 90},
 };
 E2E_MAIN(tests)
