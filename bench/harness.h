@@ -17,6 +17,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <sys/types.h>
 
 #include "core/base/atomic.h"
 #include "core/base/clock.h"
@@ -47,8 +48,9 @@ struct bench {
     const char *filter; /* only "measurement/subject" names that contain this; NULL: all */
     const char *gpu_options; /* suite gpu: more options of the cuda executor; NULL: none */
     bool gpu_small;          /* suite gpu: small sizes, two tenants */
-    FILE *json;         /* NULL: none */
-    FILE *text;         /* where tables and remarks go */
+    FILE *json;              /* NULL: none */
+    off_t json_from;         /* where rows that are not final begin */
+    FILE *text;              /* where tables and remarks go */
     bool list_only;
     int cores[BENCH_CORES_MAX]; /* to use, in order: one of each physical core first */
     int n_cores;
@@ -120,8 +122,10 @@ double bench_min(const struct bench_row *row);
 double bench_max(const struct bench_row *row);
 /* Median over the rounds of a / b, both of the same round. NAN when either is NULL. */
 double bench_ratio(const struct bench_row *a, const struct bench_row *b);
-/* One JSON object a line for each row recorded since the last call. */
+/* One JSON object a line for each row recorded since the last call; then forgets them. */
 void bench_json_flush(struct bench *b);
+/* The same with what there is up to now, in place of what the last checkpoint wrote: a long run that is killed leaves that. */
+void bench_json_checkpoint(struct bench *b);
 
 /* A table that aligns itself: cells are added row by row, printed at the end. The first column is left-aligned. */
 struct bench_table {

@@ -5,6 +5,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static void *must(void *p)
 {
@@ -119,19 +120,42 @@ double bench_ratio(const struct bench_row *a, const struct bench_row *b)
     return median_of(v, n);
 }
 
-void bench_json_flush(struct bench *b)
+static void rows_print(const struct bench *b)
 {
     double v[BENCH_REPS_MAX];
 
     for (size_t i = 0; i < b->n_rows; i++) {
-        struct bench_row *r = &b->rows[i];
+        const struct bench_row *r = &b->rows[i];
         int n = sorted(r, v);
-        if (b->json && n)
+        if (n)
             fprintf(b->json,
                     "{\"bench\":\"%s\",\"subject\":\"%s\",\"params\":%s,\"metric\":\"%s\",\"value\":%.6g,"
                     "\"min\":%.6g,\"max\":%.6g,\"unit\":\"%s\",\"reps\":%d,\"host\":%s}\n",
                     r->bench, r->subject, r->params, r->metric, bench_median(r), v[0], v[n - 1], r->unit, n,
                     b->host_json);
+    }
+}
+
+void bench_json_checkpoint(struct bench *b)
+{
+    if (!b->json || fflush(b->json) || fseeko(b->json, b->json_from, SEEK_SET))
+        return; /* a pipe: its reader gets the rows at the end */
+    if (ftruncate(fileno(b->json), b->json_from) == 0)
+        rows_print(b);
+    fflush(b->json);
+}
+
+void bench_json_flush(struct bench *b)
+{
+    if (b->json && fseeko(b->json, b->json_from, SEEK_SET) == 0 && ftruncate(fileno(b->json), b->json_from))
+        fprintf(stderr, "vgpu-bench: the JSON file cannot be shortened: %m\n");
+    if (b->json) {
+        rows_print(b);
+        off_t at = ftello(b->json);
+        b->json_from = at > 0 ? at : 0;
+    }
+    for (size_t i = 0; i < b->n_rows; i++) {
+        struct bench_row *r = &b->rows[i];
         free(r->bench);
         free(r->subject);
         free(r->params);

@@ -2,7 +2,7 @@
 /* One measurement: run, recorded, or said why not. */
 #include "bench/gpu/gpu.h"
 
-#include <math.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -43,8 +43,11 @@ void gpu_fail(struct gpu *g, const char *bench, const char *subject, const char 
 
 void gpu_skip(struct gpu *g, const char *bench, const char *subject, const char *why)
 {
-    fprintf(g->b->text, "SKIPPED: %s/%s: %s\n", bench + strlen("gpu."), subject, why);
+    size_t before = g->b->n_rows;
+
     reason_record(g, "gpu.skipped", bench, subject, "{}", why);
+    if (g->b->n_rows > before) /* the first of its kind */
+        fprintf(g->b->text, "SKIPPED: %s/%s: %s\n", bench + strlen("gpu."), subject, why);
 }
 
 void gpu_record(struct gpu *g, const struct gpu_cell *c, const struct outcome *out)
@@ -72,10 +75,19 @@ void gpu_measure(struct gpu *g, const struct gpu_cell *c)
             return; /* said once */
     }
     crew_run(g, &c->crew, &c->cell, &out);
-    if (out.rc)
+    if (out.rc == -ENOTSUP && g->driver[0]) /* a driver without a GPU may lack graphs and such; NVIDIA's has all */
+        gpu_skip(g, c->bench, c->subject, out.text);
+    else if (out.rc)
         gpu_fail(g, c->bench, c->subject, c->params, out.text);
     else
         gpu_record(g, c, &out);
+}
+
+void gpu_step(struct gpu *g, const char *what)
+{
+    fprintf(g->b->text, "gpu: %s (%.0f s)\n", what, (double)(vgpu_now_ns() - g->began_ns) / 1e9);
+    fflush(g->b->text);
+    bench_json_checkpoint(g->b);
 }
 
 static struct tenant_cell base(const struct gpu *g, uint64_t n, uint32_t depth)

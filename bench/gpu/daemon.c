@@ -70,7 +70,7 @@ static bool options_make(const struct gpu *g, const struct gpu_daemon_config *c,
     if (strcmp(c->backend, "cuda"))
         return true;
     if (!g->shared_cores)
-        snprintf(launcher, sizeof(launcher), "%d", index ? g->spare_core : g->launcher_core);
+        snprintf(launcher, sizeof(launcher), "%d", g->launcher_core[index]);
     n = snprintf(out, OPTIONS, "device=%d,park_ms=%u,launcher_cpu=%s", index, GPU_PARK_MS, launcher);
     const struct {
         const char *key, *value;
@@ -196,7 +196,7 @@ int daemon_start(struct gpu *g, const struct gpu_daemon_config *config)
         rc = vms_register(d, ctl);
     if (rc == 0) {
         if (!g->shared_cores)
-            proc_unpinned_move(d->pid, config->poll_cores == 2 ? g->launcher_core : g->spare_core);
+            proc_unpinned_move(d->pid, config->poll_cores == 2 ? g->launcher_core[0] : g->spare_core);
         return 0;
     }
     fprintf(g->b->text, "gpu: vgpud (%s) did not start: %s\n", config->name, strerror(-rc));

@@ -47,7 +47,7 @@ struct gpu {
     int reps;
     int tenants_max;     /* tenants with a core each */
     int tenant_core[GPU_TENANTS_MAX];
-    int poll_core[2], exec_core[2], launcher_core, spare_core;
+    int poll_core[2], exec_core[2], launcher_core[2], spare_core; /* of a second executor, or poll core, last */
     bool shared_cores;
     struct member *members;
     uint32_t n_members;
@@ -58,6 +58,7 @@ struct gpu {
     uint64_t vgpu_ended_ns;    /* when a guest last had work */
     uint32_t failures;         /* in a row, of starting something */
     int failed;                /* cells */
+    uint64_t began_ns;
 };
 extern volatile int gpu_interrupted; /* by a signal: nothing more is measured, all that was started ends */
 
@@ -160,6 +161,8 @@ void gpu_record(struct gpu *g, const struct gpu_cell *c, const struct outcome *o
 void gpu_fail(struct gpu *g, const char *bench, const char *subject, const char *params, const char *why);
 /* Once for each name: what was not measured, and why. */
 void gpu_skip(struct gpu *g, const char *bench, const char *subject, const char *why);
+/* Says what comes next, and saves the rows that there are. */
+void gpu_step(struct gpu *g, const char *what);
 bool gpu_wanted(const struct gpu *g, const char *bench, const char *subject);
 /* A vector add, or GEMM, with the run's lengths. */
 struct tenant_cell gpu_vadd(const struct gpu *g, uint64_t n, uint32_t data, uint32_t depth);

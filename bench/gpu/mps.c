@@ -3,6 +3,7 @@
 #include "bench/gpu/gpu.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -105,6 +106,22 @@ void mps_start(struct gpu *g)
     gpu_skip(g, "gpu.tenants", "mps", "the control daemon did not start");
 }
 
+/* It writes its process id beside its pipes. */
+static pid_t control_pid(const struct gpu_mps *m)
+{
+    char path[128];
+    int pid = -1;
+
+    snprintf(path, sizeof(path), "%s/pipe/" CONTROL ".pid", m->dir);
+    FILE *f = fopen(path, "r");
+    if (!f)
+        return -1;
+    if (fscanf(f, "%d", &pid) != 1)
+        pid = -1;
+    fclose(f);
+    return pid;
+}
+
 /* A server exists once a client has come. */
 bool mps_serves(const struct gpu *g)
 {
@@ -122,7 +139,12 @@ void mps_stop(struct gpu *g)
     if (!m)
         return;
     g->mps = NULL;
-    if (ask(m, "quit -t 5\n", answer, sizeof(answer)))
-        fprintf(g->b->text, "gpu: " CONTROL " did not take 'quit'; it may still run (folder %s)\n", m->dir);
+    pid_t control = control_pid(m);
+    if (ask(m, "quit\n", answer, sizeof(answer)) && control > 0)
+        kill(control, SIGTERM);
+    for (int i = 0; i < 100 && control > 0 && kill(control, 0) == 0; i++)
+        proc_nap(0.05);
+    if (control > 0 && kill(control, 0) == 0)
+        fprintf(g->b->text, "gpu: " CONTROL " (process %d) does not end\n", (int)control);
     mps_free(m);
 }

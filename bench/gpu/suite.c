@@ -8,7 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define DEFAULT_SECONDS 0.3
+#define DEFAULT_SECONDS 0.25
 #define DEFAULT_REPS    3
 #define GOAL_CORES      16
 
@@ -70,7 +70,7 @@ static int probe(struct gpu *g)
 static void cores_choose(struct gpu *g)
 {
     const struct bench *b = g->b;
-    int host = 4, n = b->n_cores;
+    const int host = 4, n = b->n_cores;
 
     g->shared_cores = n < 6 || b->cores_shared;
     g->tenants_max = g->shared_cores ? GPU_TENANTS_MAX : n - host < GPU_TENANTS_MAX ? n - host : GPU_TENANTS_MAX;
@@ -81,15 +81,18 @@ static void cores_choose(struct gpu *g)
         fprintf(b->text, "note: %d cores: tenants and vgpud share them, no goal is judged\n", n);
         return;
     }
+    const int *rest = &b->cores[g->tenants_max], more = n - g->tenants_max;
     for (int i = 0; i < g->tenants_max; i++)
         g->tenant_core[i] = b->cores[i];
-    g->poll_core[0] = b->cores[n - 4];
-    g->exec_core[0] = b->cores[n - 3];
-    g->launcher_core = b->cores[n - 2];
-    g->spare_core = b->cores[n - 1];
-    g->poll_core[1] = g->exec_core[1] = g->spare_core; /* one or the other is used */
+    g->poll_core[0] = rest[0];
+    g->exec_core[0] = rest[1];
+    g->launcher_core[0] = rest[2];
+    g->spare_core = rest[3];
+    g->exec_core[1] = more > 4 ? rest[4] : g->spare_core;
+    g->launcher_core[1] = more > 5 ? rest[5] : g->spare_core;
+    g->poll_core[1] = more > 6 ? rest[6] : g->spare_core;
     fprintf(b->text, "gpu: %d tenants on cores of their own; poll core %d, executor %d, launcher %d, all else %d\n",
-            g->tenants_max, g->poll_core[0], g->exec_core[0], g->launcher_core, g->spare_core);
+            g->tenants_max, g->poll_core[0], g->exec_core[0], g->launcher_core[0], g->spare_core);
     if (!g->judged)
         fprintf(b->text, "note: goals are judged on %d cores, with all sizes, on a real GPU\n", GOAL_CORES);
 }
@@ -112,8 +115,7 @@ static bool phase_start(struct gpu *g, const struct gpu_daemon_config *config, c
     if (gpu_interrupted || !phase_wanted(g, names))
         return false;
     g->failures = 0;
-    fprintf(g->b->text, "gpu: %s\n", config->name);
-    fflush(g->b->text);
+    gpu_step(g, config->name);
     int rc = daemon_start(g, config);
     if (rc == 0)
         return true;
@@ -137,10 +139,14 @@ static void phase_main(struct gpu *g)
                                        .vms = vms};
 
     if (phase_start(g, &config, MAIN_NAMES)) {
+        gpu_step(g, "  vector adds");
         latency_run(g);
         hops_run(g);
+        gpu_step(g, "  GEMM");
         gemm_run(g);
+        gpu_step(g, "  copies");
         copy_run(g);
+        gpu_step(g, "  tenants");
         tenants_run(g);
         daemon_stop(g);
     }
@@ -254,13 +260,13 @@ int bench_gpu_run(struct bench *b)
     cores_choose(&g);
     fprintf(b->text, "gpu: %d rounds, %.2f s a measurement\n", g.reps, g.seconds);
     catch_signals(old, true);
-    uint64_t from = vgpu_now_ns();
+    g.began_ns = vgpu_now_ns();
     run_all(&g);
     mps_stop(&g);
     daemon_stop(&g);
     crew_end_all(&g);
     catch_signals(old, false);
-    fprintf(b->text, "gpu: took %.0f s\n", (double)(vgpu_now_ns() - from) / 1e9);
+    fprintf(b->text, "gpu: took %.0f s\n", (double)(vgpu_now_ns() - g.began_ns) / 1e9);
     gpu_report(&g);
     if (gpu_interrupted)
         fprintf(b->text, "gpu: interrupted\n");

@@ -38,6 +38,7 @@ struct native {
     CUdevice device;
     CUcontext context;
     CUfunction vadd, resident;
+    CUfunction stand_in; /* NULL where the driver is NVIDIA's */
     CUstream stream[NATIVE_STREAMS];
     CUevent event[NATIVE_EVENTS];
     CUgraphExec graph_exec;

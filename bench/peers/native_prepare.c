@@ -104,6 +104,10 @@ int native_prepare(struct side *s, const struct tenant_cell *cell, char *text)
         snprintf(text, TENANT_TEXT_BYTES, "a native tenant cannot do that");
         return -ENOTSUP;
     }
+    if (n->stand_in && (cell->op == TENANT_PINGPONG || cell->op == TENANT_RESIDENT)) {
+        snprintf(text, TENANT_TEXT_BYTES, "this driver runs none of our kernels");
+        return -ENOTSUP;
+    }
     n->submitted = n->finished = 0;
     n->streams = cell->streams ? cell->streams : 1;
     n->unit = cell->graph ? cell->graph : cell->notify ? cell->notify : 1;

@@ -270,6 +270,7 @@ static int64_t device_check(const struct plan *p, struct side *s, uint64_t at, u
 
     for (uint64_t done = 0; done < bytes; done += CHUNK_BYTES) {
         uint64_t part = bytes - done < CHUNK_BYTES ? bytes - done : CHUNK_BYTES;
+        fill_poison(p, s->host, 0, part); /* what is not fetched must not look right */
         int rc = s->ops->move(s, false, at + done, 0, part);
         if (rc)
             return rc;
@@ -323,6 +324,7 @@ static int64_t gemm_check(const struct plan *p, struct side *s)
     for (uint32_t k = 0; k < GEMM_SAMPLES; k++) {
         uint64_t row = (k / 8) * (n - 1) / 7, column = (k % 8) * (n - 1) / 7;
         if (row != row_held) {
+            fill_poison(p, s->host, 0, n * 4);
             int rc = s->ops->move(s, false, p->c + row * n * 4, 0, n * 4);
             if (rc)
                 return rc;

@@ -236,7 +236,7 @@ static void usage(FILE *to)
     fprintf(to, "usage: vgpu-bench-tenant --mode native|vgpu [OPTION...]    (vgpu-bench gpu starts these itself)\n\n"
                 "  --op vadd|gemm|copy-h2d|copy-d2h|nop|pingpong|resident|churn\n"
                 "  --n N  --data device|arena|copied  --depth D  --seconds S  --bf16\n"
-                "  --wait sync|value|event  --notify N  --graph LAUNCHES  --chains N  --streams N      (native)\n"
+                "  --wait sync|value|event  --notify N  --graph LAUNCHES  --chains N  --streams N --slots N  (native)\n"
                 "  --vm ID  --socket PATH  --token PATH  --patience SECONDS                            (vgpu)\n"
                 "  --cpu N  --host-bytes B  --device-bytes B  --device N  --driver PATH  --cublas PATH\n"
                 "  --probe            say what GPU a native tenant would use, and stop\n"
@@ -283,6 +283,7 @@ static void option_take(struct command *c, int option, const char *value)
     case 'g': c->cell.graph = (uint32_t)number; break;
     case 'k': c->cell.chains = (uint32_t)number; break;
     case 'S': c->cell.streams = (uint32_t)number; break;
+    case 'O': c->cell.slots = (uint32_t)number; break;
     case 'v': o->vm_id = (uint32_t)number; break;
     case 'p': o->socket_path = value; break;
     case 't': o->token_path = value; break;
@@ -305,7 +306,7 @@ static void command_read(struct command *c, int argc, char **argv)
     static const struct option options[] = {
         {"mode", 1, NULL, 'm'},   {"op", 1, NULL, 'o'},         {"n", 1, NULL, 'n'},            {"data", 1, NULL, 'd'},
         {"depth", 1, NULL, 'D'},  {"seconds", 1, NULL, 's'},    {"bf16", 0, NULL, 'b'},         {"wait", 1, NULL, 'w'},
-        {"notify", 1, NULL, 'N'}, {"graph", 1, NULL, 'g'},      {"chains", 1, NULL, 'k'},       {"streams", 1, NULL, 'S'},
+        {"notify", 1, NULL, 'N'}, {"graph", 1, NULL, 'g'},      {"chains", 1, NULL, 'k'},       {"streams", 1, NULL, 'S'}, {"slots", 1, NULL, 'O'},
         {"vm", 1, NULL, 'v'},     {"socket", 1, NULL, 'p'},     {"token", 1, NULL, 't'},        {"cpu", 1, NULL, 'c'},
         {"host-bytes", 1, NULL, 'H'}, {"device-bytes", 1, NULL, 'G'}, {"device", 1, NULL, 'i'}, {"driver", 1, NULL, 'L'},
         {"cublas", 1, NULL, 'B'}, {"probe", 0, NULL, 'P'},      {"serve", 1, NULL, 'f'},        {"help", 0, NULL, 'h'},
