@@ -36,6 +36,8 @@ static void reason_record(struct gpu *g, const char *kind, const char *bench, co
 
 void gpu_fail(struct gpu *g, const char *bench, const char *subject, const char *params, const char *why)
 {
+    if (gpu_interrupted)
+        return; /* what it was told to end is no failure */
     g->failed++;
     fprintf(g->b->text, "FAILED: %s/%s %s: %s\n", bench + strlen("gpu."), subject, params, why);
     reason_record(g, "gpu.failed", bench, subject, params, why);
@@ -81,6 +83,8 @@ void gpu_measure(struct gpu *g, const struct gpu_cell *c)
         gpu_fail(g, c->bench, c->subject, c->params, out.text);
     else
         gpu_record(g, c, &out);
+    if (out.rc && c->crew.kind == CREW_VGPU && !gpu_interrupted)
+        daemon_log_tail(g);
 }
 
 void gpu_step(struct gpu *g, const char *what)

@@ -177,7 +177,7 @@ static int expect(struct member *m, char want, double timeout_s, struct outcome 
 
 const char *crew_missing(struct gpu *g, enum crew_kind kind)
 {
-    if (kind == CREW_VGPU && !daemon_alive(g))
+    if (kind == CREW_VGPU && (daemon_revive(g) || !g->daemon))
         return "vgpud does not run";
     if (kind == CREW_MPS && !g->mps)
         return "MPS is not to be had";

@@ -14,6 +14,8 @@
 
 #define READY_MS  60000
 #define OPTIONS   256
+#define REVIVALS  2u /* of one configuration */
+#define LOG_TAIL  8
 #define MPS_UNSET "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY"
 
 struct gpu_daemon {
@@ -203,6 +205,33 @@ int daemon_start(struct gpu *g, const struct gpu_daemon_config *config)
     proc_log_show(d->log, g->b->text);
     daemon_stop(g);
     return rc;
+}
+
+int daemon_revive(struct gpu *g)
+{
+    const struct gpu_daemon_config *config = g->daemon ? g->daemon->config : NULL;
+
+    if (!config || daemon_alive(g))
+        return 0;
+    if (g->revived == REVIVALS)
+        return -ECHILD;
+    g->revived++;
+    fprintf(g->b->text, "gpu: vgpud ended by itself; it is started again\n");
+    return daemon_start(g, config);
+}
+
+void daemon_log_tail(const struct gpu *g)
+{
+    char line[LOG_TAIL][512];
+    int n = 0;
+    FILE *f = g->daemon ? fopen(g->daemon->log, "r") : NULL;
+
+    while (f && fgets(line[n % LOG_TAIL], sizeof(line[0]), f))
+        n++;
+    if (f)
+        fclose(f);
+    for (int i = n > LOG_TAIL ? n - LOG_TAIL : 0; i < n; i++)
+        fprintf(g->b->text, "  vgpud's log: %s", line[i % LOG_TAIL]);
 }
 
 void daemon_stop(struct gpu *g)

@@ -167,6 +167,8 @@ void gpu_goals(struct gpu *g)
     tenants_goals(&s);
     bulk_goals(&s);
     isolation_goals(&s);
+    if (s.table.cells == s.table.columns) /* nothing that a goal is about */
+        fprintf(g->b->text, "  (no goal's two sides were measured)\n");
     bench_table_print(&s.table, g->b->text);
     fprintf(g->b->text, "  %d of %d judged goals met (ratios are medians of each round's)\n", s.met, s.judged);
 }

@@ -56,6 +56,7 @@ struct gpu {
     bool mps_tried;
     uint32_t wait[CREW_KINDS]; /* how a native tenant with many outstanding waits: enum tenant_wait */
     uint64_t vgpu_ended_ns;    /* when a guest last had work */
+    uint32_t revived;          /* how often, of this configuration */
     uint32_t failures;         /* in a row, of starting something */
     int failed;                /* cells */
     uint64_t began_ns;
@@ -110,6 +111,9 @@ struct gpu_daemon_config {
 int daemon_start(struct gpu *g, const struct gpu_daemon_config *config);
 void daemon_stop(struct gpu *g);
 bool daemon_alive(const struct gpu *g);
+/* Where it ended by itself: starts it again, some times. */
+int daemon_revive(struct gpu *g);
+void daemon_log_tail(const struct gpu *g);
 /* Paths, into buffers of 128 bytes. */
 void daemon_paths(const struct gpu *g, uint32_t vm, char *socket_path, char *token_path);
 const struct gpu_vm *daemon_vm(const struct gpu *g, uint32_t vm);

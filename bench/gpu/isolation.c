@@ -79,6 +79,7 @@ static void measure_beside(struct gpu *g, struct gpu_cell *c, enum load load)
     if (rc) { /* those that wait are left without a start: end them */
         crew_end(g, CREW_VGPU);
         gpu_fail(g, c->bench, c->subject, c->params, busy.rc ? busy.text : churn.rc ? churn.text : out.text);
+        daemon_log_tail(g);
         return;
     }
     if (heavy_ready)
@@ -87,6 +88,7 @@ static void measure_beside(struct gpu *g, struct gpu_cell *c, enum load load)
         crew_collect(g, &comes, &churn);
     if (out.rc || busy.rc || churn.rc) {
         gpu_fail(g, c->bench, c->subject, c->params, out.rc ? out.text : busy.rc ? busy.text : churn.text);
+        daemon_log_tail(g);
         return;
     }
     gpu_record(g, c, &out);

@@ -114,7 +114,7 @@ static bool phase_start(struct gpu *g, const struct gpu_daemon_config *config, c
 {
     if (gpu_interrupted || !phase_wanted(g, names))
         return false;
-    g->failures = 0;
+    g->failures = g->revived = 0;
     gpu_step(g, config->name);
     int rc = daemon_start(g, config);
     if (rc == 0)

@@ -180,18 +180,26 @@ static int device_fill(const struct plan *p, struct side *s, uint64_t at, uint64
     return 0;
 }
 
+static void slots_fill(const struct plan *p, char *to)
+{
+    for (uint32_t k = 0; k < p->slots; k++, to += p->stride) {
+        fill_a(p, to + p->a, 0, p->bytes_ab);
+        fill_b(p, to + p->b, 0, p->bytes_ab);
+        fill_poison(p, to + p->c, 0, p->bytes_c);
+    }
+}
+
 static int load_vectors(const struct plan *p, struct side *s)
 {
+    uint64_t total = p->slots * p->stride;
     int rc = 0;
 
+    if (in_host(p) || total <= CHUNK_BYTES) {
+        slots_fill(p, s->host);
+        return in_host(p) ? 0 : s->ops->move(s, true, 0, 0, total); /* in one piece: each may take a turn of the GPU */
+    }
     for (uint32_t k = 0; k < p->slots && !rc; k++) {
         uint64_t at = k * p->stride;
-        if (in_host(p)) {
-            fill_a(p, s->host + at + p->a, 0, p->bytes_ab);
-            fill_b(p, s->host + at + p->b, 0, p->bytes_ab);
-            fill_poison(p, s->host + at + p->c, 0, p->bytes_c);
-            continue;
-        }
         rc = device_fill(p, s, at + p->a, p->bytes_ab, fill_a);
         if (!rc)
             rc = device_fill(p, s, at + p->b, p->bytes_ab, fill_b);
@@ -339,6 +347,20 @@ static int64_t gemm_check(const struct plan *p, struct side *s)
     return (int64_t)wrong;
 }
 
+/* All slots in one piece. */
+static int64_t slots_check(const struct plan *p, struct side *s, uint64_t ops)
+{
+    uint64_t total = p->slots * p->stride, wrong = 0;
+
+    fill_poison(p, s->host, 0, total);
+    int rc = s->ops->move(s, false, 0, 0, total);
+    if (rc)
+        return rc;
+    for (uint64_t k = 0; k < p->slots && k < ops; k++)
+        wrong += sums_wrong(p, s->host + k * p->stride + p->c, 0, p->bytes_c);
+    return (int64_t)wrong;
+}
+
 int64_t plan_check(const struct plan *p, struct side *s, uint64_t ops)
 {
     int64_t wrong = 0;
@@ -347,6 +369,8 @@ int64_t plan_check(const struct plan *p, struct side *s, uint64_t ops)
     case TENANT_VADD:
         if (in_host(p))
             return (int64_t)host_check(p, s, ops);
+        if (p->slots * p->stride <= CHUNK_BYTES)
+            return slots_check(p, s, ops);
         for (uint64_t k = 0; k < p->slots && k < ops; k++) {
             int64_t rc = device_check(p, s, k * p->stride + p->c, p->bytes_c, sums_wrong);
             if (rc < 0)
