@@ -65,11 +65,16 @@ static int bad(const char *what, const char *value)
 int bench_args(struct bench *b, int argc, char **argv, const char **suites, int max)
 {
     static const struct option options[] = {
-        {"list", no_argument, NULL, 'l'},          {"json", optional_argument, NULL, 'j'},
-        {"filter", required_argument, NULL, 'f'},  {"reps", required_argument, NULL, 'r'},
-        {"seconds", required_argument, NULL, 's'}, {"cores", required_argument, NULL, 'c'},
-        {"gpu-options", required_argument, NULL, 'o'}, {"gpu-small", no_argument, NULL, 'm'},
-        {"help", no_argument, NULL, 'h'},          {NULL, 0, NULL, 0},
+        {"list", no_argument, NULL, 'l'},
+        {"json", optional_argument, NULL, 'j'},
+        {"filter", required_argument, NULL, 'f'},
+        {"reps", required_argument, NULL, 'r'},
+        {"seconds", required_argument, NULL, 's'},
+        {"cores", required_argument, NULL, 'c'},
+        {"gpu-options", required_argument, NULL, 'o'},
+        {"gpu-small", no_argument, NULL, 'm'},
+        {"help", no_argument, NULL, 'h'},
+        {NULL, 0, NULL, 0},
     };
     char *end;
     int option, n = 0;

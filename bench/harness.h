@@ -42,10 +42,10 @@ struct bench_row {
 
 struct bench {
     /* From the command line. */
-    int reps;           /* rounds */
-    bool reps_given;    /* else a suite may have a default of its own */
-    double seconds;     /* time that one suite may take; 0: the suite's default */
-    const char *filter; /* only "measurement/subject" names that contain this; NULL: all */
+    int reps;                /* rounds */
+    bool reps_given;         /* else a suite may have a default of its own */
+    double seconds;          /* time that one suite may take; 0: the suite's default */
+    const char *filter;      /* only "measurement/subject" names that contain this; NULL: all */
     const char *gpu_options; /* suite gpu: more options of the cuda executor; NULL: none */
     bool gpu_small;          /* suite gpu: small sizes, two tenants */
     FILE *json;              /* NULL: none */
@@ -71,8 +71,9 @@ struct bench {
 typedef int bench_suite_fn(struct bench *b);
 struct bench_suite {
     const char *name;
-    const char *what;    /* one line */
-    bench_suite_fn *run; /* 0, BENCH_SKIPPED, or -errno when something could not be measured (never because of a time) */
+    const char *what; /* one line */
+    bench_suite_fn
+        *run; /* 0, BENCH_SKIPPED, or -errno when something could not be measured (never because of a time) */
     void (*list)(FILE *to);
 };
 /* All suites, ended by a NULL name; in main.c. */
@@ -124,7 +125,8 @@ double bench_max(const struct bench_row *row);
 double bench_ratio(const struct bench_row *a, const struct bench_row *b);
 /* One JSON object a line for each row recorded since the last call; then forgets them. */
 void bench_json_flush(struct bench *b);
-/* The same with what there is up to now, in place of what the last checkpoint wrote: a long run that is killed leaves that. */
+/* The same with what there is up to now, in place of what the last checkpoint wrote: a long run that is killed leaves
+ * that. */
 void bench_json_checkpoint(struct bench *b);
 
 /* A table that aligns itself: cells are added row by row, printed at the end. The first column is left-aligned. */

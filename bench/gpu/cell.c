@@ -96,10 +96,8 @@ void gpu_step(struct gpu *g, const char *what)
 
 static struct tenant_cell base(const struct gpu *g, uint64_t n, uint32_t depth)
 {
-    return (struct tenant_cell){.n = n,
-                                .depth = depth,
-                                .run_ns = (uint64_t)(g->seconds * 1e9),
-                                .warmup_ns = (uint64_t)(g->seconds * 1e9 / 10)};
+    return (struct tenant_cell){
+        .n = n, .depth = depth, .run_ns = (uint64_t)(g->seconds * 1e9), .warmup_ns = (uint64_t)(g->seconds * 1e9 / 10)};
 }
 
 struct tenant_cell gpu_vadd(const struct gpu *g, uint64_t n, uint32_t data, uint32_t depth)

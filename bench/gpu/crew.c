@@ -11,12 +11,12 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define MEMBERS_MAX     64
-#define OPEN_TIMEOUT_S  90.0 /* twelve contexts at once take their time */
-#define CELL_TIMEOUT_S  60.0 /* to prepare one, and to check its results */
-#define GIVE_UP_AFTER   4u   /* tenants of the cells in a row that could not start */
-#define NATIVE_HOST     (16 * GPU_MIB)
-#define NATIVE_DEVICE   (256 * GPU_MIB)
+#define MEMBERS_MAX    64
+#define OPEN_TIMEOUT_S 90.0 /* twelve contexts at once take their time */
+#define CELL_TIMEOUT_S 60.0 /* to prepare one, and to check its results */
+#define GIVE_UP_AFTER  4u   /* tenants of the cells in a row that could not start */
+#define NATIVE_HOST    (16 * GPU_MIB)
+#define NATIVE_DEVICE  (256 * GPU_MIB)
 
 struct member {
     enum crew_kind kind;
@@ -86,8 +86,17 @@ static pid_t member_exec(struct gpu *g, const struct member *m, int fd, int memo
     bool first = m->kind == CREW_NATIVE && m->id == 0; /* the one that plays every native part */
     uint64_t host_bytes = first ? gpu_limit(g, TENANT_COPY_H2D) + 80 * GPU_MIB : NATIVE_HOST;
     uint64_t device_bytes = first ? 8 * NATIVE_DEVICE : NATIVE_DEVICE;
-    const char *argv[32] = {g->tenant, "--mode", m->kind == CREW_VGPU ? "vgpu" : "native", "--serve", serve, "--cpu",
-                            core, "--host-bytes", host, "--device-bytes", device};
+    const char *argv[32] = {g->tenant,
+                            "--mode",
+                            m->kind == CREW_VGPU ? "vgpu" : "native",
+                            "--serve",
+                            serve,
+                            "--cpu",
+                            core,
+                            "--host-bytes",
+                            host,
+                            "--device-bytes",
+                            device};
     int n = 11, keep[] = {fd, memory};
 
     if (m->kind == CREW_VGPU) {
@@ -107,7 +116,10 @@ static pid_t member_exec(struct gpu *g, const struct member *m, int fd, int memo
     snprintf(core, sizeof(core), "%d", core_of(g, m));
     snprintf(host, sizeof(host), "%llu", (unsigned long long)host_bytes);
     snprintf(device, sizeof(device), "%llu", (unsigned long long)device_bytes);
-    return proc_start(&(struct proc_start){.argv = (char *const *)argv, .keep = keep, .n_keep = 2, .core = -1,
+    return proc_start(&(struct proc_start){.argv = (char *const *)argv,
+                                           .keep = keep,
+                                           .n_keep = 2,
+                                           .core = -1,
                                            .env = m->kind == CREW_MPS ? mps_env(g) : no_mps});
 }
 

@@ -76,7 +76,9 @@ static bool options_make(const struct gpu *g, const struct gpu_daemon_config *c,
     n = snprintf(out, OPTIONS, "device=%d,park_ms=%u,launcher_cpu=%s", index, GPU_PARK_MS, launcher);
     const struct {
         const char *key, *value;
-    } more[] = {{"driver=", g->driver}, {"cublas=", g->cublas}, {"", c->options ? c->options : ""},
+    } more[] = {{"driver=", g->driver},
+                {"cublas=", g->cublas},
+                {"", c->options ? c->options : ""},
                 {"", g->b->gpu_options ? g->b->gpu_options : ""}};
     for (size_t i = 0; i < sizeof(more) / sizeof(more[0]) && n < OPTIONS; i++)
         if (*more[i].value)
@@ -124,7 +126,7 @@ static int config_write(const struct gpu *g, const struct gpu_daemon *d, const c
         rc = executor_write(f, g, c, 1);
     fprintf(f, "pools:\n");
     for (int i = 0; i < (c->two_pools ? 2 : 1); i++) {
-        fprintf(f, "  - name: %c\n    executor: E%d\n", "AB"[i], c->two_gpus ? i : 0);
+        fprintf(f, "  - name: %c\n    executor: E%d\n", "AB"[i], c -> two_gpus ? i : 0);
         if (c->budget)
             fprintf(f, "    budget: {high: %u, medium: %u, low: %u}\n", c->budget, c->budget, c->budget);
     }
@@ -142,8 +144,8 @@ static int spawn(struct gpu *g, struct gpu_daemon *d, char *program)
     snprintf(config, sizeof(config), "%s/vgpud.yaml", d->dir);
     snprintf(fd_text, sizeof(fd_text), "%d", ready[1]);
     char *argv[] = {program, (char *)"--config", config, (char *)"--ready-fd", fd_text, NULL};
-    d->pid = proc_start(&(struct proc_start){.argv = argv, .log = d->log, .keep = &ready[1], .n_keep = 1, .env = env,
-                                             .core = -1});
+    d->pid = proc_start(
+        &(struct proc_start){.argv = argv, .log = d->log, .keep = &ready[1], .n_keep = 1, .env = env, .core = -1});
     close(ready[1]);
     struct pollfd wait = {.fd = ready[0], .events = POLLIN};
     if (d->pid > 0 && poll(&wait, 1, READY_MS) == 1 && read(ready[0], &said, 1) == 1)
@@ -190,7 +192,8 @@ int daemon_start(struct gpu *g, const struct gpu_daemon_config *config)
     snprintf(d->log, sizeof(d->log), "%s/log", d->dir);
     snprintf(sub, sizeof(sub), "%s/state", d->dir);
     int rc = -ENOENT;
-    if (proc_sibling(vgpud, "core/vgpud") && proc_sibling(exec, "pmd-gpu/vgpu-exec") && proc_sibling(ctl, "ctl/vgpu-ctl"))
+    if (proc_sibling(vgpud, "core/vgpud") && proc_sibling(exec, "pmd-gpu/vgpu-exec") &&
+        proc_sibling(ctl, "ctl/vgpu-ctl"))
         rc = mkdir(sub, 0700) ? -errno : config_write(g, d, exec);
     if (rc == 0)
         rc = spawn(g, d, vgpud);

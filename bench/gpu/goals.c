@@ -31,8 +31,7 @@ static void goal_record(struct goals *s, const char *what, const char *against, 
              at_most ? "at_most" : "at_least", bound, s->g->judged ? "true" : "false");
     for (b->round = 0; b->round < ours->rounds && b->round < other->rounds; b->round++)
         if (other->value[b->round] > 0)
-            bench_record(b, "gpu.goal", what, params, "ratio", "",
-                         ours->value[b->round] / other->value[b->round]);
+            bench_record(b, "gpu.goal", what, params, "ratio", "", ours->value[b->round] / other->value[b->round]);
 }
 
 static void goal(struct goals *s, const char *what, const char *against, bool at_most, double bound,

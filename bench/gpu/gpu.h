@@ -37,15 +37,15 @@ struct gpu_mps;
 
 struct gpu {
     struct bench *b;
-    char tenant[PATH_MAX]; /* the program */
+    char tenant[PATH_MAX];                   /* the program */
     char driver[PATH_MAX], cublas[PATH_MAX]; /* "": the system's */
     char device_name[96];
     int gpus;
-    bool small;          /* sizes that a fake GPU on a CPU gets through */
-    bool judged;         /* enough cores for what the goals are about */
-    double seconds;      /* of one cell */
+    bool small;     /* sizes that a fake GPU on a CPU gets through */
+    bool judged;    /* enough cores for what the goals are about */
+    double seconds; /* of one cell */
     int reps;
-    int tenants_max;     /* tenants with a core each */
+    int tenants_max; /* tenants with a core each */
     int tenant_core[GPU_TENANTS_MAX];
     int poll_core[2], exec_core[2], launcher_core[2], spare_core; /* of a second executor, or poll core, last */
     bool shared_cores;
@@ -99,11 +99,11 @@ struct gpu_vm {
 struct gpu_daemon_config {
     const char *name;
     const char *backend;
-    const char *options;  /* of the executor, besides our own */
+    const char *options; /* of the executor, besides our own */
     int poll_cores;
-    bool two_pools;       /* A and B */
-    bool two_gpus;        /* each pool its own */
-    uint32_t budget;      /* of each priority; 0: the defaults */
+    bool two_pools;  /* A and B */
+    bool two_gpus;   /* each pool its own */
+    uint32_t budget; /* of each priority; 0: the defaults */
     uint64_t heap_bytes;
     const struct gpu_vm *vms; /* ended by count 0 */
 };

@@ -57,7 +57,8 @@ static void background_record(struct gpu *g, const struct gpu_cell *c, const str
 static void measure_beside(struct gpu *g, struct gpu_cell *c, enum load load)
 {
     static struct outcome out, busy, churn;
-    const struct crew background = {CREW_VGPU, GPU_VM_BACKGROUND, GPU_BACKGROUNDS}, comes = {CREW_VGPU, GPU_VM_CHURN, 1};
+    const struct crew background = {CREW_VGPU, GPU_VM_BACKGROUND, GPU_BACKGROUNDS},
+                      comes = {CREW_VGPU, GPU_VM_CHURN, 1};
     double seconds = (double)c->cell.run_ns / 1e9 + 2 * LEAD_S;
     struct tenant_cell heavy = background_cell(g, load, seconds), churning = churn_cell(g, seconds);
 

@@ -31,8 +31,8 @@ const char *gpu_vadd_params(char *out, uint64_t n, const char *data, int tenants
 
 const char *gpu_gemm_params(char *out, uint64_t n, bool bf16, uint32_t depth)
 {
-    snprintf(out, GPU_PARAMS_BYTES, "{\"op\":\"gemm\",\"n\":%llu,\"inputs\":\"%s\",\"depth\":%u}", (unsigned long long)n,
-             bf16 ? "bf16" : "f32", depth);
+    snprintf(out, GPU_PARAMS_BYTES, "{\"op\":\"gemm\",\"n\":%llu,\"inputs\":\"%s\",\"depth\":%u}",
+             (unsigned long long)n, bf16 ? "bf16" : "f32", depth);
     return out;
 }
 

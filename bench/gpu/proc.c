@@ -195,8 +195,8 @@ int proc_ask(char *const argv[], const char *const *env, const char *input, char
         close(in[1]);
         return -EMFILE;
     }
-    pid_t pid = proc_start(
-        &(struct proc_start){.argv = argv, .env = env, .stdin_fd = in[0], .stdout_fd = from[1], .core = -1});
+    pid_t pid =
+        proc_start(&(struct proc_start){.argv = argv, .env = env, .stdin_fd = in[0], .stdout_fd = from[1], .core = -1});
     close(in[0]);
     close(from[1]);
     bool sent = write(in[1], input, strlen(input)) == (ssize_t)strlen(input);

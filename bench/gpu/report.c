@@ -24,7 +24,8 @@ static void show(struct bench_table *t, int heading_cells, FILE *to)
     free(t->cell);
 }
 
-static double figure(const struct gpu *g, const char *bench, const char *subject, const char *params, const char *metric)
+static double figure(const struct gpu *g, const char *bench, const char *subject, const char *params,
+                     const char *metric)
 {
     return bench_median(bench_find(g->b, bench, subject, params, metric));
 }
@@ -67,7 +68,7 @@ static void latency_table(const struct gpu *g)
 
 static void tenants_table(const struct gpu *g)
 {
-    static const char *const subjects[] = {"vgpu", "vgpu-2-poll-cores", "mps", "mps-graph", "mps-graph-chains",
+    static const char *const subjects[] = {"vgpu",        "vgpu-2-poll-cores", "mps", "mps-graph", "mps-graph-chains",
                                            "time-sliced", "time-sliced-graph"};
     struct bench_table t;
     char params[GPU_PARAMS_BYTES];
@@ -107,7 +108,8 @@ static void bandwidth_table(const struct gpu *g)
     const uint64_t n = gpu_limit(g, TENANT_VADD);
 
     bench_table_init(&t, 4);
-    heading(&t, (const char *const[]){"vector add of many floats, device data", "tenants", "op/s", "/ one context", NULL});
+    heading(&t,
+            (const char *const[]){"vector add of many floats, device data", "tenants", "op/s", "/ one context", NULL});
     int none = t.cells;
     gpu_vadd_params(params, n, "device", count, 1);
     const struct bench_row *one = bench_find(g->b, "gpu.bandwidth", "one-context", params, "rate");
@@ -164,8 +166,8 @@ static void copy_table(const struct gpu *g)
     char params[GPU_PARAMS_BYTES];
 
     bench_table_init(&t, 7);
-    heading(&t, (const char *const[]){"copy, one outstanding, bytes", "direction", "native us", "vgpu us", "native GB/s",
-                                      "vgpu GB/s", "vgpu / native", NULL});
+    heading(&t, (const char *const[]){"copy, one outstanding, bytes", "direction", "native us", "vgpu us",
+                                      "native GB/s", "vgpu GB/s", "vgpu / native", NULL});
     int none = t.cells;
     for (const uint64_t *n = gpu_copy_sizes; *n; n++)
         for (int h2d = 1; h2d >= 0; h2d--) {
@@ -248,9 +250,10 @@ static void hops_table(const struct gpu *g)
         double device = figure(g, "gpu.hops", host ? "resident-host" : "resident-device", params, "p50");
         if (isnan(whole) || isnan(nop) || isnan(device))
             continue;
-        fprintf(g->b->text, "  %s: %.2f us = %.2f rings and scheduling + %.2f device floor + %.2f the rest (the backend's "
-                "ring and polling, the operation's fetch)\n", host ? "host data" : "device data", whole, nop, device,
-                whole - nop - device);
+        fprintf(g->b->text,
+                "  %s: %.2f us = %.2f rings and scheduling + %.2f device floor + %.2f the rest (the backend's "
+                "ring and polling, the operation's fetch)\n",
+                host ? "host data" : "device data", whole, nop, device, whole - nop - device);
     }
     fputc('\n', g->b->text);
 }

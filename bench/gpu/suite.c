@@ -65,8 +65,8 @@ static int probe(struct gpu *g)
     return 0;
 }
 
-/* Twelve cores for tenants, one for the poll core, one for the executor's loop, one for the thread that makes the driver's
- * calls, one for all else. With fewer: fewer tenants; under six, cores are shared. */
+/* Twelve cores for tenants, one for the poll core, one for the executor's loop, one for the thread that makes the
+ * driver's calls, one for all else. With fewer: fewer tenants; under six, cores are shared. */
 static void cores_choose(struct gpu *g)
 {
     const struct bench *b = g->b;
@@ -243,7 +243,9 @@ static void library_take(char out[PATH_MAX], const char *variable)
 
 int bench_gpu_run(struct bench *b)
 {
-    struct gpu g = {.b = b, .small = b->gpu_small, .seconds = b->seconds > 0 ? b->seconds : DEFAULT_SECONDS,
+    struct gpu g = {.b = b,
+                    .small = b->gpu_small,
+                    .seconds = b->seconds > 0 ? b->seconds : DEFAULT_SECONDS,
                     .reps = b->reps_given ? b->reps : DEFAULT_REPS};
     struct sigaction old[2];
 
@@ -277,12 +279,13 @@ int bench_gpu_run(struct bench *b)
 
 void bench_gpu_list(FILE *to)
 {
-    fprintf(to,
-            "  measurements: latency, hops, gemm, copy, tenants, bandwidth, priority, pools\n"
-            "  vgpu               guests of vgpud with backend cuda, processes with libvgpu; and vgpu-2-poll-cores\n"
-            "  native             the same program on CUDA itself, launch + sync; -polled, -graph, -copied\n"
-            "  mps, mps-graph     such programs under MPS, launches, graphs of 1000 (and -chains: 8 sequences in each)\n"
-            "  time-sliced        such programs side by side, by the driver's time-slicing; -graph\n"
-            "  one-context        one program with a stream for each tenant\n"
-            "  alone, compute, bandwidth     high priority, or pool A, without and with a saturating background\n");
+    fprintf(
+        to,
+        "  measurements: latency, hops, gemm, copy, tenants, bandwidth, priority, pools\n"
+        "  vgpu               guests of vgpud with backend cuda, processes with libvgpu; and vgpu-2-poll-cores\n"
+        "  native             the same program on CUDA itself, launch + sync; -polled, -graph, -copied\n"
+        "  mps, mps-graph     such programs under MPS, launches, graphs of 1000 (and -chains: 8 sequences in each)\n"
+        "  time-sliced        such programs side by side, by the driver's time-slicing; -graph\n"
+        "  one-context        one program with a stream for each tenant\n"
+        "  alone, compute, bandwidth     high priority, or pool A, without and with a saturating background\n");
 }

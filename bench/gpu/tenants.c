@@ -45,9 +45,8 @@ static void launches_cell(struct gpu *g, enum crew_kind kind, int count, uint32_
 /* Two graphs outstanding: the device always has the next one. */
 static void graphs_cell(struct gpu *g, enum crew_kind kind, int count, uint32_t chains)
 {
-    struct gpu_cell c = {.bench = "gpu.tenants",
-                         .crew = crew_of(kind, count),
-                         .cell = gpu_vadd(g, SMALL_N, TENANT_DEVICE, 2 * GRAPH)};
+    struct gpu_cell c = {
+        .bench = "gpu.tenants", .crew = crew_of(kind, count), .cell = gpu_vadd(g, SMALL_N, TENANT_DEVICE, 2 * GRAPH)};
 
     c.subject = kind == CREW_MPS ? chains > 1 ? "mps-graph-chains" : "mps-graph" : "time-sliced-graph";
     c.cell.wait = g->wait[kind];
@@ -59,8 +58,8 @@ static void graphs_cell(struct gpu *g, enum crew_kind kind, int count, uint32_t 
 }
 
 /*
- * With many outstanding a native tenant can be told by a word that the stream writes or by events: the faster one, at the
- * most tenants, is used for all of its cells.
+ * With many outstanding a native tenant can be told by a word that the stream writes or by events: the faster one, at
+ * the most tenants, is used for all of its cells.
  */
 static void form_choose(struct gpu *g, enum crew_kind kind, int count)
 {
@@ -80,7 +79,8 @@ static void form_choose(struct gpu *g, enum crew_kind kind, int count)
             continue;
         }
         rate[wait] = out.rate;
-        snprintf(params, sizeof(params), "{\"wait\":\"%s\",\"tenants\":%d,\"depth\":%u}", names[wait], count, GPU_DEPTH);
+        snprintf(params, sizeof(params), "{\"wait\":\"%s\",\"tenants\":%d,\"depth\":%u}", names[wait], count,
+                 GPU_DEPTH);
         bench_record(g->b, "gpu.peer-form", subject_of(kind), params, "rate", "op/s", out.rate);
     }
     if (rate[TENANT_EVENT] > rate[TENANT_VALUE] || (isnan(rate[TENANT_VALUE]) && !isnan(rate[TENANT_EVENT])))

@@ -10,10 +10,10 @@
 #include "guest-lib/vgpu.h"
 #include "rings/abi/vgpu_abi.h"
 
-#define BURST       32u
-#define SLOTS_MAX   64u
-#define CHURN_NS    400000000L            /* between a detach and the next attach */
-#define CHURN_N     256u
+#define BURST     32u
+#define SLOTS_MAX 64u
+#define CHURN_NS  400000000L /* between a detach and the next attach */
+#define CHURN_N   256u
 
 struct guest {
     struct side side; /* first: guest_of() */

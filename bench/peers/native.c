@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The side `native`: a program with a CUDA context of its own. Each operation in the form that is fastest for it: spinning
- * waits; with many outstanding, one notification behind several launches; graphs; cuBLAS. Launches of one stream run in
- * order, as a VM's operations do.
+ * The side `native`: a program with a CUDA context of its own. Each operation in the form that is fastest for it:
+ * spinning waits; with many outstanding, one notification behind several launches; graphs; cuBLAS. Launches of one
+ * stream run in order, as a VM's operations do.
  */
 #include "bench/peers/native.h"
 
@@ -19,7 +19,7 @@
 extern const unsigned long long vgpu_peer_kernels[]; /* what nvcc made of peer.cu */
 
 #define STRING_(x) #x
-#define STRING(x) STRING_(x) /* the name as the header maps it */
+#define STRING(x)  STRING_(x) /* the name as the header maps it */
 
 int native_fault(struct native *n, CUresult code, const char *what)
 {
@@ -214,8 +214,8 @@ static CUresult vadd_launch(struct native *n, const struct tenant_cell *cell, CU
 
     if (n->stand_in)
         return n->api->LaunchKernel(n->stand_in, 1, 1, 1, VGPU_DEV_THREADS, 1, 1, 0, stream, other, NULL);
-    return n->api->LaunchKernel(n->vadd, (unsigned)((threads + block - 1) / block), 1, 1, block, 1, 1, 0, stream, params,
-                                NULL);
+    return n->api->LaunchKernel(n->vadd, (unsigned)((threads + block - 1) / block), 1, 1, block, 1, 1, 0, stream,
+                                params, NULL);
 }
 
 static CUresult vadd_copied(struct native *n, const struct tenant_cell *cell, uint64_t slot_at, CUstream stream)
@@ -242,11 +242,10 @@ static CUresult gemm_launch(struct native *n, const struct tenant_cell *cell, CU
         n->api->blas.SetStream(n->blas, stream);
         n->blas_stream = stream;
     }
-    cublasStatus_t status = n->api->blas.GemmEx(n->blas, CUBLAS_OP_N, CUBLAS_OP_N, m, m, m, &one,
-                                                (const void *)(n->dev + n->plan.b), in, m,
-                                                (const void *)(n->dev + n->plan.a), in, m, &zero,
-                                                (void *)(n->dev + n->plan.c), CUDA_R_32F, m, CUBLAS_COMPUTE_32F,
-                                                CUBLAS_GEMM_DEFAULT);
+    cublasStatus_t status =
+        n->api->blas.GemmEx(n->blas, CUBLAS_OP_N, CUBLAS_OP_N, m, m, m, &one, (const void *)(n->dev + n->plan.b), in, m,
+                            (const void *)(n->dev + n->plan.a), in, m, &zero, (void *)(n->dev + n->plan.c), CUDA_R_32F,
+                            m, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
     return status == CUBLAS_STATUS_SUCCESS ? CUDA_SUCCESS : CUDA_ERROR_UNKNOWN;
 }
 
@@ -283,7 +282,8 @@ static CUresult notify(struct native *n, uint64_t unit, uint32_t which, CUstream
 
 static int resident_submit(struct native *n, uint64_t first)
 {
-    vgpu_store_release(&n->words[NATIVE_ASK], (uint32_t)(first + 1)); /* operands before the word; the kernel acquires */
+    vgpu_store_release(&n->words[NATIVE_ASK],
+                       (uint32_t)(first + 1)); /* operands before the word; the kernel acquires */
     n->submitted++;
     return 1;
 }
@@ -328,7 +328,8 @@ static bool unit_done(struct native *n, uint64_t unit, CUresult *code)
         return *code == CUDA_SUCCESS;
     }
     uint32_t which = (uint32_t)(unit % n->streams);
-    uint32_t seen = vgpu_load_acquire(&n->words[which * NATIVE_WORD_BYTES / 4]); /* the driver's store is ordered behind */
+    uint32_t seen =
+        vgpu_load_acquire(&n->words[which * NATIVE_WORD_BYTES / 4]); /* the driver's store is ordered behind */
     return (int32_t)(seen - (uint32_t)(unit + 1)) >= 0;
 }
 

@@ -48,7 +48,7 @@ struct native {
     uint32_t *words; /* pinned: written by the device, or (ASK) read by it */
     /* The cell. */
     struct plan plan;
-    uint32_t unit;    /* operations per notification or graph */
+    uint32_t unit; /* operations per notification or graph */
     uint32_t streams;
     bool is_resident; /* a kernel runs and answers words */
     uint64_t submitted, finished;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Kernels of the native tenant: what a program that owns the GPU would launch, and the floor under a resident worker. */
+/* Kernels of the native tenant: what a program that owns the GPU would launch, and the floor under a resident worker.
+ */
 #include "bench/peers/peer.h"
 
 extern "C" __global__ void __launch_bounds__(256)

@@ -272,7 +272,8 @@ uint64_t plan_check_one(const struct plan *p, const struct side *s, uint64_t i)
 /* ---- Results ---- */
 /* Fetches and checks piece by piece; returns the wrong ones or -errno. */
 static int64_t device_check(const struct plan *p, struct side *s, uint64_t at, uint64_t bytes,
-                            uint64_t (*check)(const struct plan *p, const void *from, uint64_t first_byte, uint64_t bytes))
+                            uint64_t (*check)(const struct plan *p, const void *from, uint64_t first_byte,
+                                              uint64_t bytes))
 {
     uint64_t wrong = 0;
 

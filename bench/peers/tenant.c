@@ -5,16 +5,17 @@
 #include <errno.h>
 #include <getopt.h>
 #include <sched.h>
+#include <signal.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
-#include <signal.h>
 #include <unistd.h>
 
-#define STUCK_NS  UINT64_C(15000000000) /* nothing came back for this long: the cell has failed */
-#define STAMPS    8192u                 /* power of two, at least the deepest cell */
-#define PAUSE_NS  UINT64_C(2000)        /* between looks where the core is shared */
+#define STUCK_NS UINT64_C(15000000000) /* nothing came back for this long: the cell has failed */
+#define STAMPS   8192u                 /* power of two, at least the deepest cell */
+#define PAUSE_NS UINT64_C(2000)        /* between looks where the core is shared */
 
 struct tenant {
     const struct side_ops *ops;
@@ -235,7 +236,7 @@ static void usage(FILE *to)
 {
     fprintf(to, "usage: vgpu-bench-tenant --mode native|vgpu [OPTION...]    (vgpu-bench gpu starts these itself)\n\n"
                 "  --op vadd|gemm|copy-h2d|copy-d2h|nop|pingpong|resident|churn\n"
-                "  --n N  --data device|arena|copied  --depth D  --seconds S  --bf16\n"
+                "  --n N  --data device|arena|copied  --depth D  --seconds S  --bf16 1\n"
                 "  --wait sync|value|event  --notify N  --graph LAUNCHES  --chains N  --streams N --slots N  (native)\n"
                 "  --vm ID  --socket PATH  --token PATH  --patience SECONDS                            (vgpu)\n"
                 "  --cpu N  --host-bytes B  --device-bytes B  --device N  --driver PATH  --cublas PATH\n"
@@ -257,71 +258,103 @@ struct command {
     struct tenant_options options;
     struct tenant_cell cell;
     const char *serve;
-    bool probe;
+    double seconds;
 };
 
-static const char *const op_names[] = {"vadd", "gemm", "copy-h2d", "copy-d2h", "nop", "pingpong", "resident", "churn",
-                                       NULL};
+static const char *const op_names[] = {"vadd",     "gemm",     "copy-h2d", "copy-d2h", "nop",
+                                       "pingpong", "resident", "churn",    NULL};
 static const char *const data_names[] = {"device", "arena", "copied", NULL};
 static const char *const wait_names[] = {"sync", "value", "event", NULL};
 
-static void option_take(struct command *c, int option, const char *value)
-{
-    struct tenant_options *o = &c->options;
-    uint64_t number = value ? strtoull(value, NULL, 0) : 0;
+enum kind { TEXT, NUMBER32, NUMBER64, SECONDS, WORD };
+static const struct field {
+    const char *name;
+    enum kind kind;
+    size_t offset;
+    const char *const *words; /* WORD: its index is the value */
+} fields[] = {
+#define OPTION(name, kind, member)                                                                                     \
+    {                                                                                                                  \
+        name, kind, offsetof(struct command, member), NULL                                                             \
+    }
+    OPTION("mode", TEXT, options.mode),
+    OPTION("driver", TEXT, options.driver),
+    OPTION("cublas", TEXT, options.cublas),
+    OPTION("socket", TEXT, options.socket_path),
+    OPTION("token", TEXT, options.token_path),
+    OPTION("serve", TEXT, serve),
+    OPTION("vm", NUMBER32, options.vm_id),
+    OPTION("device", NUMBER32, options.device),
+    OPTION("cpu", NUMBER32, options.cpu),
+    OPTION("patience", NUMBER32, options.patience_s),
+    OPTION("host-bytes", NUMBER64, options.host_bytes),
+    OPTION("device-bytes", NUMBER64, options.device_bytes),
+    OPTION("n", NUMBER64, cell.n),
+    OPTION("depth", NUMBER32, cell.depth),
+    OPTION("bf16", NUMBER32, cell.bf16),
+    OPTION("notify", NUMBER32, cell.notify),
+    OPTION("graph", NUMBER32, cell.graph),
+    OPTION("chains", NUMBER32, cell.chains),
+    OPTION("streams", NUMBER32, cell.streams),
+    OPTION("slots", NUMBER32, cell.slots),
+    OPTION("seconds", SECONDS, seconds),
+#undef OPTION
+    {"op", WORD, offsetof(struct command, cell.op), op_names},
+    {"data", WORD, offsetof(struct command, cell.data), data_names},
+    {"wait", WORD, offsetof(struct command, cell.wait), wait_names},
+};
+#define FIELDS (sizeof(fields) / sizeof(fields[0]))
 
-    switch (option) {
-    case 'm': o->mode = value; break;
-    case 'o': c->cell.op = (uint32_t)index_of(op_names, value); break;
-    case 'n': c->cell.n = number; break;
-    case 'd': c->cell.data = (uint32_t)index_of(data_names, value); break;
-    case 'D': c->cell.depth = (uint32_t)number; break;
-    case 's': c->cell.run_ns = (uint64_t)(strtod(value, NULL) * 1e9); break;
-    case 'b': c->cell.bf16 = 1; break;
-    case 'w': c->cell.wait = (uint32_t)index_of(wait_names, value); break;
-    case 'N': c->cell.notify = (uint32_t)number; break;
-    case 'g': c->cell.graph = (uint32_t)number; break;
-    case 'k': c->cell.chains = (uint32_t)number; break;
-    case 'S': c->cell.streams = (uint32_t)number; break;
-    case 'O': c->cell.slots = (uint32_t)number; break;
-    case 'v': o->vm_id = (uint32_t)number; break;
-    case 'p': o->socket_path = value; break;
-    case 't': o->token_path = value; break;
-    case 'c': o->cpu = (int)number; break;
-    case 'H': o->host_bytes = number; break;
-    case 'G': o->device_bytes = number; break;
-    case 'i': o->device = (uint32_t)number; break;
-    case 'W': o->patience_s = (uint32_t)number; break;
-    case 'L': o->driver = value; break;
-    case 'B': o->cublas = value; break;
-    case 'P': c->probe = true; break;
-    case 'f': c->serve = value; break;
-    case 'h': usage(stdout); exit(0);
-    default: usage(stderr); exit(2);
+static void field_take(struct command *c, const struct field *f, const char *value)
+{
+    void *at = (char *)c + f->offset;
+
+    switch (f->kind) {
+    case TEXT:
+        *(const char **)at = value;
+        break;
+    case NUMBER32:
+        *(uint32_t *)at = (uint32_t)strtol(value, NULL, 0);
+        break;
+    case NUMBER64:
+        *(uint64_t *)at = strtoull(value, NULL, 0);
+        break;
+    case SECONDS:
+        *(double *)at = strtod(value, NULL);
+        break;
+    case WORD:
+        *(uint32_t *)at = (uint32_t)index_of(f->words, value);
+        break;
     }
 }
 
-static void command_read(struct command *c, int argc, char **argv)
+/* True: --probe. */
+static bool command_read(struct command *c, int argc, char **argv)
 {
-    static const struct option options[] = {
-        {"mode", 1, NULL, 'm'},   {"op", 1, NULL, 'o'},         {"n", 1, NULL, 'n'},            {"data", 1, NULL, 'd'},
-        {"depth", 1, NULL, 'D'},  {"seconds", 1, NULL, 's'},    {"bf16", 0, NULL, 'b'},         {"wait", 1, NULL, 'w'},
-        {"notify", 1, NULL, 'N'}, {"graph", 1, NULL, 'g'},      {"chains", 1, NULL, 'k'},       {"streams", 1, NULL, 'S'}, {"slots", 1, NULL, 'O'},
-        {"vm", 1, NULL, 'v'},     {"socket", 1, NULL, 'p'},     {"token", 1, NULL, 't'},        {"cpu", 1, NULL, 'c'},
-        {"host-bytes", 1, NULL, 'H'}, {"device-bytes", 1, NULL, 'G'}, {"device", 1, NULL, 'i'}, {"driver", 1, NULL, 'L'},
-        {"cublas", 1, NULL, 'B'}, {"probe", 0, NULL, 'P'},      {"serve", 1, NULL, 'f'},        {"help", 0, NULL, 'h'},
-        {"patience", 1, NULL, 'W'},
-        {NULL, 0, NULL, 0},
-    };
-    int option;
+    struct option options[FIELDS + 3] = {{"help", no_argument, NULL, 'h'}, {"probe", no_argument, NULL, 'p'}};
+    bool probe = false;
+    int option, index = 0;
 
     *c = (struct command){
-        .options = {.mode = "", .cpu = -1, .patience_s = 10, .host_bytes = (uint64_t)16 << 20, .device_bytes = (uint64_t)64 << 20},
-        .cell = {.n = 256, .depth = 1, .run_ns = 1000000000},
+        .options = {.mode = "", .cpu = -1, .patience_s = 10, .host_bytes = 16u << 20, .device_bytes = 64u << 20},
+        .cell = {.n = 256, .depth = 1},
+        .seconds = 1,
     };
-    while ((option = getopt_long(argc, argv, "h", options, NULL)) != -1)
-        option_take(c, option, optarg);
+    for (size_t i = 0; i < FIELDS; i++)
+        options[2 + i] = (struct option){fields[i].name, required_argument, NULL, 'f'};
+    while ((option = getopt_long(argc, argv, "h", options, &index)) != -1) {
+        if (option == 'f') {
+            field_take(c, &fields[index - 2], optarg);
+        } else if (option == 'p') {
+            probe = true;
+        } else {
+            usage(option == 'h' ? stdout : stderr);
+            exit(option == 'h' ? 0 : 2);
+        }
+    }
+    c->cell.run_ns = (uint64_t)(c->seconds * 1e9);
     c->cell.warmup_ns = c->cell.run_ns / 10;
+    return probe;
 }
 
 static void pin(int cpu)
@@ -371,11 +404,11 @@ int main(int argc, char **argv)
     char text[TENANT_TEXT_BYTES] = "";
     int fd;
 
-    command_read(&c, argc, argv);
+    bool probe = command_read(&c, argc, argv);
     if (c.serve)
         prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0); /* whatever happens to vgpu-bench, nothing stays behind */
     vgpu_clock_init();
-    if (c.probe) {
+    if (probe) {
         if (side_native_probe(&c.options, stdout, text) == 0)
             return 0;
         printf("%s\n", text);

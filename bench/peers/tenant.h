@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * vgpu-bench-tenant: one tenant of a GPU, a process, whichever way it reaches it: `native` (CUDA of its own, alone, under
- * the driver's time-slicing or under MPS) or `vgpu` (libvgpu). The loop that submits, waits, times and checks is one and
- * the same; only what stands in struct side differs.
+ * vgpu-bench-tenant: one tenant of a GPU, a process, whichever way it reaches it: `native` (CUDA of its own, alone,
+ * under the driver's time-slicing or under MPS) or `vgpu` (libvgpu). The loop that submits, waits, times and checks is
+ * one and the same; only what stands in struct side differs.
  *
- * A tenant serves vgpu-bench: for each cell it prepares its data, warms up, says so, starts at a tick that all tenants of
- * the cell share, and checks what the device computed. One byte on a socket each way; all else in shared memory.
+ * A tenant serves vgpu-bench: for each cell it prepares its data, warms up, says so, starts at a tick that all tenants
+ * of the cell share, and checks what the device computed. One byte on a socket each way; all else in shared memory.
  */
 #ifndef VGPU_BENCH_TENANT_H
 #define VGPU_BENCH_TENANT_H
@@ -18,18 +18,19 @@
 #include "core/base/clock.h"
 
 enum tenant_op {
-    TENANT_VADD,      /* c = a + b, n floats */
-    TENANT_GEMM,      /* n x n x n, f32 accumulation */
-    TENANT_COPY_H2D,  /* n bytes */
+    TENANT_VADD,     /* c = a + b, n floats */
+    TENANT_GEMM,     /* n x n x n, f32 accumulation */
+    TENANT_COPY_H2D, /* n bytes */
     TENANT_COPY_D2H,
-    TENANT_NOP,       /* vgpu only: the way there and back, without the device */
-    TENANT_PINGPONG,  /* native only: a running kernel answers a word in pinned memory */
-    TENANT_RESIDENT,  /* native only: the same, and adds n floats first: what a resident worker cannot be faster than */
-    TENANT_CHURN,     /* vgpu only: attaches, adds, detaches, some twice a second */
+    TENANT_NOP,      /* vgpu only: the way there and back, without the device */
+    TENANT_PINGPONG, /* native only: a running kernel answers a word in pinned memory */
+    TENANT_RESIDENT, /* native only: the same, and adds n floats first: what a resident worker cannot be faster than */
+    TENANT_CHURN,    /* vgpu only: attaches, adds, detaches, some twice a second */
 };
 enum tenant_data {
     TENANT_DEVICE, /* operands stay in device memory */
-    TENANT_ARENA,  /* operands in host memory that the device reaches, written anew before each call and checked after it */
+    TENANT_ARENA, /* operands in host memory that the device reaches, written anew before each call and checked after it
+                   */
     TENANT_COPIED, /* native only: host operands as above, copied to the device and back around the launch */
 };
 /* How a native tenant learns that work is done. */
@@ -41,16 +42,16 @@ enum tenant_wait {
 
 struct tenant_cell {
     uint32_t op, data, wait;
-    uint32_t bf16;    /* GEMM: inputs */
-    uint32_t depth;   /* operations outstanding; a multiple of notify and of graph */
-    uint32_t notify;  /* native: operations per notification; 0: each */
-    uint32_t graph;   /* native: launches in one graph; 0: launch by launch */
-    uint32_t chains;  /* of the graph: how many sequences that do not wait for each other; 0: 1 */
-    uint32_t streams; /* native: operations take turns on so many streams; 0: 1 */
-    uint32_t slots;   /* sets of operands to go through; 0: as many as are outstanding, while they are small */
-    uint32_t share;   /* the core is shared with others: yield while waiting */
+    uint32_t bf16;      /* GEMM: inputs */
+    uint32_t depth;     /* operations outstanding; a multiple of notify and of graph */
+    uint32_t notify;    /* native: operations per notification; 0: each */
+    uint32_t graph;     /* native: launches in one graph; 0: launch by launch */
+    uint32_t chains;    /* of the graph: how many sequences that do not wait for each other; 0: 1 */
+    uint32_t streams;   /* native: operations take turns on so many streams; 0: 1 */
+    uint32_t slots;     /* sets of operands to go through; 0: as many as are outstanding, while they are small */
+    uint32_t share;     /* the core is shared with others: yield while waiting */
     uint32_t unchecked; /* behind a backend that computes nothing */
-    uint64_t n;       /* elements, dimension or bytes, as op says */
+    uint64_t n;         /* elements, dimension or bytes, as op says */
     uint64_t run_ns, warmup_ns;
 };
 
@@ -83,7 +84,7 @@ void tenant_hist_merge(struct tenant_hist *to, const struct tenant_hist *from);
 
 #define TENANT_TEXT_BYTES 320
 struct tenant_result {
-    int32_t rc;          /* 0 or -errno; then text says why */
+    int32_t rc; /* 0 or -errno; then text says why */
     uint32_t reserved;
     uint64_t ops;        /* finished, from go to the last one */
     uint64_t elapsed_ns; /* that long */
@@ -106,11 +107,11 @@ struct tenant_shared {
 
 /* What the command line gives. */
 struct tenant_options {
-    const char *mode; /* "native", "vgpu" */
-    const char *driver, *cublas; /* native: other libraries than the system's */
+    const char *mode;                     /* "native", "vgpu" */
+    const char *driver, *cublas;          /* native: other libraries than the system's */
     const char *socket_path, *token_path; /* vgpu */
     uint32_t vm_id, device;
-    int cpu;          /* -1: where the kernel likes */
+    int cpu; /* -1: where the kernel likes */
     uint64_t host_bytes, device_bytes;
     uint32_t patience_s; /* vgpu: how long to try while there is no daemon, or no executor, yet */
 };
@@ -152,9 +153,9 @@ struct plan {
     struct tenant_cell cell;
     uint32_t slots;
     uint64_t stride;
-    uint64_t a, b, c;   /* offsets within a slot */
+    uint64_t a, b, c; /* offsets within a slot */
     uint64_t bytes_ab, bytes_c;
-    uint32_t step;      /* fresh data: every step-th element is written anew and checked in each call */
+    uint32_t step; /* fresh data: every step-th element is written anew and checked in each call */
 };
 /* 0, or -ENOMEM when the areas are too small, with text. */
 int plan_make(struct plan *p, const struct side *s, const struct tenant_cell *cell, char *text);
@@ -163,7 +164,8 @@ int plan_load(const struct plan *p, struct side *s);
 /* Host operands of operation i, written anew; and its result checked: how many elements are wrong. */
 void plan_refresh(const struct plan *p, struct side *s, uint64_t i);
 uint64_t plan_check_one(const struct plan *p, const struct side *s, uint64_t i);
-/* All results, after `ops` operations; the count of wrong ones (those that no operation reached do not count), or -errno. */
+/* All results, after `ops` operations; the count of wrong ones (those that no operation reached do not count), or
+ * -errno. */
 int64_t plan_check(const struct plan *p, struct side *s, uint64_t ops);
 
 #endif
