@@ -9,7 +9,7 @@
 
 /* New memory is not zero on a real device: the start of it is not zero here either. */
 #define POISON       0xa5
-#define POISON_BYTES ((size_t)16 << 20)
+#define POISON_BYTES ((size_t)1 << 20)
 
 struct range {
     uint64_t at, bytes;
