@@ -225,11 +225,13 @@ static int members_open(struct gpu *g, const struct crew *c, struct outcome *out
     return rc;
 }
 
-/* Resident workers leave the GPU when they have had no work for a while: before that a native tenant would not have it
- * to itself. */
+/*
+ * Resident workers leave the GPU when they have had no work for a while: before that a native tenant would not have it
+ * to itself. The backend looks for that some 20 times a second, and at the third look it is sure.
+ */
 static void park_wait(const struct gpu *g)
 {
-    uint64_t until = g->vgpu_ended_ns + (GPU_PARK_MS + 40) * UINT64_C(1000000);
+    uint64_t until = g->vgpu_ended_ns + (GPU_PARK_MS + 130) * UINT64_C(1000000);
 
     while (g->daemon && g->vgpu_ended_ns && vgpu_now_ns() < until)
         proc_nap(0.005);

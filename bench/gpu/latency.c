@@ -54,12 +54,12 @@ static void latency_cell(struct gpu *g, uint64_t n, int which)
         uint32_t data, wait, graph;
     } forms[] = {
         {"native", CREW_NATIVE, TENANT_DEVICE, TENANT_SYNC, 0},
-        {"vgpu", CREW_VGPU, TENANT_DEVICE, 0, 0},
         {"native-polled", CREW_NATIVE, TENANT_DEVICE, TENANT_VALUE, 0},
         {"native-graph", CREW_NATIVE, TENANT_DEVICE, TENANT_SYNC, 1},
         {"native", CREW_NATIVE, TENANT_ARENA, TENANT_SYNC, 0},
-        {"vgpu", CREW_VGPU, TENANT_ARENA, 0, 0},
         {"native-copied", CREW_NATIVE, TENANT_COPIED, TENANT_SYNC, 0},
+        {"vgpu", CREW_VGPU, TENANT_DEVICE, 0, 0}, /* guests side by side: after them the GPU must come to rest */
+        {"vgpu", CREW_VGPU, TENANT_ARENA, 0, 0},
     };
     struct gpu_cell c = {.bench = "gpu.latency",
                          .subject = forms[which].subject,
@@ -96,6 +96,9 @@ static void hops_round(struct gpu *g)
     struct tenant_cell cell = gpu_vadd(g, 256, TENANT_DEVICE, 1);
 
     hop(g, "vgpu-device", guest_one, cell);
+    cell.data = TENANT_ARENA;
+    hop(g, "vgpu-host", guest_one, cell);
+    cell.data = TENANT_DEVICE;
     cell.op = TENANT_NOP;
     hop(g, "vgpu-nop", guest_one, cell);
     cell.op = TENANT_PINGPONG;
@@ -104,8 +107,6 @@ static void hops_round(struct gpu *g)
     hop(g, "resident-device", native_one, cell);
     cell.data = TENANT_ARENA;
     hop(g, "resident-host", native_one, cell);
-    cell.op = TENANT_VADD;
-    hop(g, "vgpu-host", guest_one, cell);
 }
 
 void hops_run(struct gpu *g)
@@ -140,11 +141,8 @@ void gemm_run(struct gpu *g)
     for (const uint64_t *n = gpu_gemm_sizes; *n && *n <= gpu_limit(g, TENANT_GEMM); n++)
         for (g->b->round = 0; g->b->round < g->reps && !gpu_interrupted; g->b->round++)
             for (int i = 0; i < 6; i++) {
-                bool vgpu = (i + g->b->round) & 1;
-                if (i < 4)
-                    gemm_cell(g, *n, i >= 2, GEMM_DEPTH, vgpu);
-                else
-                    gemm_cell(g, *n, false, 1, vgpu);
+                bool vgpu = (i < 3) == (g->b->round & 1);
+                gemm_cell(g, *n, i % 3 == 1, i % 3 == 2 ? 1 : GEMM_DEPTH, vgpu);
             }
 }
 
@@ -166,5 +164,5 @@ void copy_run(struct gpu *g)
     for (const uint64_t *n = gpu_copy_sizes; *n && *n <= gpu_limit(g, TENANT_COPY_H2D); n++)
         for (g->b->round = 0; g->b->round < g->reps && !gpu_interrupted; g->b->round++)
             for (int i = 0; i < 4; i++)
-                copy_cell(g, *n, i >= 2, (i + g->b->round) & 1);
+                copy_cell(g, *n, i & 1, (i < 2) == (g->b->round & 1));
 }

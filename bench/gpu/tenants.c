@@ -127,7 +127,7 @@ static void tenants_round(struct gpu *g)
 
     for (const int *count = gpu_tenant_counts; *count && *count <= g->tenants_max; count++) {
         for (int i = 0; i < 6; i++)
-            launches_cell(g, kinds[i % 3], *count, i < 3 ? 1 : GPU_DEPTH);
+            launches_cell(g, kinds[i / 2], *count, i & 1 ? GPU_DEPTH : 1);
         graphs_cell(g, CREW_MPS, *count, 1);
     }
     graphs_cell(g, CREW_MPS, g->tenants_max, GRAPH_CHAINS);
