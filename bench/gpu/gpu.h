@@ -54,7 +54,9 @@ struct gpu {
     struct gpu_daemon *daemon; /* NULL: none runs */
     struct gpu_mps *mps;       /* NULL: not started, or not there */
     bool mps_tried;
-    uint32_t wait[CREW_KINDS]; /* how a native tenant with many outstanding waits: enum tenant_wait */
+    uint32_t
+        wait_one[CREW_KINDS];  /* how a native tenant waits with one outstanding, the faster way: enum tenant_wait */
+    uint32_t wait[CREW_KINDS]; /* and with many */
     uint64_t vgpu_ended_ns;    /* when a guest last had work */
     uint32_t revived;          /* how often, of this configuration */
     uint32_t failures;         /* in a row, of starting something */

@@ -23,10 +23,10 @@ static const char *subject_of(enum crew_kind kind)
     return kind == CREW_VGPU ? "vgpu" : kind == CREW_MPS ? "mps" : "time-sliced";
 }
 
-static void many_wait(struct tenant_cell *cell, uint32_t wait)
+static void wait_set(struct tenant_cell *cell, uint32_t wait)
 {
     cell->wait = wait;
-    cell->notify = NOTIFY;
+    cell->notify = cell->depth > 1 ? NOTIFY : 0;
 }
 
 static void launches_cell(struct gpu *g, enum crew_kind kind, int count, uint32_t depth)
@@ -36,8 +36,7 @@ static void launches_cell(struct gpu *g, enum crew_kind kind, int count, uint32_
                          .crew = crew_of(kind, count),
                          .cell = gpu_vadd(g, SMALL_N, TENANT_DEVICE, depth)};
 
-    if (depth > 1)
-        many_wait(&c.cell, g->wait[kind]);
+    wait_set(&c.cell, depth > 1 ? g->wait[kind] : g->wait_one[kind]);
     gpu_vadd_params(c.params, SMALL_N, "device", count, depth);
     gpu_measure(g, &c);
 }
@@ -57,48 +56,58 @@ static void graphs_cell(struct gpu *g, enum crew_kind kind, int count, uint32_t 
     gpu_measure(g, &c);
 }
 
-/*
- * With many outstanding a native tenant can be told by a word that the stream writes or by events: the faster one, at
- * the most tenants, is used for all of its cells.
- */
-static void form_choose(struct gpu *g, enum crew_kind kind, int count)
-{
-    static const char *const names[] = {"", "value", "event"};
-    static struct outcome out;
-    double rate[3] = {NAN, NAN, NAN};
+static const char *const wait_names[] = {"cuStreamSynchronize", "a word that the stream writes", "events"};
 
-    g->wait[kind] = TENANT_VALUE;
-    for (uint32_t wait = TENANT_VALUE; wait <= TENANT_EVENT && !gpu_interrupted; wait++) {
-        struct tenant_cell cell = gpu_vadd(g, SMALL_N, TENANT_DEVICE, GPU_DEPTH);
-        struct crew crew = crew_of(kind, count);
-        char params[GPU_PARAMS_BYTES];
-        many_wait(&cell, wait);
-        crew_run(g, &crew, &cell, &out);
-        if (out.rc) {
-            fprintf(g->b->text, "note: %s, completions by %s: %s\n", subject_of(kind), names[wait], out.text);
-            continue;
-        }
-        rate[wait] = out.rate;
-        snprintf(params, sizeof(params), "{\"wait\":\"%s\",\"tenants\":%d,\"depth\":%u}", names[wait], count,
-                 GPU_DEPTH);
-        bench_record(g->b, "gpu.peer-form", subject_of(kind), params, "rate", "op/s", out.rate);
+/* Operations a second in that form; NAN where it does not work. */
+static double form_rate(struct gpu *g, enum crew_kind kind, uint32_t depth, uint32_t wait)
+{
+    static struct outcome out;
+    struct tenant_cell cell = gpu_vadd(g, SMALL_N, TENANT_DEVICE, depth);
+    struct crew crew = crew_of(kind, g->tenants_max);
+    char params[GPU_PARAMS_BYTES];
+
+    wait_set(&cell, wait);
+    crew_run(g, &crew, &cell, &out);
+    if (out.rc) {
+        fprintf(g->b->text, "note: %s, told by %s: %s\n", subject_of(kind), wait_names[wait], out.text);
+        return NAN;
     }
-    if (rate[TENANT_EVENT] > rate[TENANT_VALUE] || (isnan(rate[TENANT_VALUE]) && !isnan(rate[TENANT_EVENT])))
-        g->wait[kind] = TENANT_EVENT;
-    fprintf(g->b->text, "peer: %s with %u outstanding: told by %s, the faster form here\n", subject_of(kind), GPU_DEPTH,
-            names[g->wait[kind]]);
+    snprintf(params, sizeof(params), "{\"told_by\":\"%s\",\"tenants\":%d,\"depth\":%u}", wait_names[wait],
+             g->tenants_max, depth);
+    bench_record(g->b, "gpu.peer-form", subject_of(kind), params, "rate", "op/s", out.rate);
+    return out.rate;
+}
+
+/*
+ * A native tenant can wait in cuStreamSynchronize, or poll a word that the stream writes, or events. The faster of two,
+ * at the most tenants, is used for all of its cells.
+ */
+static uint32_t form_choose(struct gpu *g, enum crew_kind kind, uint32_t depth, uint32_t usual, uint32_t other)
+{
+    double first = form_rate(g, kind, depth, usual), second = gpu_interrupted ? NAN : form_rate(g, kind, depth, other);
+    uint32_t choice = second > first || (isnan(first) && !isnan(second)) ? other : usual;
+
+    fprintf(g->b->text, "peer: %s, %u outstanding: told by %s, the faster form here\n", subject_of(kind), depth,
+            wait_names[choice]);
+    return choice;
+}
+
+static void kind_forms_choose(struct gpu *g, enum crew_kind kind)
+{
+    g->wait_one[kind] = form_choose(g, kind, 1, TENANT_SYNC, TENANT_VALUE);
+    g->wait[kind] = form_choose(g, kind, GPU_DEPTH, TENANT_VALUE, TENANT_EVENT);
 }
 
 static void forms_choose(struct gpu *g)
 {
     g->b->round = 0;
     if (gpu_wanted(g, "gpu.tenants", "time-sliced-graph"))
-        form_choose(g, CREW_NATIVE, g->tenants_max);
+        kind_forms_choose(g, CREW_NATIVE);
     if (!gpu_wanted(g, "gpu.tenants", "mps-graph-chains"))
         return;
     mps_start(g);
     if (g->mps)
-        form_choose(g, CREW_MPS, g->tenants_max);
+        kind_forms_choose(g, CREW_MPS);
 }
 
 /* ---- Bandwidth-bound ---- */
