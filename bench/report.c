@@ -5,6 +5,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static void *must(void *p)
@@ -136,20 +137,28 @@ static void rows_print(const struct bench *b)
     }
 }
 
+/* Takes back what is not final. False: it is no file of its own, so what was written stays. */
+static bool json_take_back(struct bench *b)
+{
+    struct stat st;
+
+    if (b->json == stdout || fflush(b->json) || fstat(fileno(b->json), &st) || !S_ISREG(st.st_mode))
+        return false;
+    return fseeko(b->json, b->json_from, SEEK_SET) == 0 && ftruncate(fileno(b->json), b->json_from) == 0;
+}
+
 void bench_json_checkpoint(struct bench *b)
 {
-    if (!b->json || fflush(b->json) || fseeko(b->json, b->json_from, SEEK_SET))
-        return; /* a pipe: its reader gets the rows at the end */
-    if (ftruncate(fileno(b->json), b->json_from) == 0)
-        rows_print(b);
+    if (!b->json || !json_take_back(b))
+        return;
+    rows_print(b);
     fflush(b->json);
 }
 
 void bench_json_flush(struct bench *b)
 {
-    if (b->json && fseeko(b->json, b->json_from, SEEK_SET) == 0 && ftruncate(fileno(b->json), b->json_from))
-        fprintf(stderr, "vgpu-bench: the JSON file cannot be shortened: %m\n");
     if (b->json) {
+        json_take_back(b);
         rows_print(b);
         off_t at = ftello(b->json);
         b->json_from = at > 0 ? at : 0;
