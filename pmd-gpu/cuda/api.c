@@ -94,9 +94,7 @@ static int api_open(struct vgpu_cuda_api *api, const struct vgpu_cuda_paths *pat
 
     if (!driver)
         return vgpu_err_set(err, ENOENT,
-                            "backend cuda: no NVIDIA driver on this host (%s); install it, or set the executor's backend "
-                            "to cpu or auto",
-                            dlerror());
+                            "backend cuda: no NVIDIA driver on this host (%s)", dlerror());
     const char *missing = symbols_load(api, driver, driver_symbols);
     if (missing)
         return vgpu_err_set(err, ENOSYS, "backend cuda: this NVIDIA driver has no %s: CUDA 12.0 or later is needed",

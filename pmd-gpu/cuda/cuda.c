@@ -127,7 +127,9 @@ static int memory_open(struct cuda *c, uint64_t heap_bytes, struct vgpu_err *err
         lane->counter = lane->partials + MISC_BYTES / 2;
     }
     /* Nothing of an earlier owner is seen by a tenant, and the counters of reduce start at 0. */
-    CUresult code = c->api->MemsetD8Async(c->device_misc, 0, streams * each, c->wipe_stream);
+    CUresult code = CUDA_SUCCESS;
+    for (uint32_t i = c->workers; code == CUDA_SUCCESS && i < c->lane_count; i++)
+        code = c->api->MemsetD8Async(c->lanes[i].partials, 0, MISC_BYTES, c->wipe_stream);
     if (code == CUDA_SUCCESS && heap_bytes)
         code = c->api->MemsetD8Async(c->heap, 0, heap_bytes, c->wipe_stream);
     if (code == CUDA_SUCCESS)
@@ -266,12 +268,14 @@ static int user_add(struct cuda *c, struct vgpu_err *err)
     int rc = -ENOSPC;
 
     pthread_mutex_lock(&c->gpu->lifecycle);
+    pthread_mutex_lock(&c->gpu->users);
     for (int i = 0; rc && i < VGPU_GPU_USERS_MAX; i++)
         if (!c->gpu->user[i]) {
             c->gpu->user[i] = c;
             rc = 0;
         }
-    if (rc == 0 && c->resident_state == CUDA_RESIDENT_PARKED)
+    pthread_mutex_unlock(&c->gpu->users);
+    if (rc == 0 && (c->options.engine == VGPU_ENGINE_AUTO || c->options.engine == VGPU_ENGINE_RESIDENT))
         cuda_resident_start(c);
     pthread_mutex_unlock(&c->gpu->lifecycle);
     return rc ? vgpu_err_set(err, ENOSPC, "backend cuda: opened %d times in this process", VGPU_GPU_USERS_MAX) : 0;
@@ -301,6 +305,15 @@ static bool streams_idle(struct cuda *c)
     return true;
 }
 
+static void user_del(struct cuda *c)
+{
+    pthread_mutex_lock(&c->gpu->users);
+    for (int i = 0; i < VGPU_GPU_USERS_MAX; i++)
+        if (c->gpu->user[i] == c)
+            c->gpu->user[i] = NULL;
+    pthread_mutex_unlock(&c->gpu->users);
+}
+
 static void driver_close(struct cuda *c)
 {
     const struct vgpu_cuda_api *api = c->api;
@@ -310,9 +323,7 @@ static void driver_close(struct cuda *c)
     if (vgpu_load_acquire(&c->lost) || !streams_idle(c))
         return;
     cuda_quiesce_begin(c->gpu, &ran);
-    for (int i = 0; i < VGPU_GPU_USERS_MAX; i++)
-        if (c->gpu->user[i] == c)
-            c->gpu->user[i] = NULL;
+    user_del(c);
     if (c->blas)
         api->blas.Destroy(c->blas);
     for (uint32_t i = c->workers; i < c->lane_count; i++)
@@ -340,7 +351,6 @@ static void cuda_close(struct vgpu_backend *b)
 
     vgpu_gpu_enter(c->gpu);
     cuda_launcher_stop(c);
-    cuda_xid_stop(c);
     if (c->vms)
         for (uint32_t i = 0; i < c->max_vms; i++)
             region_drop(c, &c->vms[i]);
@@ -353,9 +363,7 @@ static void cuda_close(struct vgpu_backend *b)
     }
     /* A lost device's user entry must not outlive us. */
     pthread_mutex_lock(&c->gpu->lifecycle);
-    for (int i = 0; i < VGPU_GPU_USERS_MAX; i++)
-        if (c->gpu->user[i] == c)
-            c->gpu->user[i] = NULL;
+    user_del(c);
     pthread_mutex_unlock(&c->gpu->lifecycle);
     free(c->green);
     free(c->vms);
@@ -410,14 +418,12 @@ static int cuda_open(const struct vgpu_backend_config *config, struct vgpu_backe
         rc = blas_open(c, err);
     if (rc)
         goto err_close;
-    if (options.engine == VGPU_ENGINE_AUTO || options.engine == VGPU_ENGINE_RESIDENT)
-        c->resident_state = CUDA_RESIDENT_PARKED;
+    c->resident_state = CUDA_RESIDENT_PARKED;
     rc = user_add(c, err);
     if (rc == 0)
         rc = cuda_launcher_start(c, err);
     if (rc)
         goto err_close;
-    cuda_xid_start(c);
     *out = (struct vgpu_backend *)c;
     return 0;
 

@@ -101,6 +101,7 @@ struct cuda_vm {
     bool exclusive;       /* an operation runs in several lanes */
     bool ready;           /* in cuda.ready: its first may be done */
     bool stuck;           /* in cuda.stuck: its lane was full */
+    bool cancelled;       /* one of its operations came back cancelled since it was last idle */
     uint32_t leaving;     /* written by the loop, read by the launcher: skip its operations */
 } VGPU_ALIGNED(64);
 
@@ -148,9 +149,6 @@ struct cuda {
     CUgreenCtx *green;       /* one a queue, or one for reserve_sms */
     uint32_t green_count;
     /* Watch. */
-    pthread_t xid_watcher;
-    bool xid_watcher_runs;
-    uint32_t xid_stop;
     uint64_t watch_calls, watch_calls_ticks, deadline_ticks;
     uint32_t lost VGPU_ALIGNED(64); /* W1 */
     char lost_reason[256];
@@ -198,8 +196,6 @@ void cuda_lost(struct cuda *c, const char *fmt, ...) __attribute__((format(print
 bool cuda_ok(struct cuda *c, CUresult code, const char *what);
 /* Loop thread, about each millisecond. */
 void cuda_watch(struct cuda *c, uint64_t now);
-void cuda_xid_start(struct cuda *c);
-void cuda_xid_stop(struct cuda *c);
 
 /* ---- D2, loop and launcher: how far the device is in a lane ---- */
 static inline uint64_t cuda_lane_done(const struct cuda_lane *lane, uint64_t from)

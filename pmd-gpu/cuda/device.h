@@ -17,7 +17,7 @@ struct vgpu_dev_op {
     uint64_t dst, src0, src1; /* device-visible addresses */
     uint8_t opcode;           /* enum vgpu_opcode or enum vgpu_dev_opcode */
     uint8_t sub;
-    uint8_t flags;            /* VGPU_DEV_* */
+    uint8_t flags;            /* VGPU_DEV_TO_HOST */
     uint8_t reserved;
     uint32_t tag;             /* resident: (uint32_t)(position + 1) */
     uint64_t n;               /* FILL, COPY: bytes; else elements */
@@ -38,6 +38,8 @@ enum vgpu_dev_opcode {
     VGPU_DEV_SPIN = 130,  /* busy for aux nanoseconds */
     VGPU_DEV_FAULT = 131, /* writes to an address that is not mapped: a sticky error */
 };
+
+#define VGPU_DEV_TO_HOST 1u /* resident: dst is host memory: its bytes are there before the done word says so */
 
 /* One line per resident worker, in pinned host memory, written by that worker only. */
 struct vgpu_dev_done {

@@ -10,7 +10,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "pmd-gpu/cuda/device.h"
+#include "pmd-gpu/cuda/cuda.h"
+
+#define XID_TIMEOUT_MS 10000u
 
 /* The module that nvcc made of kernels.cu (fatbin.py). */
 extern const unsigned long long vgpu_cuda_kernels[];
@@ -90,6 +92,77 @@ static int gpu_start(struct vgpu_gpu *g, struct vgpu_err *err)
     return kernels_load(g, err);
 }
 
+/* ---- Xid events (NVIDIA, "XID Errors": which of them mean that the GPU itself is in trouble) ---- */
+
+static bool xid_is_fatal(unsigned long long xid)
+{
+    switch (xid) {
+    case 48:  /* double bit ECC error */
+    case 62:  /* internal micro-controller halt */
+    case 64:  /* row remapping failure */
+    case 74:  /* NVLink error */
+    case 79:  /* GPU has fallen off the bus */
+    case 95:  /* uncontained ECC error */
+    case 119: /* GSP RPC timeout */
+    case 120: /* GSP error */
+    case 140: /* unrecovered ECC error */
+    case 154: /* GPU recovery action required */
+        return true;
+    default: /* 13, 31, 43 ...: an application's own, ours show as errors of our streams */
+        return false;
+    }
+}
+
+/* Lives as long as the process: NVML has no way to end a wait. */
+static void *xid_main(void *arg)
+{
+    struct vgpu_gpu *g = arg;
+    const struct vgpu_cuda_api *api = g->api;
+    vgpu_nvml_device device;
+    vgpu_nvml_event_set set;
+
+    pthread_setname_np(pthread_self(), "vgpu-exec-xid");
+    if (api->nvml.DeviceGetHandleByPciBusId(g->bus_id, &device) || api->nvml.EventSetCreate(&set)) {
+        vgpu_log(VGPU_LOG_WARN, "NVML does not know GPU %s: its Xid errors are not watched", g->bus_id);
+        return NULL;
+    }
+    if (api->nvml.DeviceRegisterEvents(device, VGPU_NVML_EVENT_XID, set)) {
+        vgpu_log(VGPU_LOG_WARN, "NVML does not report Xid errors of GPU %s", g->bus_id);
+        api->nvml.EventSetFree(set);
+        return NULL;
+    }
+    for (;;) {
+        struct vgpu_nvml_event event = {0};
+        int rc = api->nvml.EventSetWait(set, &event, XID_TIMEOUT_MS);
+        if (rc == VGPU_NVML_TIMEOUT)
+            continue;
+        if (rc) {
+            vgpu_log(VGPU_LOG_WARN, "NVML stopped reporting Xid errors (%d)", rc);
+            break;
+        }
+        if (event.type != VGPU_NVML_EVENT_XID)
+            continue;
+        vgpu_log(VGPU_LOG_WARN, "Xid %llu on GPU %s", event.data, g->bus_id);
+        if (!xid_is_fatal(event.data))
+            continue;
+        pthread_mutex_lock(&g->users);
+        for (int i = 0; i < VGPU_GPU_USERS_MAX; i++)
+            if (g->user[i])
+                cuda_lost(g->user[i], "Xid %llu on GPU %s", event.data, g->bus_id);
+        pthread_mutex_unlock(&g->users);
+    }
+    api->nvml.EventSetFree(set);
+    return NULL;
+}
+
+static void xid_start(struct vgpu_gpu *g)
+{
+    pthread_t thread;
+
+    if (g->api->nvml.EventSetWait && pthread_create(&thread, NULL, xid_main, g) == 0)
+        pthread_detach(thread);
+}
+
 static int driver_open(const struct vgpu_cuda_options *options, const struct vgpu_cuda_api **out, struct vgpu_err *err)
 {
     const struct vgpu_cuda_paths paths = {options->driver[0] ? options->driver : NULL,
@@ -134,7 +207,10 @@ int vgpu_gpu_open(const struct vgpu_cuda_options *options, struct vgpu_gpu **out
         } else {
             *g = (struct vgpu_gpu){.api = api, .index = options->device};
             pthread_mutex_init(&g->lifecycle, NULL);
+            pthread_mutex_init(&g->users, NULL);
             rc = gpu_start(g, err);
+            if (rc == 0)
+                xid_start(g);
             gpu_count += rc == 0;
         }
     }

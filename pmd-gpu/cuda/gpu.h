@@ -29,6 +29,7 @@ struct vgpu_gpu {
     int priority_low, priority_high;
     char name[96], bus_id[32];
     pthread_mutex_t lifecycle;   /* held while resident kernels start or end */
+    pthread_mutex_t users;       /* guards user[]; taken inside lifecycle where both are */
     struct cuda *user[VGPU_GPU_USERS_MAX];
 };
 

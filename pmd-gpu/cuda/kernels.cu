@@ -6,12 +6,18 @@
  * | what                  | writer       | reader    | order                                     | label |
  * |-----------------------|--------------|-----------|-------------------------------------------|-------|
  * | sector of a ring slot | loop thread  | worker    | the sector's last word carries the lap    | D1    |
- * | done[w].pos           | worker       | loop      | release.sys (all lanes by __syncwarp)     | D2    |
+ * | done[w].pos           | worker       | loop      | fence, then relaxed.sys (all lanes: __syncwarp) | D2 |
  * | stop                  | any          | worker    | relaxed                                   | D3    |
  * D1: a slot is read by one coalesced load; the GPU may split it into its two 32-byte sectors but not further, and
  * each sector is judged by a word that the host wrote last in it. What an operation reads (arena and device memory) is
  * read with ld.relaxed.sys: it never hits an L1 line from an earlier operation. Operands are read after the slot was
  * seen, since their addresses come from it.
+ * D2: results in host memory are fenced at system scope. Results in device memory at device scope, which costs half as
+ * much and does not wait for other workers' looks over the bus: nobody reads them but the GPU, through its L2 cache.
+ *
+ * When to look. A look takes a round trip over the bus, some 1.4 us, and one that reaches the host just before its next
+ * descriptor was written wastes all of it. So after an operation a worker waits as long as its guest usually takes to
+ * answer (learned: longer by much when the first look came too early, shorter by little when it did not), then looks.
  */
 #include <cuda_runtime.h>
 
@@ -36,9 +42,13 @@ __device__ __forceinline__ unsigned load_flag(const unsigned *p)
     return v;
 }
 
-__device__ __forceinline__ void store_done(void *p, u64 v)
+__device__ __forceinline__ void store_done(void *p, u64 v, bool to_host)
 {
-    asm volatile("st.release.sys.global.u64 [%0], %1;" : : "l"(p), "l"(v) : "memory"); /* D2 pairs with D2 in lane.h */
+    if (to_host)
+        __threadfence_system();
+    else
+        __threadfence();
+    asm volatile("st.relaxed.sys.global.u64 [%0], %1;" : : "l"(p), "l"(v) : "memory"); /* D2 pairs with D2 in cuda.h */
 }
 
 __device__ __forceinline__ u64 now_ns()
@@ -228,10 +238,11 @@ __device__ __forceinline__ void elementwise(const vgpu_dev_op &op, u64 rank, u64
     float *dst = (float *)op.dst;
     const float *src0 = (const float *)op.src0, *src1 = (const float *)op.src1;
 
-    switch (op.opcode) {
-    case VGPU_OP_VECTOR_ADD:
+    if (op.opcode == VGPU_OP_VECTOR_ADD) {
         map<FRESH>(Add(), dst, src0, src1, op.n, rank, size);
-        break;
+        return;
+    }
+    switch (op.opcode) {
     case VGPU_OP_AXPY: {
         Axpy f = {__uint_as_float(op.arg[0])};
         map<FRESH>(f, dst, src0, dst, op.n, rank, size);
@@ -414,7 +425,11 @@ __device__ __forceinline__ bool overlap(u64 a, u64 a_bytes, u64 b, u64 b_bytes)
 
 #define TEAM 8u            /* lanes of a warp that run one small operation beside three others */
 #define TEAM_BYTES 4096u   /* an operation is small up to here, per operand */
-#define IDLE_LOOKS 32768u  /* some 40 ms without work: look less often, and leave the link to others */
+#define IDLE_LOOKS 16384u  /* some 20 ms without work: look less often, and leave the link to others */
+/* Clock cycles (some 0.5 ns) that a worker waits before its first look. */
+#define WAIT_LONGER  300
+#define WAIT_SHORTER 15
+#define WAIT_MOST    2600
 
 extern "C" __global__ void __launch_bounds__(VGPU_DEV_WARP *VGPU_DEV_WORKERS_PER_BLOCK, 1)
     vgpu_resident(const vgpu_dev_resident_params p)
@@ -428,8 +443,9 @@ extern "C" __global__ void __launch_bounds__(VGPU_DEV_WARP *VGPU_DEV_WORKERS_PER
     vgpu_dev_done *done = p.done + worker;
     const u64 mask = p.slots - 1;
     u64 pos = load_word(&done->pos);
-    unsigned looks = 0, idle = 0;
-    bool wide = false; /* the last look found work: look at four slots at once */
+    unsigned looks = 0, idle = 0, misses = 0;
+    bool wide = false; /* first look after an operation: at four slots at once */
+    int wait = 0;
 
     for (;;) {
         u64 at = pos + team, w = 0;
@@ -444,15 +460,21 @@ extern "C" __global__ void __launch_bounds__(VGPU_DEV_WARP *VGPU_DEV_WORKERS_PER
         unsigned n = seen == FULL ? 4 : (unsigned)(__ffs((int)~seen) - 1) / TEAM; /* whole slots from the first on */
         if (n == 0) {
             wide = false;
+            misses++;
             if (stop)
                 return;
             if (++idle > IDLE_LOOKS)
                 __nanosleep(4000);
             continue;
         }
+        if (misses == 0)
+            wait -= wait > WAIT_SHORTER ? WAIT_SHORTER : wait;
+        else if (misses <= 2)
+            wait = wait + WAIT_LONGER < WAIT_MOST ? wait + WAIT_LONGER : WAIT_MOST;
+        misses = 0;
         idle = 0;
 
-        bool together = false;
+        bool together = false, to_host = false;
         if (n > 1) {
             /* Small and independent of each other: eight lanes each. */
             vgpu_dev_op op = gather(w, lane & ~(TEAM - 1));
@@ -473,12 +495,14 @@ extern "C" __global__ void __launch_bounds__(VGPU_DEV_WARP *VGPU_DEV_WORKERS_PER
                            !(o_reads1 && overlap(op.dst, bytes, o_src1, o_bytes));
             }
             together = __all_sync(FULL, fits);
+            to_host = __any_sync(FULL, team < n && (op.flags & VGPU_DEV_TO_HOST));
             if (together && team < n)
                 elementwise<true>(op, word_of, TEAM);
         }
         if (!together) {
             for (unsigned t = 0; t < n; t++) {
                 vgpu_dev_op op = gather(w, t * TEAM);
+                to_host |= op.flags & VGPU_DEV_TO_HOST;
                 if (op.opcode == VGPU_OP_REDUCE) {
                     double acc = reduce_warp(op.sub, reduce_part<true>(op, lane, VGPU_DEV_WARP));
                     if (lane == 0)
@@ -492,7 +516,12 @@ extern "C" __global__ void __launch_bounds__(VGPU_DEV_WARP *VGPU_DEV_WORKERS_PER
         __syncwarp();
         pos += n;
         if (lane == 0)
-            store_done(&done->pos, pos);
+            store_done(&done->pos, pos, to_host);
         wide = true;
+        if (n == 1 && wait > 0) { /* more than one: the next are there already */
+            long long from = clock64();
+            while (clock64() - from < wait)
+                ;
+        }
     }
 }

@@ -77,6 +77,8 @@ static bool gemm_read(const struct cuda *c, const struct vgpu_op *op, struct gem
     g->element = w->dtype == VGPU_BF16 ? 2 : 4;
     g->alpha = bits_to_float(w->arg[0]);
     g->beta = bits_to_float(w->arg[1]);
+    if (g->beta == 0.0f)
+        g->beta = 0.0f; /* not -0: cuBLAS would read dst */
     g->ta = w->sub & VGPU_GEMM_TRANS_A;
     g->tb = w->sub & VGPU_GEMM_TRANS_B;
     g->relu = w->sub & VGPU_GEMM_RELU;

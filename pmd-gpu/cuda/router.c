@@ -44,7 +44,11 @@ uint16_t cuda_dev_op(const struct cuda *c, const struct vgpu_op *op, struct vgpu
     const struct vgpu_work *w = &op->work;
     uint64_t n = w->n;
 
-    *out = (struct vgpu_dev_op){.opcode = w->opcode, .sub = w->sub, .n = n, .arg = {w->arg[0], w->arg[1]}};
+    *out = (struct vgpu_dev_op){.opcode = w->opcode,
+                                .sub = w->sub,
+                                .flags = w->dst & VGPU_WREF_DEVICE ? 0 : VGPU_DEV_TO_HOST,
+                                .n = n,
+                                .arg = {w->arg[0], w->arg[1]}};
     if (vgpu_unlikely(n > VGPU_WREF_OFFSET_MASK))
         return VGPU_E_RANGE; /* so that n * 4 cannot overflow */
     switch (w->opcode) {
@@ -107,6 +111,7 @@ static inline void worker_push(struct cuda *c, struct cuda_lane *lane, struct vg
     uint64_t *slot = (uint64_t *)(void *)&lane->ring[pos & lane->mask];
     const uint64_t *from = (const uint64_t *)(const void *)d;
 
+    op->priv[CUDA_PRIV_ROUTE] = VGPU_CUDA_RESIDENT;
     lane->ops[pos & lane->mask] = op;
     vgpu_store_relaxed(&slot[0], from[0]); /* relaxed, these and those below: ordered by the releases after them */
     vgpu_store_relaxed(&slot[1], from[1]);
@@ -188,7 +193,7 @@ static void workers_share(struct cuda *c, struct cuda_vm *vm, struct vgpu_op *op
 {
     bool in_bytes = whole->opcode == VGPU_OP_FILL || whole->opcode == VGPU_OP_COPY;
     uint64_t unit = in_bytes ? 1 : 4, grain = 256 / unit;
-    uint64_t each = (whole->n / parts + grain - 1) / grain * grain;
+    uint64_t each = ((whole->n + parts - 1) / parts + grain - 1) / grain * grain;
     uint32_t used = 0;
 
     for (uint64_t from = 0; from < whole->n; from += each, used++) {
@@ -356,10 +361,13 @@ int cuda_submit(struct vgpu_backend *b, struct vgpu_op *op)
     op->value = 0;
     op->priv[CUDA_PRIV_NEXT] = 0;
     op->priv[CUDA_PRIV_STATE] = CUDA_OP_WAITS;
-    if (vm->first)
+    op->priv[CUDA_PRIV_ROUTE] = VGPU_CUDA_NOTHING;
+    if (vm->first) {
         vm->last->priv[CUDA_PRIV_NEXT] = (uintptr_t)op;
-    else
+    } else {
         vm->first = op;
+        vm->cancelled = false;
+    }
     vm->last = op;
     c->in_flight++;
     if (vm->waits)
@@ -417,8 +425,13 @@ uint32_t cuda_poll(struct vgpu_backend *b, struct vgpu_op **done, uint32_t max)
     while (c->ready_head != c->ready_tail && got < max) {
         struct cuda_vm *vm = &c->vms[c->ready[c->ready_head & c->vm_mask]];
         while (vm->first && vm->first->priv[CUDA_PRIV_STATE] == CUDA_OP_DONE && got < max) {
-            done[got++] = vm->first;
-            vm->first = op_next(vm->first);
+            struct vgpu_op *op = vm->first;
+            if (vgpu_unlikely(op->status == VGPU_E_CANCELLED))
+                vm->cancelled = true;
+            else if (vgpu_unlikely(vm->cancelled) && op->priv[CUDA_PRIV_ROUTE] == VGPU_CUDA_NOTHING)
+                op->status = VGPU_E_CANCELLED; /* nothing to do, and what was to be done before it was not */
+            done[got++] = op;
+            vm->first = op_next(op);
         }
         if (vm->first && vm->first->priv[CUDA_PRIV_STATE] == CUDA_OP_DONE)
             break; /* the caller has no more room */

@@ -8,7 +8,6 @@
 
 #define STUCK_CALL_NS   UINT64_C(100000000) /* a driver call so long waits for the resident kernel: let it end */
 #define QUERY_AFTER_NS  UINT64_C(2000000)   /* without progress for so long, ask the driver for an error */
-#define XID_TIMEOUT_MS  2000u
 
 void cuda_lost(struct cuda *c, const char *fmt, ...)
 {
@@ -78,75 +77,4 @@ void cuda_watch(struct cuda *c, uint64_t now)
         if (c->deadline_ticks && now - c->watch_calls_ticks > c->deadline_ticks)
             cuda_lost(c, "a call of the driver has not returned for %u ms (deadline_ms)", c->options.deadline_ms);
     }
-}
-
-/* ---- Xid events (NVIDIA, "XID Errors": which of them mean that the GPU itself is in trouble) ---- */
-
-static bool xid_is_fatal(unsigned long long xid)
-{
-    switch (xid) {
-    case 48:  /* double bit ECC error */
-    case 62:  /* internal micro-controller halt */
-    case 64:  /* row remapping failure */
-    case 74:  /* NVLink error */
-    case 79:  /* GPU has fallen off the bus */
-    case 95:  /* uncontained ECC error */
-    case 119: /* GSP RPC timeout */
-    case 120: /* GSP error */
-    case 140: /* unrecovered ECC error */
-    case 154: /* GPU recovery action required */
-        return true;
-    default: /* 13, 31, 43 ...: an application's own, ours show as errors of our streams */
-        return false;
-    }
-}
-
-static void *xid_main(void *arg)
-{
-    struct cuda *c = arg;
-    vgpu_nvml_device device;
-    vgpu_nvml_event_set set;
-
-    pthread_setname_np(pthread_self(), "vgpu-exec-xid");
-    if (c->api->nvml.DeviceGetHandleByPciBusId(c->gpu->bus_id, &device) || c->api->nvml.EventSetCreate(&set)) {
-        vgpu_log(VGPU_LOG_WARN, "NVML does not know GPU %s: its Xid errors are not watched", c->gpu->bus_id);
-        return NULL;
-    }
-    if (c->api->nvml.DeviceRegisterEvents(device, VGPU_NVML_EVENT_XID, set)) {
-        vgpu_log(VGPU_LOG_WARN, "NVML does not report Xid errors of GPU %s", c->gpu->bus_id);
-        c->api->nvml.EventSetFree(set);
-        return NULL;
-    }
-    while (!vgpu_load_acquire(&c->xid_stop) && !vgpu_load_acquire(&c->lost)) {
-        struct vgpu_nvml_event event = {0};
-        int rc = c->api->nvml.EventSetWait(set, &event, XID_TIMEOUT_MS);
-        if (rc == VGPU_NVML_TIMEOUT)
-            continue;
-        if (rc) {
-            vgpu_log(VGPU_LOG_WARN, "NVML stopped reporting Xid errors (%d)", rc);
-            break;
-        }
-        if (event.type == VGPU_NVML_EVENT_XID && xid_is_fatal(event.data))
-            cuda_lost(c, "Xid %llu on GPU %s", event.data, c->gpu->bus_id);
-        else
-            vgpu_log(VGPU_LOG_WARN, "Xid %llu on GPU %s", event.data, c->gpu->bus_id);
-    }
-    c->api->nvml.EventSetFree(set);
-    return NULL;
-}
-
-void cuda_xid_start(struct cuda *c)
-{
-    if (!c->api->nvml.EventSetWait)
-        return;
-    c->xid_watcher_runs = pthread_create(&c->xid_watcher, NULL, xid_main, c) == 0;
-}
-
-void cuda_xid_stop(struct cuda *c)
-{
-    if (!c->xid_watcher_runs)
-        return;
-    vgpu_store_release(&c->xid_stop, 1);
-    pthread_join(c->xid_watcher, NULL);
-    c->xid_watcher_runs = false;
 }
