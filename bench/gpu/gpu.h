@@ -176,7 +176,7 @@ struct tenant_cell gpu_gemm(const struct gpu *g, uint64_t n, bool bf16, uint32_t
 
 /* As --filter sees them. */
 #define GPU_TENANTS_NAMES                                                                                              \
-    "tenants/vgpu tenants/mps tenants/mps-graph tenants/mps-graph-chains tenants/time-sliced "                         \
+    "tenants/vgpu tenants/vgpu-nop tenants/mps tenants/mps-graph tenants/mps-graph-chains tenants/time-sliced "        \
     "tenants/time-sliced-graph bandwidth/vgpu bandwidth/mps bandwidth/time-sliced bandwidth/one-context"
 
 /* ---- latency.c, tenants.c, isolation.c: the measurements ---- */
@@ -187,6 +187,7 @@ void gemm_run(struct gpu *g);
 void copy_run(struct gpu *g);
 void tenants_run(struct gpu *g);
 void tenants_two_poll_cores_run(struct gpu *g);
+void tenants_null_run(struct gpu *g); /* on backend null */
 void priority_run(struct gpu *g, uint32_t reserve_sms);
 void pools_run(struct gpu *g, bool two_gpus);
 extern const uint64_t gpu_vadd_sizes[], gpu_gemm_sizes[], gpu_copy_sizes[]; /* ended by 0 */

@@ -68,8 +68,8 @@ static void latency_table(const struct gpu *g)
 
 static void tenants_table(const struct gpu *g)
 {
-    static const char *const subjects[] = {"vgpu",        "vgpu-2-poll-cores", "mps", "mps-graph", "mps-graph-chains",
-                                           "time-sliced", "time-sliced-graph"};
+    static const char *const subjects[] = {"vgpu",      "vgpu-2-poll-cores", "vgpu-nop",    "vgpu-null",        "mps",
+                                           "mps-graph", "mps-graph-chains",  "time-sliced", "time-sliced-graph"};
     struct bench_table t;
     char params[GPU_PARAMS_BYTES];
 
@@ -79,7 +79,7 @@ static void tenants_table(const struct gpu *g)
     int none = t.cells;
     for (uint32_t depth = 1; depth <= GPU_DEPTH; depth *= GPU_DEPTH)
         for (const int *count = gpu_tenant_counts; *count; count++)
-            for (int s = 0; s < 7; s++) {
+            for (size_t s = 0; s < sizeof(subjects) / sizeof(subjects[0]); s++) {
                 gpu_vadd_params(params, 256, "device", *count, depth);
                 const struct bench_row *rate = bench_find(g->b, "gpu.tenants", subjects[s], params, "rate");
                 if (!rate)

@@ -159,8 +159,9 @@ static void phase_main(struct gpu *g)
     config.name = "backend null";
     config.backend = "null";
     config.poll_cores = 1;
-    if (phase_start(g, &config, "hops/vgpu-null")) {
+    if (phase_start(g, &config, "hops/vgpu-null tenants/vgpu-null")) {
         hops_null_run(g);
+        tenants_null_run(g);
         daemon_stop(g);
     }
 }

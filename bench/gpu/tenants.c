@@ -110,6 +110,28 @@ static void forms_choose(struct gpu *g)
         kind_forms_choose(g, CREW_MPS);
 }
 
+/* ---- What the host alone allows: where a goal is missed, is it the device or the way to it? ---- */
+static void host_cell(struct gpu *g, const char *subject, bool null, uint32_t depth)
+{
+    struct gpu_cell c = {.bench = "gpu.tenants",
+                         .subject = subject,
+                         .crew = crew_of(CREW_VGPU, g->tenants_max),
+                         .cell = gpu_vadd(g, SMALL_N, TENANT_DEVICE, depth)};
+
+    c.cell.unchecked = null;
+    if (!null)
+        c.cell.op = TENANT_NOP;
+    gpu_vadd_params(c.params, SMALL_N, "device", g->tenants_max, depth);
+    gpu_measure(g, &c);
+}
+
+void tenants_null_run(struct gpu *g)
+{
+    for (g->b->round = 0; g->b->round < g->reps && !gpu_interrupted; g->b->round++)
+        for (int i = 0; i < 2; i++)
+            host_cell(g, "vgpu-null", true, i ? GPU_DEPTH : 1);
+}
+
 /* ---- Bandwidth-bound ---- */
 static void bandwidth_cell(struct gpu *g, int which)
 {
@@ -139,6 +161,8 @@ static void tenants_round(struct gpu *g)
             launches_cell(g, kinds[i / 2], *count, i & 1 ? GPU_DEPTH : 1);
         graphs_cell(g, CREW_MPS, *count, 1);
     }
+    for (int i = 0; i < 2; i++)
+        host_cell(g, "vgpu-nop", false, i ? GPU_DEPTH : 1);
     graphs_cell(g, CREW_MPS, g->tenants_max, GRAPH_CHAINS);
     graphs_cell(g, CREW_NATIVE, g->tenants_max, 1);
     for (int i = 0; i < CREW_KINDS + 1; i++)

@@ -22,7 +22,7 @@ EXPECTED = {
     'gpu.hops': {'vgpu-device', 'vgpu-host', 'vgpu-nop', 'vgpu-null'},
     'gpu.gemm': {'native', 'vgpu'},
     'gpu.copy': {'native', 'vgpu'},
-    'gpu.tenants': {'vgpu', 'time-sliced'},
+    'gpu.tenants': {'vgpu', 'vgpu-nop', 'vgpu-null', 'time-sliced'},
     'gpu.bandwidth': {'vgpu', 'time-sliced', 'one-context'},
     'gpu.priority': {'alone', 'compute', 'bandwidth'},
     'gpu.pools': {'alone', 'compute', 'bandwidth'},
