@@ -8,6 +8,7 @@
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "tests/unit/pmd-gpu/rig.h"
@@ -17,7 +18,7 @@
 #define ARENA_BYTES  (64 * KIB) /* floats in the first half, bytes up to 3/4, then the rig's window */
 #define HEAP_BYTES   (32 * KIB) /* of each VM: floats, then bytes */
 #define EXACT        16777216.0 /* 2^24 */
-#define COMPARE_EACH 2000u
+#define COMPARE_EACH 2000u /* VGPU_TEST_COMPARE says otherwise: to find the operation that goes wrong */
 
 /* A random element-aligned range of `bytes` in the float zone of the arena or of the VM's heap. */
 static uint64_t float_ref(struct rig *r, uint32_t vm, uint64_t bytes, uint64_t align)
@@ -175,6 +176,8 @@ void conformance_random_mix(const struct conformance_subject *s)
     const struct rig_config config = {
         .vms = VMS, .queues = 3, .in_flight = 200, .heap_bytes = VMS * HEAP_BYTES, .arena_bytes = ARENA_BYTES};
     uint64_t ran[VGPU_OP_COUNT] = {0};
+    const char *each = getenv("VGPU_TEST_COMPARE");
+    const uint32_t compare_each = each && atoi(each) > 0 ? (uint32_t)atoi(each) : COMPARE_EACH;
     struct rig r;
 
     rig_open(&r, s, &config);
@@ -191,7 +194,7 @@ void conformance_random_mix(const struct conformance_subject *s)
         ran[w.opcode]++;
         if (rig_below(&r, 16) == 0)
             rig_poll(&r, (uint32_t)rig_below(&r, 64));
-        if (i % COMPARE_EACH == COMPARE_EACH - 1)
+        if (i % compare_each == compare_each - 1)
             rig_compare(&r);
     }
     rig_close(&r);
