@@ -136,6 +136,7 @@ static void resident_push(uint32_t worker, uint64_t pos, struct vgpu_dev_op op)
     slot->src1 = op.src1;
     slot->opcode = op.opcode;
     slot->sub = op.sub;
+    slot->flags = op.flags ^ VGPU_DEV_TO_HOST; /* asked for unless the test says no */
     slot->n = op.n;
     slot->arg[0] = op.arg[0];
     slot->aux = op.aux;
@@ -491,6 +492,7 @@ Test(fake, resident_needs_both_sectors, .init = setup)
     for (uint32_t w = 0; w < 2; w++) {
         struct vgpu_dev_op *slot = &rings[w * SLOTS];
         slot->opcode = VGPU_OP_FILL;
+        slot->flags = VGPU_DEV_TO_HOST;
         slot->dst = at(d + w);
         slot->n = 4;
         slot->arg[0] = 7;
@@ -507,6 +509,23 @@ Test(fake, resident_needs_both_sectors, .init = setup)
     resident_wait(1, 1);
     cr_assert(d[0] == 7 && d[1] == 7);
     resident_stop();
+}
+
+/* Results in host memory that nobody asked to be visible would be late on a GPU now and then: here always an error. */
+Test(fake, resident_results_must_be_asked_for, .init = setup)
+{
+    CUdeviceptr d;
+    uint32_t *p = pinned(64);
+
+    resident_setup();
+    OK(cuMemAlloc(&d, 4096));
+    const struct vgpu_dev_op fill = {.opcode = VGPU_OP_FILL, .dst = d, .n = 4, .flags = VGPU_DEV_TO_HOST};
+    resident_push(0, 0, fill);
+    resident_wait(0, 1);
+    struct vgpu_dev_op late = fill;
+    late.dst = at(p);
+    resident_push(0, 1, late);
+    cr_assert_eq(cuStreamSynchronize(resident_stream), CUDA_ERROR_ASSERT);
 }
 
 Test(fake, a_spin_holds_up_its_own_worker_only, .init = setup)

@@ -97,6 +97,7 @@ void fake_callback_enter(bool inside); /* in a host function: no calls permitted
 /* memory.c */
 enum fake_memory { FAKE_MEMORY_DEVICE, FAKE_MEMORY_PINNED, FAKE_MEMORY_REGISTERED };
 bool fake_memory_ok(uint64_t at, uint64_t bytes);
+bool fake_memory_is_device(uint64_t at);
 void fake_memory_usage(struct vgpu_fake_usage *out);
 void fake_memory_reset(void);
 

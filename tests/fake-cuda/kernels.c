@@ -274,6 +274,16 @@ static bool slot_take(const struct vgpu_dev_resident_params *p, uint32_t worker,
     return true;
 }
 
+/* Would the host see the result when it sees the done word? A GPU gives that only to who asks for it. */
+static bool visible(const struct vgpu_dev_op *op)
+{
+    if ((op->flags & VGPU_DEV_TO_HOST) || op->opcode == VGPU_OP_NOP || op->opcode == VGPU_DEV_FAULT || op->n == 0 ||
+        fake_memory_is_device(op->dst))
+        return true;
+    fprintf(stderr, "fake-cuda: vgpu_resident: opcode %u writes to host memory without VGPU_DEV_TO_HOST\n", op->opcode);
+    return false;
+}
+
 /* One look of one worker: did it do anything? */
 static bool worker_step(struct block *block, uint32_t i)
 {
@@ -295,7 +305,7 @@ static bool worker_step(struct block *block, uint32_t i)
             block->worker[i].spin_until = spin_end(op.aux);
             return true;
         }
-        block->code = operation_run(FAKE_vgpu_resident, &op);
+        block->code = visible(&op) ? operation_run(FAKE_vgpu_resident, &op) : CUDA_ERROR_ASSERT;
         if (block->code)
             return false;
     } else {

@@ -50,6 +50,15 @@ bool fake_memory_ok(uint64_t at, uint64_t bytes)
     return ok;
 }
 
+bool fake_memory_is_device(uint64_t at)
+{
+    pthread_rwlock_rdlock(&lock);
+    size_t i = range_find(at);
+    bool device = i < count && ranges[i].at <= at && ranges[i].kind == FAKE_MEMORY_DEVICE;
+    pthread_rwlock_unlock(&lock);
+    return device;
+}
+
 static CUresult range_add(uint64_t at, uint64_t bytes, enum fake_memory kind)
 {
     CUresult rc = CUDA_SUCCESS;
