@@ -4,14 +4,14 @@
 #include "rings/opcode.h"
 
 /* Resident: descriptor out, answer back, and how fast one warp moves data (it has 4 KiB in flight). */
-#define RESIDENT_BASE_NS        2400u
+#define RESIDENT_BASE_NS        2300u
 #define RESIDENT_PART_NS        60u /* for each further worker: a slot written, an answer read */
-#define WARP_BYTES_PER_US_LOCAL 6000u
-#define WARP_BYTES_PER_US_HOST  2600u
+#define WARP_BYTES_PER_US_LOCAL 7500u
+#define WARP_BYTES_PER_US_HOST  1300u
 /* A launch with its completion word, and the whole device. */
-#define LAUNCH_BASE_NS            8500u
+#define LAUNCH_BASE_NS            11500u
 #define DEVICE_BYTES_PER_US_LOCAL 3000000u
-#define DEVICE_BYTES_PER_US_HOST  45000u
+#define DEVICE_BYTES_PER_US_HOST  32000u
 /* One worker alone adds up a REDUCE: beyond this a launch is always better. */
 #define RESIDENT_REDUCE_MAX 4096u
 #define RESIDENT_BYTES_MAX  (UINT64_C(16) << 20)

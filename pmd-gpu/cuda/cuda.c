@@ -12,7 +12,6 @@
 
 #include "core/base/clock.h"
 
-#define BLAS_WORKSPACE (UINT64_C(32) << 20)
 #define MISC_BYTES     (UINT64_C(64) << 10) /* a stream's partial results and counter */
 #define CLOSE_WAIT_NS  UINT64_C(2000000000)
 
@@ -107,7 +106,7 @@ static int device_alloc(struct cuda *c, CUdeviceptr *out, uint64_t bytes, const 
 static int memory_open(struct cuda *c, uint64_t heap_bytes, struct vgpu_err *err)
 {
     uint32_t streams = c->lane_count - c->workers;
-    uint64_t each = BLAS_WORKSPACE + MISC_BYTES;
+    uint64_t each = CUDA_BLAS_BYTES + MISC_BYTES;
 
     int rc = device_alloc(c, &c->heap, heap_bytes, "the heap", err);
     c->heap_bytes = rc ? 0 : heap_bytes;
@@ -123,7 +122,7 @@ static int memory_open(struct cuda *c, uint64_t heap_bytes, struct vgpu_err *err
     for (uint32_t i = 0; i < streams; i++) {
         struct cuda_lane *lane = &c->lanes[c->workers + i];
         lane->workspace = c->device_misc + i * each;
-        lane->partials = lane->workspace + BLAS_WORKSPACE;
+        lane->partials = lane->workspace + CUDA_BLAS_BYTES;
         lane->counter = lane->partials + MISC_BYTES / 2;
     }
     /* Nothing of an earlier owner is seen by a tenant, and the counters of reduce start at 0. */
@@ -252,15 +251,24 @@ static int streams_open(struct cuda *c, struct vgpu_err *err)
 /* cublasCreate and MemFree wait for resident kernels, of another backend in this process too. */
 static int blas_open(struct cuda *c, struct vgpu_err *err)
 {
+    cublasStatus_t s = CUBLAS_STATUS_SUCCESS;
     uint32_t ran;
 
     cuda_quiesce_begin(c->gpu, &ran);
-    cublasStatus_t s = c->api->blas.Create(&c->blas);
+    for (uint32_t i = c->workers; s == CUBLAS_STATUS_SUCCESS && i < c->lane_count; i++) {
+        struct cuda_lane *lane = &c->lanes[i];
+        s = c->api->blas.Create(&lane->blas);
+        if (s == CUBLAS_STATUS_SUCCESS)
+            s = c->api->blas.SetStream(lane->blas, lane->stream);
+        if (s == CUBLAS_STATUS_SUCCESS) /* after SetStream, which goes back to a workspace of its own */
+            s = c->api->blas.SetWorkspace(lane->blas, (void *)(uintptr_t)lane->workspace, CUDA_BLAS_BYTES);
+        if (s == CUBLAS_STATUS_SUCCESS)
+            s = c->api->blas.SetSmCountTarget(lane->blas, (int)lane->sms);
+    }
     cuda_quiesce_end(c->gpu, ran);
-    if (s == CUBLAS_STATUS_SUCCESS)
-        return 0;
-    c->blas = NULL;
-    return vgpu_err_set(err, EIO, "backend cuda: cuBLAS does not start: %s", c->api->blas.GetStatusString(s));
+    return s == CUBLAS_STATUS_SUCCESS
+               ? 0
+               : vgpu_err_set(err, EIO, "backend cuda: cuBLAS does not start: %s", c->api->blas.GetStatusString(s));
 }
 
 static int user_add(struct cuda *c, struct vgpu_err *err)
@@ -324,11 +332,12 @@ static void driver_close(struct cuda *c)
         return;
     cuda_quiesce_begin(c->gpu, &ran);
     user_del(c);
-    if (c->blas)
-        api->blas.Destroy(c->blas);
-    for (uint32_t i = c->workers; i < c->lane_count; i++)
+    for (uint32_t i = c->workers; i < c->lane_count; i++) {
+        if (c->lanes[i].blas)
+            api->blas.Destroy(c->lanes[i].blas);
         if (c->lanes[i].stream)
             api->StreamDestroy(c->lanes[i].stream);
+    }
     if (c->wipe_stream)
         api->StreamDestroy(c->wipe_stream);
     if (c->resident_stream)

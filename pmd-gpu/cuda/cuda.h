@@ -36,6 +36,7 @@
 #define CUDA_BATCH_MAX    256u
 #define CUDA_WORKER_SLOTS 1024u
 #define CUDA_STREAM_SLOTS 4096u
+#define CUDA_BLAS_BYTES   (UINT64_C(32) << 20) /* workspace of a stream: what cuBLAS asks for on an H100 */
 
 /* Use of vgpu_op.priv. */
 enum {
@@ -72,6 +73,7 @@ struct cuda_lane {
     struct vgpu_dev_op *items; /* pinned: of batches, by position */
     uint32_t *starts;          /* pinned: chains of batches */
     CUdeviceptr partials, counter, workspace;
+    cublasHandle_t blas;       /* on this stream, with this workspace */
     struct cuda_bounce_job *jobs;
     uint64_t bounced_in;       /* position + 1 of the operation whose arena operands are on their way */
     uint32_t piece_rows, piece_row; /* a GEMM in pieces: rows in a piece; rows launched */
@@ -105,7 +107,7 @@ struct cuda_vm {
     uint32_t leaving;     /* written by the loop, read by the launcher: skip its operations */
 } VGPU_ALIGNED(64);
 
-enum cuda_resident_state { CUDA_RESIDENT_OFF, CUDA_RESIDENT_PARKED, CUDA_RESIDENT_RUNS };
+enum cuda_resident_state { CUDA_RESIDENT_PARKED, CUDA_RESIDENT_RUNS };
 
 struct cuda {
     struct vgpu_gpu *gpu;
@@ -141,7 +143,6 @@ struct cuda {
     uint32_t launcher_word;  /* futex: changes with each wake-up */
     uint32_t query_wanted;   /* the watch asks: has a stream failed? */
     uint64_t launcher_calls; /* odd while it is inside the driver */
-    cublasHandle_t blas;
     CUdeviceptr staging;
     uint64_t staging_bytes;
     struct cuda_lane *staging_lane; /* whose operation uses it until staging_until */

@@ -9,7 +9,6 @@
 #include "pmd-gpu/cuda/cuda.h"
 
 #define COPY_ENGINE_BYTES (UINT64_C(64) << 10) /* from here on a copy engine does it, not a kernel */
-#define BLAS_WORKSPACE    (UINT64_C(32) << 20)
 #define PIECE_MACS        (UINT64_C(1) << 38) /* multiply-adds of one GEMM launch: some 10 ms on an H100 */
 
 /* ---- kernels ---- */
@@ -110,7 +109,7 @@ static bool gemm_stage(struct cuda *c, struct cuda_lane *lane, const struct vgpu
     if (need == 0 || need > c->staging_bytes)
         return true;
     struct cuda_lane *owner = c->staging_lane;
-    if (owner && owner != lane && cuda_lane_done(owner, c->staging_until - 1) < c->staging_until)
+    if (owner && owner != lane && (int32_t)(vgpu_load_acquire(owner->done32) - (uint32_t)c->staging_until) < 0) /* D2 */
         return false;
     c->staging_lane = lane;
     c->staging_until = lane->launched + 1;
@@ -133,14 +132,9 @@ static bool gemm_rows(struct cuda *c, struct cuda_lane *lane, const struct gemm 
     CUdeviceptr a = g->a + (g->ta ? (uint64_t)row : (uint64_t)row * g->k) * g->element;
     CUdeviceptr d = g->d + (uint64_t)row * g->n * 4;
 
-    cublasStatus_t s = c->api->blas.SetStream(c->blas, lane->stream);
-    if (s == CUBLAS_STATUS_SUCCESS)
-        s = c->api->blas.SetWorkspace(c->blas, (void *)(uintptr_t)lane->workspace, BLAS_WORKSPACE);
-    if (s == CUBLAS_STATUS_SUCCESS)
-        s = c->api->blas.SetSmCountTarget(c->blas, (int)lane->sms);
     /* cuBLAS counts by columns: what is row-major here is the transpose there, and (A B)' = B' A'. */
-    if (s == CUBLAS_STATUS_SUCCESS)
-        s = c->api->blas.GemmEx(c->blas, g->tb ? CUBLAS_OP_T : CUBLAS_OP_N, g->ta ? CUBLAS_OP_T : CUBLAS_OP_N, (int)g->n,
+    cublasStatus_t s =
+        c->api->blas.GemmEx(lane->blas, g->tb ? CUBLAS_OP_T : CUBLAS_OP_N, g->ta ? CUBLAS_OP_T : CUBLAS_OP_N, (int)g->n,
                                 (int)rows, (int)g->k, &g->alpha, (const void *)(uintptr_t)g->b, in,
                                 (int)(g->tb ? g->k : g->n), (const void *)(uintptr_t)a, in, (int)(g->ta ? g->m : g->k),
                                 &g->beta, (void *)(uintptr_t)d, CUDA_R_32F, (int)g->n, CUBLAS_COMPUTE_32F,

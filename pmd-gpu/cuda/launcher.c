@@ -54,8 +54,7 @@ static void query(struct cuda *c)
     vgpu_store_relaxed(&c->query_wanted, 0); /* relaxed: it asks again */
     for (uint32_t i = c->workers; i < c->lane_count; i++)
         cuda_ok(c, c->api->StreamQuery(c->lanes[i].stream), "a kernel or copy");
-    if (c->resident_state != CUDA_RESIDENT_OFF)
-        cuda_ok(c, c->api->StreamQuery(c->resident_stream), "resident kernel");
+    cuda_ok(c, c->api->StreamQuery(c->resident_stream), "resident kernel");
 }
 
 void cuda_launcher_kick(struct cuda *c)

@@ -62,7 +62,7 @@ void cuda_resident_park(struct cuda *c)
 
 void cuda_resident_want(struct cuda *c)
 {
-    if (c->resident_state == CUDA_RESIDENT_OFF || vgpu_load_relaxed(&c->resident_wanted))
+    if (vgpu_load_relaxed(&c->resident_wanted))
         return;
     vgpu_store_relaxed(&c->resident_wanted, 1); /* relaxed: L2's fence is between it and the launcher's last look */
     cuda_launcher_kick(c);
@@ -72,8 +72,6 @@ void cuda_resident_tend(struct cuda *c)
 {
     uint32_t state = vgpu_load_acquire(&c->resident_state);
 
-    if (state == CUDA_RESIDENT_OFF)
-        return;
     if (state == CUDA_RESIDENT_PARKED) {
         if (!vgpu_load_relaxed(&c->resident_wanted))
             return;

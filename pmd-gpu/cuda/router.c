@@ -427,8 +427,9 @@ uint32_t cuda_poll(struct vgpu_backend *b, struct vgpu_op **done, uint32_t max)
         while (vm->first && vm->first->priv[CUDA_PRIV_STATE] == CUDA_OP_DONE && got < max) {
             struct vgpu_op *op = vm->first;
             if (vgpu_unlikely(op->status == VGPU_E_CANCELLED))
-                vm->cancelled = true;
-            else if (vgpu_unlikely(vm->cancelled) && op->priv[CUDA_PRIV_ROUTE] == VGPU_CUDA_NOTHING)
+                vm->cancelled = vgpu_load_relaxed(&vm->leaving); /* relaxed: our own */
+            else if (vgpu_unlikely(vm->cancelled) && op->status == VGPU_OK &&
+                     op->priv[CUDA_PRIV_ROUTE] == VGPU_CUDA_NOTHING)
                 op->status = VGPU_E_CANCELLED; /* nothing to do, and what was to be done before it was not */
             done[got++] = op;
             vm->first = op_next(op);
