@@ -434,10 +434,11 @@ uint32_t cuda_poll(struct vgpu_backend *b, struct vgpu_op **done, uint32_t max)
             done[got++] = op;
             vm->first = op_next(op);
         }
-        if (vm->first && vm->first->priv[CUDA_PRIV_STATE] == CUDA_OP_DONE)
-            break; /* the caller has no more room */
-        vm->ready = false;
         c->ready_head++;
+        if (vm->first && vm->first->priv[CUDA_PRIV_STATE] == CUDA_OP_DONE)
+            c->ready[c->ready_tail++ & c->vm_mask] = (uint32_t)(vm - c->vms); /* the rest after the others' */
+        else
+            vm->ready = false;
     }
     c->in_flight -= got;
     if (vgpu_unlikely(++c->polls % WATCH_POLLS == 0))
