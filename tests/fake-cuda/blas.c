@@ -108,8 +108,8 @@ const char *cublasGetStatusString(cublasStatus_t status)
 
 static bool compute_known(cublasComputeType_t type)
 {
-    return type == CUBLAS_COMPUTE_32F || type == CUBLAS_COMPUTE_32F_PEDANTIC ||
-           type == CUBLAS_COMPUTE_32F_FAST_TF32 || type == CUBLAS_COMPUTE_32F_FAST_16BF;
+    return type == CUBLAS_COMPUTE_32F || type == CUBLAS_COMPUTE_32F_PEDANTIC || type == CUBLAS_COMPUTE_32F_FAST_TF32 ||
+           type == CUBLAS_COMPUTE_32F_FAST_16BF;
 }
 
 cublasStatus_t cublasGemmEx(cublasHandle_t handle, cublasOperation_t transa, cublasOperation_t transb, int m, int n,
@@ -137,9 +137,18 @@ cublasStatus_t cublasGemmEx(cublasHandle_t handle, cublasOperation_t transa, cub
     if (!handle->workspace)
         vgpu_add_relaxed(&fake.gemm_without_workspace, 1);
     struct fake_op op = {.kind = FAKE_DO_GEMM};
-    op.gemm = (struct fake_gemm){.trans_a = transa != CUBLAS_OP_N, .trans_b = transb != CUBLAS_OP_N,
-                                 .bf16 = a_type == CUDA_R_16BF, .m = m, .n = n, .k = k, .lda = lda, .ldb = ldb,
-                                 .ldc = ldc, .a = a, .b = b, .c = c};
+    op.gemm = (struct fake_gemm){.trans_a = transa != CUBLAS_OP_N,
+                                 .trans_b = transb != CUBLAS_OP_N,
+                                 .bf16 = a_type == CUDA_R_16BF,
+                                 .m = m,
+                                 .n = n,
+                                 .k = k,
+                                 .lda = lda,
+                                 .ldb = ldb,
+                                 .ldc = ldc,
+                                 .a = a,
+                                 .b = b,
+                                 .c = c};
     memcpy(&op.gemm.alpha, alpha, sizeof(float)); /* in host memory, read now */
     memcpy(&op.gemm.beta, beta, sizeof(float));
     return fake_stream_submit(handle->stream, &op) ? CUBLAS_STATUS_EXECUTION_FAILED : CUBLAS_STATUS_SUCCESS;

@@ -377,7 +377,7 @@ CUresult cuLaunchKernel(CUfunction f, unsigned int grid_x, unsigned int grid_y, 
 static CUresult green_allowed(void)
 {
     return fake.options.no_green || fake.options.driver_version < GREEN_MIN_DRIVER ? CUDA_ERROR_NOT_SUPPORTED
-                                                                                    : CUDA_SUCCESS;
+                                                                                   : CUDA_SUCCESS;
 }
 
 static void resource_set(CUdevResource *r, unsigned sms, bool part)

@@ -49,14 +49,17 @@ struct thread {
     bool callback;
 };
 static struct thread *threads; /* under fake.lock */
-static _Thread_local struct thread *self;
+/* Not _Thread_local: LeakSanitizer does not survive that in a library opened by dlopen() with threads left at exit. */
+static pthread_key_t self;
 
 static struct thread *self_get(void)
 {
-    if (self)
-        return self;
-    struct thread *t = calloc(1, sizeof(*t));
-    if (!t)
+    fake_config_load();
+    struct thread *t = pthread_getspecific(self);
+    if (t)
+        return t;
+    t = calloc(1, sizeof(*t));
+    if (!t || pthread_setspecific(self, t))
         abort();
     t->tid = gettid();
     pthread_getname_np(pthread_self(), t->name, sizeof(t->name));
@@ -64,7 +67,7 @@ static struct thread *self_get(void)
     t->next = threads;
     threads = t;
     pthread_mutex_unlock(&fake.lock);
-    return self = t;
+    return t;
 }
 
 CUcontext fake_current(void)
@@ -336,8 +339,8 @@ static int list_apply(const char *list)
 static void options_default(void)
 {
     pthread_mutex_lock(&fake.lock);
-    fake.options = (struct fake_options){.devices = 1, .driver_version = 13000, .sms = 132,
-                                         .memory_bytes = UINT64_C(80) << 30};
+    fake.options =
+        (struct fake_options){.devices = 1, .driver_version = 13000, .sms = 132, .memory_bytes = UINT64_C(80) << 30};
     for (int i = 0; i < FAKE_DEVICES_MAX; i++)
         fake.context[i].device = i;
     vgpu_store_release(&rule_count, 0u);
@@ -348,9 +351,16 @@ static void options_default(void)
         abort();
 }
 
+static void load(void)
+{
+    if (pthread_key_create(&self, NULL))
+        abort();
+    options_default();
+}
+
 void fake_config_load(void)
 {
-    pthread_once(&loaded, options_default);
+    pthread_once(&loaded, load);
 }
 
 int vgpu_fake_configure(const char *list)

@@ -108,8 +108,8 @@ static CUstream resident_stream;
 
 static void resident_start(void)
 {
-    struct vgpu_dev_resident_params p = {.rings = rings, .done = dones, .stop = stop, .slots = SLOTS,
-                                         .workers = WORKERS};
+    struct vgpu_dev_resident_params p = {
+        .rings = rings, .done = dones, .stop = stop, .slots = SLOTS, .workers = WORKERS};
     void *params[] = {&p};
 
     OK(cuLaunchKernel(kernel_resident, 2, 1, 1, VGPU_DEV_WARP * VGPU_DEV_WORKERS_PER_BLOCK, 1, 1, 0, resident_stream,
@@ -183,8 +183,8 @@ Test(fake, options)
     cr_assert_eq(n, 0);
     OK(cuDriverGetVersion(&n));
     cr_assert_eq(n, 11080);
-    const char *const bad[] = {"nonsense", "devices=x", "fail=cuInit", "fail=cuInot:1:1", "fail=cuInit:0:1",
-                               "slow=cuInit:5", "no_driver=1", "devices=17", "xid=79", "fail=cuInit:1:0"};
+    const char *const bad[] = {"nonsense",      "devices=x",   "fail=cuInit", "fail=cuInot:1:1", "fail=cuInit:0:1",
+                               "slow=cuInit:5", "no_driver=1", "devices=17",  "xid=79",          "fail=cuInit:1:0"};
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
         cr_assert_eq(vgpu_fake_configure(bad[i]), -EINVAL, "%s", bad[i]);
 }
@@ -464,8 +464,9 @@ Test(fake, resident_workers, .init = setup)
     for (uint64_t pos = 0; pos < 40; pos++) /* five laps of a ring, on every worker */
         for (uint32_t w = 0; w < WORKERS; w++) {
             resident_wait(w, pos < SLOTS ? 0 : pos - SLOTS + 1);
-            resident_push(w, pos, (struct vgpu_dev_op){.opcode = VGPU_OP_FILL, .dst = at(d + w), .n = 4,
-                                                       .arg = {(uint32_t)pos + 1}});
+            resident_push(
+                w, pos,
+                (struct vgpu_dev_op){.opcode = VGPU_OP_FILL, .dst = at(d + w), .n = 4, .arg = {(uint32_t)pos + 1}});
         }
     for (uint32_t w = 0; w < WORKERS; w++) {
         resident_wait(w, 40);

@@ -13,9 +13,9 @@
 #include "pmd-gpu/cuda/device.h"
 #include "tests/fake-cuda/fake.h"
 
-#define FAKE_DEVICES_MAX 16
-#define FAKE_PENDING_MAX 1024u /* of a stream: as in the real driver, the call that makes it more waits */
-#define FAKE_PARAM_BYTES 96u
+#define FAKE_DEVICES_MAX    16
+#define FAKE_PENDING_MAX    1024u /* of a stream: as in the real driver, the call that makes it more waits */
+#define FAKE_PARAM_BYTES    96u
 #define FAKE_SHARED_DEFAULT 49152u  /* dynamic shared memory of a launch without cuFuncSetAttribute */
 #define FAKE_SHARED_MAX     232448u /* with it */
 
@@ -61,13 +61,13 @@ struct fake_state {
     pthread_cond_t progress; /* an operation ended, the device broke */
     struct fake_options options;
     struct CUctx_st context[FAKE_DEVICES_MAX];
-    int initialised; /* atomic */
-    int sticky;      /* atomic: CUresult */
-    uint64_t calls[FAKE_IDS];      /* atomic */
-    uint64_t operations[FAKE_IDS]; /* atomic */
-    unsigned running[FAKE_IDS];    /* atomic */
-    unsigned blocked;              /* atomic */
-    uint64_t gemm_without_workspace;      /* atomic */
+    int initialised;                       /* atomic */
+    int sticky;                            /* atomic: CUresult */
+    uint64_t calls[FAKE_IDS];              /* atomic */
+    uint64_t operations[FAKE_IDS];         /* atomic */
+    unsigned running[FAKE_IDS];            /* atomic */
+    unsigned blocked;                      /* atomic */
+    uint64_t gemm_without_workspace;       /* atomic */
     unsigned green_contexts, blas_handles; /* atomic */
 };
 extern struct fake_state fake;

@@ -176,9 +176,11 @@ int nvmlEventSetWait_v2(vgpu_nvml_event_set set, struct vgpu_nvml_event *out, un
     }
     rc = VGPU_NVML_TIMEOUT;
     if (set->device && set->seen < count) {
-        *out = (struct vgpu_nvml_event){.device = set->device, .type = VGPU_NVML_EVENT_XID,
+        *out = (struct vgpu_nvml_event){.device = set->device,
+                                        .type = VGPU_NVML_EVENT_XID,
                                         .data = xids[set->seen++ % XIDS_MAX],
-                                        .gpu_instance = UINT32_MAX, .compute_instance = UINT32_MAX};
+                                        .gpu_instance = UINT32_MAX,
+                                        .compute_instance = UINT32_MAX};
         rc = NVML_SUCCESS;
     }
     pthread_mutex_unlock(&lock);

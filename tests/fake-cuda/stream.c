@@ -62,7 +62,7 @@ static int op_run(struct fake_op *op)
 
 static const char *op_text(const struct fake_op *op)
 {
-    static const char *const text[] = {"kernel", "cuMemcpyAsync", "cuMemsetD8Async", "cuStreamWriteValue32",
+    static const char *const text[] = {"kernel",           "cuMemcpyAsync", "cuMemsetD8Async", "cuStreamWriteValue32",
                                        "cuLaunchHostFunc", "matrix product"};
     return text[op->kind];
 }
@@ -336,8 +336,8 @@ CUresult cuMemcpyAsync(CUdeviceptr dst, CUdeviceptr src, size_t bytes, CUstream 
 
     if (rc)
         return (CUresult)rc;
-    return fake_stream_submit(s, &(struct fake_op){.kind = FAKE_DO_COPY,
-                                                   .copy = {.dst = dst, .src = src, .bytes = bytes}});
+    return fake_stream_submit(
+        s, &(struct fake_op){.kind = FAKE_DO_COPY, .copy = {.dst = dst, .src = src, .bytes = bytes}});
 }
 
 CUresult cuMemsetD8Async(CUdeviceptr dst, unsigned char value, size_t bytes, CUstream s)
@@ -346,8 +346,8 @@ CUresult cuMemsetD8Async(CUdeviceptr dst, unsigned char value, size_t bytes, CUs
 
     if (rc)
         return (CUresult)rc;
-    return fake_stream_submit(s, &(struct fake_op){.kind = FAKE_DO_SET,
-                                                   .set = {.dst = dst, .bytes = bytes, .value = value}});
+    return fake_stream_submit(
+        s, &(struct fake_op){.kind = FAKE_DO_SET, .set = {.dst = dst, .bytes = bytes, .value = value}});
 }
 
 CUresult cuLaunchHostFunc(CUstream s, CUhostFn fn, void *data)
