@@ -54,6 +54,7 @@ static void pinned_layout(struct cuda *c, struct carve *p)
 
     c->stop = take(p, sizeof(*c->stop), &c->stop_dev);
     c->ended = take(p, sizeof(*c->ended), &c->ended_dev);
+    c->alive = take(p, c->blocks * sizeof(*c->alive), &c->alive_dev);
     for (uint32_t i = 0; i < c->lane_count; i++) {
         struct cuda_lane *lane = &c->lanes[i];
         if (!lane->is_stream) {
@@ -233,10 +234,8 @@ static CUresult stream_open(struct cuda *c, struct cuda_lane *lane)
 static int streams_open(struct cuda *c, struct vgpu_err *err)
 {
     const struct vgpu_cuda_api *api = c->api;
-    uint32_t worker_sms = (c->workers + VGPU_DEV_WORKERS_PER_BLOCK - 1) / VGPU_DEV_WORKERS_PER_BLOCK;
-
     for (uint32_t i = c->workers; i < c->lane_count; i++)
-        c->lanes[i].sms = c->gpu->sms > worker_sms ? c->gpu->sms - worker_sms : 1;
+        c->lanes[i].sms = c->gpu->sms > c->blocks ? c->gpu->sms - c->blocks : 1;
     int rc = green_open(c, err);
     if (rc)
         return rc;
@@ -262,8 +261,6 @@ static int blas_open(struct cuda *c, struct vgpu_err *err)
             s = c->api->blas.SetStream(lane->blas, lane->stream);
         if (s == CUBLAS_STATUS_SUCCESS) /* after SetStream, which goes back to a workspace of its own */
             s = c->api->blas.SetWorkspace(lane->blas, (void *)(uintptr_t)lane->workspace, CUDA_BLAS_BYTES);
-        if (s == CUBLAS_STATUS_SUCCESS)
-            s = c->api->blas.SetSmCountTarget(lane->blas, (int)lane->sms);
     }
     cuda_quiesce_end(c->gpu, ran);
     return s == CUBLAS_STATUS_SUCCESS
@@ -414,6 +411,7 @@ static int cuda_open(const struct vgpu_backend_config *config, struct vgpu_backe
     c->queues = config->queues;
     c->max_in_flight = config->max_in_flight;
     c->workers = options.workers;
+    c->blocks = (c->workers + VGPU_DEV_WORKERS_PER_BLOCK - 1) / VGPU_DEV_WORKERS_PER_BLOCK;
     c->segment = c->workers / c->queues;
     c->lane_count = c->workers + c->queues * VGPU_PRIO_COUNT * CUDA_STREAMS;
     c->deadline_ticks = vgpu_ns_to_ticks(options.deadline_ms * UINT64_C(1000000));

@@ -81,7 +81,7 @@ static int gpu_start(struct vgpu_gpu *g, struct vgpu_err *err)
     if (rc)
         return rc;
     /* Fails where the context is active already: then it has the flags it has. */
-    (void)api->DevicePrimaryCtxSetFlags(g->device, CU_CTX_SCHED_SPIN | CU_CTX_MAP_HOST);
+    (void)api->DevicePrimaryCtxSetFlags(g->device, CU_CTX_SCHED_SPIN);
     CUresult code = api->DevicePrimaryCtxRetain(&g->context, g->device);
     if (code == CUDA_SUCCESS)
         code = api->CtxSetCurrent(g->context);

@@ -437,6 +437,8 @@ extern "C" __global__ void __launch_bounds__(VGPU_DEV_WARP *VGPU_DEV_WORKERS_PER
     const unsigned lane = threadIdx.x % VGPU_DEV_WARP, team = lane / TEAM, word_of = lane % TEAM;
     const unsigned worker = blockIdx.x * VGPU_DEV_WORKERS_PER_BLOCK + threadIdx.x / VGPU_DEV_WARP;
 
+    if (threadIdx.x == 0)
+        *(volatile unsigned *)&p.alive[blockIdx.x] = p.epoch; /* P2 pairs with P2 in router.c */
     if (worker >= p.workers)
         return;
     const char *ring = (const char *)(p.rings + (u64)worker * p.slots);

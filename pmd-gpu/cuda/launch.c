@@ -133,8 +133,11 @@ static bool gemm_rows(struct cuda *c, struct cuda_lane *lane, const struct gemm 
     CUdeviceptr d = g->d + (uint64_t)row * g->n * 4;
 
     /* cuBLAS counts by columns: what is row-major here is the transpose there, and (A B)' = B' A'. */
-    cublasStatus_t s =
-        c->api->blas.GemmEx(lane->blas, g->tb ? CUBLAS_OP_T : CUBLAS_OP_N, g->ta ? CUBLAS_OP_T : CUBLAS_OP_N, (int)g->n,
+    /* Kernels of one wave for all SMs would take two where workers hold some. */
+    bool fewer = c->green_count || (in != CUDA_R_32F && vgpu_load_relaxed(&c->resident_state) == CUDA_RESIDENT_RUNS);
+    cublasStatus_t s = c->api->blas.SetSmCountTarget(lane->blas, fewer ? (int)lane->sms : 0);
+    if (s == CUBLAS_STATUS_SUCCESS)
+        s = c->api->blas.GemmEx(lane->blas, g->tb ? CUBLAS_OP_T : CUBLAS_OP_N, g->ta ? CUBLAS_OP_T : CUBLAS_OP_N, (int)g->n,
                                 (int)rows, (int)g->k, &g->alpha, (const void *)(uintptr_t)g->b, in,
                                 (int)(g->tb ? g->k : g->n), (const void *)(uintptr_t)a, in, (int)(g->ta ? g->m : g->k),
                                 &g->beta, (void *)(uintptr_t)d, CUDA_R_32F, (int)g->n, CUBLAS_COMPUTE_32F,
@@ -393,8 +396,8 @@ bool cuda_lane_launch(struct cuda *c, struct cuda_lane *lane)
         if (leaving(c, op) && lane->piece_rows == 0) {
             op->status = VGPU_E_CANCELLED;
         } else {
-            *job = (struct cuda_bounce_job){c, op};
             if (bounced && lane->bounced_in != lane->launched + 1) {
+                *job = (struct cuda_bounce_job){c, op};
                 lane->bounced_in = lane->launched + 1; /* once, however often its turn is put off */
                 if (!cuda_ok(c, c->api->LaunchHostFunc(lane->stream, bounce_in, job), "cuLaunchHostFunc"))
                     l = LAUNCH_FAILED;

@@ -14,7 +14,7 @@
 #include "pmd-gpu/cuda/cuda.h"
 
 #define SPIN_NS UINT64_C(200000)
-#define TEND_NS 50000000L /* between two looks at an idle resident kernel */
+#define TEND_MS 50u /* between two looks at an idle resident kernel, at most */
 
 static bool lane_waits(const struct cuda_lane *lane)
 {
@@ -69,7 +69,8 @@ void cuda_launcher_kick(struct cuda *c)
 static void nap(struct cuda *c)
 {
     uint32_t word = vgpu_load_acquire(&c->launcher_word);
-    const struct timespec tend = {.tv_nsec = TEND_NS};
+    uint32_t ms = c->options.park_ms / 4 < TEND_MS ? c->options.park_ms / 4 + 1 : TEND_MS;
+    const struct timespec tend = {.tv_nsec = ms * 1000000L};
 
     vgpu_store_relaxed(&c->launcher_asleep, 1);
     vgpu_fence_full(); /* L2 pairs with L2 in cuda_launcher_kick(): the flag before the last look */

@@ -14,10 +14,11 @@
 void cuda_resident_start(struct cuda *c)
 {
     const struct vgpu_cuda_api *api = c->api;
-    uint32_t blocks = (c->workers + VGPU_DEV_WORKERS_PER_BLOCK - 1) / VGPU_DEV_WORKERS_PER_BLOCK;
     struct vgpu_dev_resident_params p = {.rings = (const void *)(uintptr_t)c->rings_dev,
                                          .done = (void *)(uintptr_t)c->dones_dev,
                                          .stop = (const void *)(uintptr_t)c->stop_dev,
+                                         .alive = (void *)(uintptr_t)c->alive_dev,
+                                         .epoch = c->epoch + 1,
                                          .slots = CUDA_WORKER_SLOTS,
                                          .workers = c->workers};
     void *params[] = {&p};
@@ -25,9 +26,9 @@ void cuda_resident_start(struct cuda *c)
     if (c->resident_state != CUDA_RESIDENT_PARKED || vgpu_load_acquire(&c->lost))
         return;
     vgpu_store_relaxed(c->stop, 0); /* relaxed: the launch orders it */
-    c->epoch++;
+    vgpu_store_relaxed(&c->epoch, c->epoch + 1); /* relaxed: resident_state publishes it */
     if (!cuda_ok(c,
-                 api->LaunchKernel(c->gpu->resident, blocks, 1, 1, VGPU_DEV_WARP * VGPU_DEV_WORKERS_PER_BLOCK, 1, 1,
+                 api->LaunchKernel(c->gpu->resident, c->blocks, 1, 1, VGPU_DEV_WARP * VGPU_DEV_WORKERS_PER_BLOCK, 1, 1,
                                    c->options.worker_hold ? (unsigned)c->gpu->hold_bytes : 0, c->resident_stream, params,
                                    NULL),
                  "launch of the resident kernel") ||
@@ -38,19 +39,20 @@ void cuda_resident_start(struct cuda *c)
 
 static bool ended(const struct cuda *c)
 {
-    return vgpu_load_acquire(c->ended) == c->epoch; /* D2: stream order */
+    return vgpu_load_acquire(c->ended) == vgpu_load_relaxed(&c->epoch); /* D2: stream order */
 }
 
 void cuda_resident_park(struct cuda *c)
 {
+    const struct timespec nap = {.tv_nsec = 10000};
     uint64_t from = vgpu_now_ns();
 
     if (c->resident_state != CUDA_RESIDENT_RUNS)
         return;
     vgpu_store_release(&c->resident_state, CUDA_RESIDENT_PARKED); /* P1: from now on the loop prefers other lanes */
-    vgpu_store_release(c->stop, 1);                               /* D3 pairs with D3 in kernels.cu */
+    nanosleep(&nap, NULL); /* what the loop was putting into a ring when it had not seen that yet is in */
+    vgpu_store_release(c->stop, 1); /* D3 pairs with D3 in kernels.cu */
     while (!ended(c) && !vgpu_load_acquire(&c->lost)) {
-        struct timespec nap = {.tv_nsec = 10000};
         nanosleep(&nap, NULL);
         CUresult code = c->api->StreamQuery(c->resident_stream);
         if (code != CUDA_SUCCESS && code != CUDA_ERROR_NOT_READY)

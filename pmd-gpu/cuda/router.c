@@ -274,6 +274,21 @@ static bool dispatch_stream(struct cuda *c, struct cuda_vm *vm, struct vgpu_op *
     return true;
 }
 
+/* Do the workers run? Launched is not enough: behind other kernels the launch may wait for milliseconds. */
+static bool workers_run(struct cuda *c)
+{
+    if (vgpu_load_acquire(&c->resident_state) != CUDA_RESIDENT_RUNS) /* P1 pairs with P1 in resident.c */
+        return false;
+    uint32_t epoch = vgpu_load_relaxed(&c->epoch); /* relaxed: ordered by P1 */
+    if (vgpu_likely(c->alive_epoch == epoch))
+        return true;
+    for (uint32_t i = 0; i < c->blocks; i++)
+        if (vgpu_load_relaxed(&c->alive[i]) != epoch) /* P2 pairs with P2 in kernels.cu */
+            return false;
+    c->alive_epoch = epoch;
+    return true;
+}
+
 /* Puts it into a lane, or finishes it where there is nothing to do. False: it has to wait, and all behind it. */
 static bool dispatch(struct cuda *c, struct cuda_vm *vm, struct vgpu_op *op)
 {
@@ -289,7 +304,7 @@ static bool dispatch(struct cuda *c, struct cuda_vm *vm, struct vgpu_op *op)
     struct vgpu_cuda_choice choice = {.route = VGPU_CUDA_STREAM};
     if (vgpu_likely(w->opcode != VGPU_OP_DEBUG)) {
         struct vgpu_cuda_situation s = {.engine = vgpu_load_relaxed(&vm->engine), /* relaxed: R1 */
-                                        .resident = vgpu_load_acquire(&c->resident_state) == CUDA_RESIDENT_RUNS, /* P1 */
+                                        .resident = workers_run(c),
                                         .bounced = vm->bounce != NULL};
         if (w->n >= 1024)
             n_idle = workers_idle(c, op, idle, VGPU_CUDA_PARTS_MAX);
@@ -301,6 +316,8 @@ static bool dispatch(struct cuda *c, struct cuda_vm *vm, struct vgpu_op *op)
         if (vgpu_unlikely(!s.resident && s.engine != VGPU_ENGINE_BATCH &&
                           (choice.route == VGPU_CUDA_BATCH || choice.route == VGPU_CUDA_RESIDENT)))
             cuda_resident_want(c);
+        if (vgpu_unlikely(!s.resident && choice.route == VGPU_CUDA_RESIDENT))
+            return false; /* it was asked for by name: it waits until they run */
     } else if (w->sub > VGPU_DEBUG_DEVICE_FAULT) {
         return finish(c, vm, op, VGPU_E_UNSUPPORTED);
     } else if (w->sub == VGPU_DEBUG_CRASH) {

@@ -324,6 +324,7 @@ static void *block_main(void *arg)
 
     for (uint32_t i = 0; i < block->count; i++)
         block->worker[i].pos = vgpu_load_acquire(&block->params->done[block->first + i].pos);
+    vgpu_store_release(&block->params->alive[block->first / VGPU_DEV_WORKERS_PER_BLOCK], block->params->epoch);
     while (alive > 0 && !fake_broken()) {
         bool worked = false;
         alive = 0;
