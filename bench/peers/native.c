@@ -141,7 +141,7 @@ static int kernels_take(struct native *n)
 static int context_open(struct native *n, const struct tenant_options *o)
 {
     const struct vgpu_cuda_api *api = n->api;
-    CUresult code = api->DevicePrimaryCtxSetFlags(n->device, CU_CTX_SCHED_SPIN | CU_CTX_MAP_HOST);
+    CUresult code = api->DevicePrimaryCtxSetFlags(n->device, CU_CTX_SCHED_SPIN);
 
     if (code == CUDA_SUCCESS)
         code = api->DevicePrimaryCtxRetain(&n->context, n->device);

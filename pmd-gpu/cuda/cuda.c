@@ -262,10 +262,14 @@ static int blas_open(struct cuda *c, struct vgpu_err *err)
         if (s == CUBLAS_STATUS_SUCCESS) /* after SetStream, which goes back to a workspace of its own */
             s = c->api->blas.SetWorkspace(lane->blas, (void *)(uintptr_t)lane->workspace, CUDA_BLAS_BYTES);
     }
+    int rc = 0;
+    if (s != CUBLAS_STATUS_SUCCESS)
+        rc = vgpu_err_set(err, EIO, "backend cuda: cuBLAS does not start: %s", c->api->blas.GetStatusString(s));
+    else if (!c->gpu->blas_warm)
+        rc = cuda_gemm_warm_up(c, err);
+    c->gpu->blas_warm |= rc == 0 && c->heap_bytes;
     cuda_quiesce_end(c->gpu, ran);
-    return s == CUBLAS_STATUS_SUCCESS
-               ? 0
-               : vgpu_err_set(err, EIO, "backend cuda: cuBLAS does not start: %s", c->api->blas.GetStatusString(s));
+    return rc;
 }
 
 static int user_add(struct cuda *c, struct vgpu_err *err)

@@ -21,6 +21,7 @@
  * | vm.arena ...       | control     | loop, launcher   | release / acquire, while nothing of it is in flight | R1    |
  * | resident_state     | holder of gpu.lifecycle | loop | release / acquire                                   | P1    |
  * | alive words        | device      | loop             | relaxed: they say that workers run, nothing else    | P2    |
+ * | hold, lane.launched | control, launcher | launcher, control | relaxed: they bound a wait, unregistering waits for the rest | |
  * | lost               | any         | any              | release / acquire: the reason before it             | W1    |
  */
 #ifndef VGPU_CUDA_CUDA_H
@@ -145,6 +146,7 @@ struct cuda {
     bool launcher_runs;
     uint32_t launcher_stop, launcher_asleep VGPU_ALIGNED(128); /* L2 */
     uint32_t launcher_word;  /* futex: changes with each wake-up */
+    uint32_t hold;           /* a region is about to go: launch nothing but high priority */
     uint32_t query_wanted;   /* the watch asks: has a stream failed? */
     uint64_t launcher_calls; /* odd while it is inside the driver */
     CUdeviceptr staging;
@@ -178,7 +180,9 @@ void cuda_launcher_stop(struct cuda *c);
 /* Loop thread: there may be work for it. Makes a system call only when it sleeps. */
 void cuda_launcher_kick(struct cuda *c);
 
-/* ---- launch.c: launcher thread ---- */
+/* ---- launch.c: launcher thread, but for the warm-up ---- */
+/* Control thread, no resident kernel runs: makes cuBLAS load what it loads on first use. 0 or -errno. */
+int cuda_gemm_warm_up(struct cuda *c, struct vgpu_err *err);
 /* Launches what is next in a lane. True: something was; false: nothing to do, or it must wait. */
 bool cuda_lane_launch(struct cuda *c, struct cuda_lane *lane);
 

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Driver calls that wait until a running resident kernel ends (measured, driver 580): cuMemFree, cuMemFreeHost,
- * cuMemHostUnregister, cublasCreate, and the first launch of a kernel that is loaded lazily. The last is avoided by
- * loading everything at the start (CUDA_MODULE_LOADING=EAGER), the others by parking (resident.c).
+ * cuMemHostUnregister, cublasCreate, and the first launch of a kernel that is loaded lazily. Our own kernels are loaded at
+ * the start (CUDA_MODULE_LOADING=EAGER); cuBLAS 13 loads its own lazily whatever that says, so it is warmed up before the
+ * first resident kernel starts (launch.c). Around the others, resident kernels are parked (resident.c). Should a call wait
+ * all the same, the watch notices and parks them (watch.c).
  */
 #include "pmd-gpu/cuda/gpu.h"
 

@@ -28,6 +28,7 @@ struct vgpu_gpu {
     int hold_bytes;              /* dynamic shared memory that fills an SM */
     int priority_low, priority_high;
     char name[96], bus_id[32];
+    bool blas_warm;              /* cuBLAS has loaded its kernels; guarded by lifecycle */
     pthread_mutex_t lifecycle;   /* held while resident kernels start or end */
     pthread_mutex_t users;       /* guards user[]; taken inside lifecycle where both are */
     struct cuda *user[VGPU_GPU_USERS_MAX];

@@ -3,6 +3,7 @@
  * Launcher thread: one operation, or a batch of them, as driver calls on the stream of its lane, followed by the lane's
  * done word. An operation that the driver refuses gets a status and takes its turn in the done word all the same.
  */
+#include <errno.h>
 #include <string.h>
 
 #include "core/base/clock.h"
@@ -145,6 +146,32 @@ static bool gemm_rows(struct cuda *c, struct cuda_lane *lane, const struct gemm 
     if (s != CUBLAS_STATUS_SUCCESS)
         cuda_ok(c, c->api->StreamQuery(lane->stream), "cuBLAS"); /* was it the device? */
     return s == CUBLAS_STATUS_SUCCESS;
+}
+
+int cuda_gemm_warm_up(struct cuda *c, struct vgpu_err *err)
+{
+    static const uint32_t shapes[][3] = {{32, 32, 32}, {256, 256, 256}, {1024, 1024, 64}};
+    struct cuda_lane *lane = &c->lanes[c->workers];
+    /* The heap is all zeros still, and stays so. Without one there are no products to speak of. */
+    CUdeviceptr memory = c->heap_bytes >= (UINT64_C(16) << 20) ? c->heap : 0;
+
+    for (uint32_t i = 0; memory && i < sizeof(shapes) / sizeof(shapes[0]); i++)
+        for (uint32_t how = 0; how < 8; how++) {
+            struct gemm g = {.m = shapes[i][0],
+                             .n = shapes[i][1],
+                             .k = shapes[i][2],
+                             .a = memory,
+                             .b = memory + (UINT64_C(4) << 20),
+                             .d = memory + (UINT64_C(8) << 20),
+                             .element = how & 1 ? 2 : 4,
+                             .alpha = 1.0f,
+                             .ta = how & 2,
+                             .tb = how & 4};
+            if (!gemm_rows(c, lane, &g, 0, g.m))
+                return vgpu_err_set(err, EIO, "backend cuda: cuBLAS does not multiply matrices on this GPU");
+        }
+    CUresult code = c->api->StreamSynchronize(lane->stream);
+    return code == CUDA_SUCCESS ? 0 : vgpu_cuda_error(c->api, err, code, "cuBLAS warm-up");
 }
 
 enum launched { LAUNCH_DONE, LAUNCH_FAILED, LAUNCH_LATER };
@@ -413,7 +440,7 @@ bool cuda_lane_launch(struct cuda *c, struct cuda_lane *lane)
         }
         n = 1;
     }
-    lane->launched += n;
+    vgpu_store_relaxed(&lane->launched, lane->launched + n); /* relaxed: only resident.c looks, and it waits anyway */
     if (!cuda_ok(c, c->api->StreamWriteValue32(lane->stream, lane->done32_dev, (uint32_t)lane->launched, 0),
                  "cuStreamWriteValue32"))
         cuda_lost(c, "a stream takes no completion word");

@@ -24,7 +24,10 @@ static bool lane_waits(const struct cuda_lane *lane)
 /* One launch of the most urgent lane that can; true if there was one. */
 static bool launch_one(struct cuda *c)
 {
-    for (uint32_t priority = 0; priority < VGPU_PRIO_COUNT; priority++)
+    /* relaxed: held work that slips through is waited for */
+    uint32_t priorities = vgpu_load_relaxed(&c->hold) ? VGPU_PRIO_HIGH + 1 : VGPU_PRIO_COUNT;
+
+    for (uint32_t priority = 0; priority < priorities; priority++)
         for (uint32_t queue = 0; queue < c->queues; queue++) {
             struct cuda_lane *lanes = &c->lanes[c->workers + (queue * VGPU_PRIO_COUNT + priority) * CUDA_STREAMS];
             bool any = false;

@@ -9,6 +9,7 @@
 #include "core/base/clock.h"
 #include "pmd-gpu/cuda/cuda.h"
 
+#define DRAIN_NS         UINT64_C(100000000)   /* longer work is waited for with the workers parked */
 #define PARK_DEADLINE_NS UINT64_C(20000000000) /* nothing a worker does takes so long: the device hangs */
 
 void cuda_resident_start(struct cuda *c)
@@ -101,10 +102,36 @@ void cuda_resident_tend(struct cuda *c)
     pthread_mutex_unlock(&c->gpu->lifecycle);
 }
 
+/*
+ * Unregistering waits for all that is launched, and nothing can be launched meanwhile. So what is not urgent ends first,
+ * while the workers still run; what is left to wait for is short.
+ */
+static void drain(struct cuda *c)
+{
+    const struct timespec nap = {.tv_nsec = 20000};
+    uint64_t from = vgpu_now_ns();
+    bool busy = true;
+
+    vgpu_store_relaxed(&c->hold, 1); /* relaxed: it bounds a wait, no more */
+    while (busy && vgpu_now_ns() - from < DRAIN_NS && !vgpu_load_acquire(&c->lost)) {
+        busy = false;
+        for (uint32_t i = c->workers; i < c->lane_count; i++) {
+            const struct cuda_lane *lane = &c->lanes[i];
+            busy |= lane->priority != VGPU_PRIO_HIGH &&
+                    vgpu_load_acquire(lane->done32) != (uint32_t)vgpu_load_relaxed(&lane->launched); /* D2 */
+        }
+        if (busy)
+            nanosleep(&nap, NULL);
+    }
+}
+
 void cuda_quiesce_begin(struct vgpu_gpu *gpu, uint32_t *ran)
 {
     *ran = 0;
     pthread_mutex_lock(&gpu->lifecycle);
+    for (uint32_t i = 0; i < VGPU_GPU_USERS_MAX; i++)
+        if (gpu->user[i])
+            drain(gpu->user[i]);
     for (uint32_t i = 0; i < VGPU_GPU_USERS_MAX; i++)
         if (gpu->user[i] && gpu->user[i]->resident_state == CUDA_RESIDENT_RUNS) {
             cuda_resident_park(gpu->user[i]);
@@ -117,5 +144,8 @@ void cuda_quiesce_end(struct vgpu_gpu *gpu, uint32_t ran)
     for (uint32_t i = 0; i < VGPU_GPU_USERS_MAX; i++)
         if (gpu->user[i] && (ran >> i & 1))
             cuda_resident_start(gpu->user[i]);
+    for (uint32_t i = 0; i < VGPU_GPU_USERS_MAX; i++)
+        if (gpu->user[i])
+            vgpu_store_relaxed(&gpu->user[i]->hold, 0);
     pthread_mutex_unlock(&gpu->lifecycle);
 }

@@ -6,7 +6,7 @@
 #include "core/base/clock.h"
 #include "pmd-gpu/cuda/cuda.h"
 
-#define STUCK_CALL_NS   UINT64_C(100000000) /* a driver call so long waits for the resident kernel: let it end */
+#define STUCK_CALL_NS   UINT64_C(20000000)  /* a driver call so long waits for the resident kernel: let it end */
 #define QUERY_AFTER_NS  UINT64_C(2000000)   /* without progress for so long, ask the driver for an error */
 
 void cuda_lost(struct cuda *c, const char *fmt, ...)

@@ -103,13 +103,13 @@ static CUresult run_single(struct vgpu_dev_op op)
 
 static struct vgpu_dev_op *rings;
 static struct vgpu_dev_done *dones;
-static uint32_t *stop;
+static uint32_t *stop, *alive;
 static CUstream resident_stream;
 
 static void resident_start(void)
 {
     struct vgpu_dev_resident_params p = {
-        .rings = rings, .done = dones, .stop = stop, .slots = SLOTS, .workers = WORKERS};
+        .rings = rings, .done = dones, .stop = stop, .alive = alive, .epoch = 1, .slots = SLOTS, .workers = WORKERS};
     void *params[] = {&p};
 
     OK(cuLaunchKernel(kernel_resident, 2, 1, 1, VGPU_DEV_WARP * VGPU_DEV_WORKERS_PER_BLOCK, 1, 1, 0, resident_stream,
@@ -121,6 +121,7 @@ static void resident_setup(void)
     rings = pinned(sizeof(*rings) * SLOTS * WORKERS);
     dones = pinned(sizeof(*dones) * WORKERS);
     stop = pinned(sizeof(*stop));
+    alive = pinned(2 * sizeof(*alive));
     OK(cuStreamCreateWithPriority(&resident_stream, CU_STREAM_NON_BLOCKING, -5));
     resident_start();
     while (vgpu_fake_running("vgpu_resident") == 0)
