@@ -29,7 +29,7 @@ SUITES = {
     },
     'tsan': {
         'options': [*COMMON, '-Db_sanitize=thread'],
-        'suites': ['stress'],
+        'suites': ['stress', 'conformance'],
         'variables': {'TSAN_OPTIONS': 'halt_on_error=1:second_deadlock_stack=1:history_size=4:exitcode=99'},
         'canaries': ['race'],
     },

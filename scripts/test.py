@@ -29,7 +29,7 @@ DEFAULT = {
     'fuzz': 'validator, headers, handshake, configuration, control requests from any bytes, against models',
     'hostile': 'guests that keep no rule, beside neighbours that verify every result',
     'asan': 'unit, conformance, fuzz, e2e and hostile under AddressSanitizer, LeakSanitizer and UBSan',
-    'tsan': 'stress under ThreadSanitizer',
+    'tsan': 'stress and conformance under ThreadSanitizer',
 }
 # Suites that run only when named: what they need, or why they are not there yet. They become real by registering meson
 # tests in a suite of this name.

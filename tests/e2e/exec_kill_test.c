@@ -75,11 +75,14 @@ static void kill_both(const struct e2e_host *h, struct guest *g)
 {
     static const char *const pools[2] = {"A", "B"};
     const unsigned kills = KILLS;
+    pid_t last[2] = {0};
 
     for (unsigned k = 0; k < kills; k++) {
         for (unsigned p = 0; p < 2; p++) {
-            pid_t pid;
-            e2e_eventually((pid = e2e_executor_pid(h, pools[p])) > 0, "pool %s does not come back", pools[p]);
+            pid_t pid; /* another one: vgpud may not have seen the last one's death yet */
+            e2e_eventually((pid = e2e_executor_pid(h, pools[p])) > 0 && pid != last[p], "pool %s does not come back",
+                           pools[p]);
+            last[p] = pid;
             if (k % 3 == 0) { /* in full flight */
                 uint64_t was = progress(&g[2 * p]);
                 e2e_eventually(progress(&g[2 * p]) > was + 50, "VM %u does not get on", g[2 * p].vm_id);
