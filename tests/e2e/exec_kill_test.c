@@ -244,7 +244,7 @@ static void attach_while_down(void)
 }
 
 static const struct e2e_test tests[] = {
-    {"killed", killed, 0},
+    {"killed", killed, 120},
     {"killed_small_window", killed_small_window, 0},
     {"device_memory", device_memory, 0},
     {"crash_operation", crash_operation, 0},

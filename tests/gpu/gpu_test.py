@@ -272,7 +272,7 @@ def main():
             say(f'the backend does not even start on the fake driver: {text}')
             return 1
         if not works:
-            say(f'cannot run: {text}')
+            say(text)
             return 77
         say(f'shows: device: {text}')
         return run_parts(runner, args.parts or list(table), table)
