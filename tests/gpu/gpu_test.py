@@ -274,7 +274,7 @@ def main():
         if not works:
             say(text)
             return 77
-        say(f'shows: device: {text}')
+        say(f'{"device" if args.fake else "shows: device"}: {text}')
         return run_parts(runner, args.parts or list(table), table)
 
 
