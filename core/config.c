@@ -28,7 +28,7 @@ static const char options_doc[] =
     "Backend options: key=value,key=value. null and cpu have none. Those of cuda, with their defaults:\n"
     "  device=0          which GPU, as the driver counts them\n"
     "  engine=auto       for VMs that prefer none: stream, batch, resident, or auto: what is done soonest\n"
-    "  workers=32        resident workers over all pools, 16 to an SM: 1 to 64\n"
+    "  workers=48        resident workers over all pools, 16 to an SM: 1 to 64\n"
     "  worker_hold=1     1: nothing else runs on the SMs of resident workers; 0: it may\n"
     "  partition=none    pools: each pool has SMs of its own, and does not slow down the others\n"
     "  reserve_sms=0     SMs that medium and low priority never use: 0 to 128; not with partition=pools\n"

@@ -156,7 +156,7 @@ struct cuda {
     CUgreenCtx *green;       /* one a queue, or one for reserve_sms */
     uint32_t green_count;
     /* Watch. */
-    uint64_t watch_calls, watch_calls_ticks, deadline_ticks;
+    uint64_t watch_calls, watch_calls_ticks, query_ticks, deadline_ticks;
     uint32_t lost VGPU_ALIGNED(64); /* W1 */
     char lost_reason[256];
     /* Memory. */

@@ -429,7 +429,7 @@ __device__ __forceinline__ bool overlap(u64 a, u64 a_bytes, u64 b, u64 b_bytes)
 /* Clock cycles (some 0.5 ns) that a worker waits before its first look. */
 #define WAIT_LONGER  300
 #define WAIT_SHORTER 15
-#define WAIT_MOST    2600
+#define WAIT_MOST    6000
 
 extern "C" __global__ void __launch_bounds__(VGPU_DEV_WARP *VGPU_DEV_WORKERS_PER_BLOCK, 1)
     vgpu_resident(const vgpu_dev_resident_params p)

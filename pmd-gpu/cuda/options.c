@@ -120,7 +120,7 @@ static int option_set(const struct option *o, const char *value, struct vgpu_cud
 int vgpu_cuda_options_parse(const char *text, struct vgpu_cuda_options *out, struct vgpu_err *err)
 {
     *out = (struct vgpu_cuda_options){.engine = VGPU_ENGINE_AUTO,
-                                      .workers = 32,
+                                      .workers = 48,
                                       .worker_hold = true,
                                       .deadline_ms = 10000,
                                       .park_ms = 1000,

@@ -137,21 +137,13 @@ static void stream_push(struct cuda *c, struct cuda_lane *lane, struct vgpu_op *
     cuda_launcher_kick(c);
 }
 
-/* The workers that serve a queue and priority: high priority has half of its queue's to itself. */
+/* The workers that serve a queue and priority: a quarter of its queue's is for high priority only. */
 static inline void segment_of(const struct cuda *c, const struct vgpu_op *op, uint32_t *first, uint32_t *count)
 {
-    uint32_t half = c->segment / 2;
+    uint32_t kept = op->priority == VGPU_PRIO_HIGH ? 0 : c->segment / 4;
 
-    *first = op->queue * c->segment;
-    *count = c->segment;
-    if (half == 0)
-        return;
-    if (op->priority == VGPU_PRIO_HIGH) {
-        *count = half;
-    } else {
-        *first += half;
-        *count -= half;
-    }
+    *first = op->queue * c->segment + kept;
+    *count = c->segment - kept;
 }
 
 /* The worker of a VM that has nothing outstanding: its last one if that is idle, else another idle one, else the one

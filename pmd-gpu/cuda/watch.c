@@ -7,7 +7,7 @@
 #include "pmd-gpu/cuda/cuda.h"
 
 #define STUCK_CALL_NS   UINT64_C(20000000)  /* a driver call so long waits for the resident kernel: let it end */
-#define QUERY_AFTER_NS  UINT64_C(2000000)   /* without progress for so long, ask the driver for an error */
+#define QUERY_AFTER_NS  UINT64_C(50000000)  /* without progress for so long, ask the driver for an error, and so often */
 
 void cuda_lost(struct cuda *c, const char *fmt, ...)
 {
@@ -65,9 +65,11 @@ void cuda_watch(struct cuda *c, uint64_t now)
     if (c->resident_outstanding && vgpu_load_acquire(&c->resident_state) == CUDA_RESIDENT_PARKED) /* P1 */
         cuda_resident_want(c);
     /* The launcher asks for errors when it has nothing to launch: a query is a driver call, none of ours. */
-    vgpu_store_relaxed(&c->query_wanted, still);
-    if (still)
+    if (still && now - c->query_ticks > vgpu_ns_to_ticks(QUERY_AFTER_NS)) {
+        c->query_ticks = now;
+        vgpu_store_relaxed(&c->query_wanted, 1); /* relaxed: the kick orders it */
         cuda_launcher_kick(c);
+    }
     uint64_t calls = vgpu_load_relaxed(&c->launcher_calls); /* relaxed: compared over time */
     if (calls != c->watch_calls || !(calls & 1)) {
         c->watch_calls = calls;
