@@ -123,6 +123,7 @@ struct cuda {
     uint32_t lane_count, workers;
     /* Loop thread. */
     uint32_t *active, active_count; /* lanes with something in them */
+    uint32_t look_from;             /* in active: the next poll looks at these */
     uint32_t *ready, ready_head, ready_tail, vm_mask; /* VMs, a ring */
     uint32_t *stuck, stuck_count;
     uint32_t in_flight, resident_outstanding, stream_outstanding;

@@ -519,7 +519,7 @@ extern "C" __global__ void __launch_bounds__(VGPU_DEV_WARP *VGPU_DEV_WORKERS_PER
         pos += n;
         if (lane == 0)
             store_done(&done->pos, pos, to_host);
-        wide = true;
+        wide = n > 1 || wait == 0; /* one at a time, and its guest waits for each: the next is one, too */
         if (n == 1 && wait > 0) { /* more than one: the next are there already */
             long long from = clock64();
             while (clock64() - from < wait)

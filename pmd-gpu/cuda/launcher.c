@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The thread that makes the driver's calls: they take microseconds each, and wait for each other inside the driver, so
- * the loop makes none. It launches the most urgent lane first, one launch at a time.
+ * the loop makes none. In each queue it launches the most urgent lanes first, one launch at a time.
  */
 #include <errno.h>
 #include <linux/futex.h>
@@ -21,23 +21,24 @@ static bool lane_waits(const struct cuda_lane *lane)
     return vgpu_load_acquire(&lane->tail) != lane->launched; /* L1 */
 }
 
-/* One launch of the most urgent lane that can; true if there was one. */
-static bool launch_one(struct cuda *c)
+/* For each queue, a launch on its most urgent lanes that can: a pool's load holds up no other. True if there was one. */
+static bool launch_some(struct cuda *c)
 {
     /* relaxed: held work that slips through is waited for */
     uint32_t priorities = vgpu_load_relaxed(&c->hold) ? VGPU_PRIO_HIGH + 1 : VGPU_PRIO_COUNT;
+    bool some = false;
 
-    for (uint32_t priority = 0; priority < priorities; priority++)
-        for (uint32_t queue = 0; queue < c->queues; queue++) {
+    for (uint32_t queue = 0; queue < c->queues; queue++) {
+        bool any = false;
+        for (uint32_t priority = 0; priority < priorities && !any; priority++) {
             struct cuda_lane *lanes = &c->lanes[c->workers + (queue * VGPU_PRIO_COUNT + priority) * CUDA_STREAMS];
-            bool any = false;
             for (uint32_t s = 0; s < CUDA_STREAMS; s++)
                 if (lane_waits(&lanes[s]))
                     any |= cuda_lane_launch(c, &lanes[s]);
-            if (any)
-                return true;
         }
-    return false;
+        some |= any;
+    }
+    return some;
 }
 
 /* Is there something that waits for the device, not for us? Then we may not sleep: the next launch depends on it. */
@@ -72,7 +73,7 @@ void cuda_launcher_kick(struct cuda *c)
 static void nap(struct cuda *c)
 {
     uint32_t word = vgpu_load_acquire(&c->launcher_word);
-    uint32_t ms = c->options.park_ms / 4 < TEND_MS ? c->options.park_ms / 4 + 1 : TEND_MS;
+    uint32_t ms = c->options.park_ms && c->options.park_ms / 4 < TEND_MS ? c->options.park_ms / 4 + 1 : TEND_MS;
     const struct timespec tend = {.tv_nsec = ms * 1000000L};
 
     vgpu_store_relaxed(&c->launcher_asleep, 1);
@@ -102,7 +103,7 @@ static void *launcher_main(void *arg)
     vgpu_gpu_enter(c->gpu);
     while (!vgpu_load_acquire(&c->launcher_stop) && !vgpu_load_acquire(&c->lost)) {
         vgpu_store_relaxed(&c->launcher_calls, c->launcher_calls + 1); /* odd; relaxed: the watch compares over time */
-        bool any = launch_one(c);
+        bool any = launch_some(c);
         if (!any || vgpu_load_relaxed(&c->resident_wanted))
             cuda_resident_tend(c);
         if (!any)

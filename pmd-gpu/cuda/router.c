@@ -10,6 +10,7 @@
 #include "rings/memspace.h"
 
 #define WATCH_POLLS 1024u /* polls between two looks at the clock */
+#define LOOK_LANES  64u   /* lanes looked at in one poll */
 
 static inline struct vgpu_op *op_next(const struct vgpu_op *op)
 {
@@ -403,12 +404,8 @@ static inline void op_part_done(struct cuda *c, struct vgpu_op *op)
     }
 }
 
-static void lane_progress(struct cuda *c, struct cuda_lane *lane)
+static void lane_progress(struct cuda *c, struct cuda_lane *lane, uint64_t to)
 {
-    uint64_t to = cuda_lane_done(lane, lane->head);
-
-    if (to == lane->head)
-        return;
     uint32_t n = (uint32_t)(to - lane->head);
     *(lane->is_stream ? &c->stream_outstanding : &c->resident_outstanding) -= n;
     while (lane->head < to)
@@ -421,14 +418,31 @@ static void lane_progress(struct cuda *c, struct cuda_lane *lane)
     }
 }
 
+/* Done words come from the bus: all are read before one is acted on, so that their cache misses overlap. */
+static void lanes_progress(struct cuda *c)
+{
+    uint32_t moved[LOOK_LANES], n = c->active_count < LOOK_LANES ? c->active_count : LOOK_LANES, n_moved = 0;
+    uint64_t to[LOOK_LANES];
+
+    uint32_t from = c->look_from + n <= c->active_count ? c->look_from : c->active_count - n;
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t index = c->active[from + i];
+        const struct cuda_lane *lane = &c->lanes[index];
+        moved[n_moved] = index;
+        to[n_moved] = cuda_lane_done(lane, lane->head);
+        n_moved += to[n_moved] != lane->head; /* no branch: it would wait for the load */
+    }
+    c->look_from = from + n < c->active_count ? from + n : 0;
+    for (uint32_t i = 0; i < n_moved; i++)
+        lane_progress(c, &c->lanes[moved[i]], to[i]);
+}
+
 uint32_t cuda_poll(struct vgpu_backend *b, struct vgpu_op **done, uint32_t max)
 {
     struct cuda *c = cuda_of(b);
     uint32_t got = 0;
 
-    for (uint32_t i = c->active_count; i-- > 0;) /* backwards: a lane that ran empty is replaced by the last one */
-        if (i < c->active_count)
-            lane_progress(c, &c->lanes[c->active[i]]);
+    lanes_progress(c);
     if (vgpu_unlikely(c->stuck_count))
         stuck_retry(c);
     while (c->ready_head != c->ready_tail && got < max) {
