@@ -184,10 +184,11 @@ static enum launched gemm_piece(struct cuda *c, struct cuda_lane *lane, const st
 
     if (lane->pieces - done >= 2)
         return LAUNCH_LATER;
-    bool ok = gemm_rows(c, lane, g, lane->piece_row, rows);
+    bool ok = gemm_rows(c, lane, g, lane->piece_row, rows) &&
+              cuda_ok(c, c->api->StreamWriteValue32(lane->stream, lane->piece_done_dev, lane->pieces + 1, 0), "piece");
     lane->piece_row += rows;
-    lane->pieces++;
-    ok = ok && cuda_ok(c, c->api->StreamWriteValue32(lane->stream, lane->piece_done_dev, lane->pieces, 0), "piece");
+    if (ok) /* else its word never comes, and later products would wait for it */
+        vgpu_store_relaxed(&lane->pieces, lane->pieces + 1); /* relaxed: the watch compares over time */
     if (ok && lane->piece_row < g->m)
         return LAUNCH_LATER;
     return ok ? LAUNCH_DONE : LAUNCH_FAILED;
@@ -420,7 +421,8 @@ bool cuda_lane_launch(struct cuda *c, struct cuda_lane *lane)
         struct cuda_bounce_job *job = &lane->jobs[lane->launched & lane->mask];
         bool bounced = c->vms[op->vm].bounce != NULL && op->work.opcode != VGPU_OP_DEBUG;
         enum launched l = LAUNCH_DONE;
-        if (leaving(c, op) && lane->piece_rows == 0) {
+        if (leaving(c, op)) {
+            lane->piece_rows = 0; /* what is launched of it ends before its done word */
             op->status = VGPU_E_CANCELLED;
         } else {
             if (bounced && lane->bounced_in != lane->launched + 1) {

@@ -42,7 +42,8 @@ static uint64_t lane_still_for(struct cuda_lane *lane, uint64_t now)
 {
     uint64_t piece = lane->is_stream ? vgpu_load_relaxed(lane->piece_done) : 0; /* relaxed: only whether it moves */
     /* What the launcher has put off for something more urgent says nothing about the device. relaxed: as above */
-    bool waits = lane->is_stream && vgpu_load_relaxed(&lane->launched) == lane->head;
+    bool waits = lane->is_stream && vgpu_load_relaxed(&lane->launched) == lane->head &&
+                 vgpu_load_relaxed(&lane->pieces) == piece;
 
     if (waits || lane->watch_head != lane->head || lane->watch_piece != piece || lane->watch_ticks == 0) {
         lane->watch_head = lane->head;
