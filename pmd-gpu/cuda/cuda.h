@@ -154,6 +154,8 @@ struct cuda {
     uint64_t staging_bytes;
     struct cuda_lane *staging_lane; /* whose operation uses it until staging_until */
     uint64_t staging_until;
+    struct cuda_lane *staging_next; /* who has it then, or NULL */
+    uint64_t staging_offered;       /* the round of the launcher (launcher_calls) in which it was left to that one, or 0 */
     CUgreenCtx *green;       /* one a queue, or one for reserve_sms */
     uint32_t green_count;
     /* Watch. */

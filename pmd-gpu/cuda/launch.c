@@ -90,6 +90,35 @@ static bool gemm_read(const struct cuda *c, const struct vgpu_op *op, struct gem
     return g->a && g->b && g->d;
 }
 
+/* Whose turn it is after the staging memory's owner: the smallest. By priority, then round the lanes. */
+static uint32_t staging_turn(const struct cuda *c, const struct cuda_lane *lane)
+{
+    return lane->priority * c->lane_count + (lane->index + c->lane_count - c->staging_lane->index) % c->lane_count;
+}
+
+/* May this lane use the staging memory now? An owner with work without end must not keep it. */
+static bool staging_take(struct cuda *c, struct cuda_lane *lane)
+{
+    const struct cuda_lane *owner = c->staging_lane, *next = c->staging_next;
+    bool busy = owner && (int32_t)(vgpu_load_acquire(owner->done32) - (uint32_t)c->staging_until) < 0; /* D2 */
+    bool behind = next && next != lane && next->priority <= lane->priority;
+
+    if (busy && owner != lane) {
+        if (!next || staging_turn(c, lane) < staging_turn(c, next))
+            c->staging_next = lane;
+        return false;
+    }
+    if (behind && !busy && c->staging_offered == 0)
+        c->staging_offered = c->launcher_calls;
+    /* Once it is free, for one round only: what is more urgent in its own queue may keep that lane from coming. */
+    if (behind && (busy || c->staging_offered == c->launcher_calls))
+        return false;
+    c->staging_offered = 0;
+    c->staging_lane = lane;
+    c->staging_until = lane->launched + 1;
+    return true;
+}
+
 /*
  * Operands in an arena are brought to the device first, where the staging memory holds them: a product reads them many
  * times, and each read would cross the bus. One lane uses the staging memory at a time; false: not now.
@@ -109,11 +138,8 @@ static bool gemm_stage(struct cuda *c, struct cuda_lane *lane, const struct vgpu
             need += (bytes[i] + 255) & ~UINT64_C(255);
     if (need == 0 || need > c->staging_bytes)
         return true;
-    struct cuda_lane *owner = c->staging_lane;
-    if (owner && owner != lane && (int32_t)(vgpu_load_acquire(owner->done32) - (uint32_t)c->staging_until) < 0) /* D2 */
+    if (!staging_take(c, lane))
         return false;
-    c->staging_lane = lane;
-    c->staging_until = lane->launched + 1;
     uint64_t used = 0;
     for (int i = 0; i < 3; i++) {
         if (refs[i] & VGPU_WREF_DEVICE)
@@ -442,6 +468,8 @@ bool cuda_lane_launch(struct cuda *c, struct cuda_lane *lane)
         }
         n = 1;
     }
+    if (c->staging_next == lane)
+        c->staging_next = NULL; /* it had its turn, or does not need it */
     vgpu_store_relaxed(&lane->launched, lane->launched + n); /* relaxed: only resident.c looks, and it waits anyway */
     if (!cuda_ok(c, c->api->StreamWriteValue32(lane->stream, lane->done32_dev, (uint32_t)lane->launched, 0),
                  "cuStreamWriteValue32"))
