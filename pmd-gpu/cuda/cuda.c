@@ -146,10 +146,12 @@ static int tables_open(struct cuda *c, struct vgpu_err *err)
     c->active = calloc(c->lane_count, sizeof(*c->active));
     c->ready = calloc(vms, sizeof(*c->ready));
     c->stuck = calloc(c->max_vms, sizeof(*c->stuck));
+    if (c->vms)
+        memset(c->vms, 0, c->max_vms * sizeof(*c->vms));
+    if (c->lanes)
+        memset(c->lanes, 0, c->lane_count * sizeof(*c->lanes));
     if (!c->vms || !c->lanes || !c->active || !c->ready || !c->stuck)
         return vgpu_err_set(err, ENOMEM, "backend cuda: no memory for its tables");
-    memset(c->vms, 0, c->max_vms * sizeof(*c->vms));
-    memset(c->lanes, 0, c->lane_count * sizeof(*c->lanes));
     c->vm_mask = vms - 1;
     for (uint32_t i = 0; i < c->max_vms; i++)
         c->vms[i].engine = c->options.engine;
@@ -299,15 +301,15 @@ static void device_free(struct cuda *c, CUdeviceptr *p)
     *p = 0;
 }
 
-/* Is nothing running any more? Waits a while. */
+/* Is nothing running any more? Waits a while, unless the device is lost: what broke it is over, what hangs stays. */
 static bool streams_idle(struct cuda *c)
 {
-    uint64_t from = vgpu_now_ns();
+    uint64_t from = vgpu_now_ns(), wait_ns = vgpu_load_acquire(&c->lost) ? 0 : CLOSE_WAIT_NS;
     struct timespec nap = {.tv_nsec = 100000};
 
     for (uint32_t i = c->workers; i < c->lane_count; i++)
         while (c->lanes[i].stream && c->api->StreamQuery(c->lanes[i].stream) == CUDA_ERROR_NOT_READY) {
-            if (vgpu_now_ns() - from > CLOSE_WAIT_NS)
+            if (vgpu_now_ns() - from > wait_ns)
                 return false;
             nanosleep(&nap, NULL);
         }
@@ -328,9 +330,8 @@ static void driver_close(struct cuda *c)
     const struct vgpu_cuda_api *api = c->api;
     uint32_t ran;
 
-    /* What hangs cannot be freed; the process is about to end then, and takes all with it. */
-    if (vgpu_load_acquire(&c->lost) || !streams_idle(c))
-        return;
+    if (vgpu_load_acquire(&c->lost))
+        return; /* a broken device frees nothing */
     cuda_quiesce_begin(c->gpu, &ran);
     user_del(c);
     for (uint32_t i = c->workers; i < c->lane_count; i++) {
@@ -361,6 +362,14 @@ static void cuda_close(struct vgpu_backend *b)
 
     vgpu_gpu_enter(c->gpu);
     cuda_launcher_stop(c);
+    if (c->lanes && !streams_idle(c)) {
+        /* What hangs cannot be freed, would block whoever tries, and may still call us back: all of it stays until the
+         * process ends, which it is about to. */
+        pthread_mutex_lock(&c->gpu->lifecycle);
+        user_del(c);
+        pthread_mutex_unlock(&c->gpu->lifecycle);
+        return;
+    }
     if (c->vms)
         for (uint32_t i = 0; i < c->max_vms; i++)
             region_drop(c, &c->vms[i]);
@@ -419,7 +428,7 @@ static int cuda_open(const struct vgpu_backend_config *config, struct vgpu_backe
     c->segment = c->workers / c->queues;
     c->lane_count = c->workers + c->queues * VGPU_PRIO_COUNT * CUDA_STREAMS;
     c->deadline_ticks = vgpu_ns_to_ticks(options.deadline_ms * UINT64_C(1000000));
-    c->tend_ticks = vgpu_ticks();
+    c->tend_ticks = c->workers_ticks = vgpu_ticks();
     rc = tables_open(c, err);
     if (rc == 0)
         rc = streams_open(c, err);
@@ -514,7 +523,8 @@ static int cuda_region_add(struct vgpu_backend *b, uint32_t index, void *arena, 
         if (code == CUDA_SUCCESS)
             code = c->api->MemHostGetDevicePointer(&dev, arena, 0);
         if (code != CUDA_SUCCESS) {
-            if (!cuda_ok(c, code, "cuMemHostRegister") && vgpu_load_acquire(&c->lost))
+            /* Drivers refuse a kind of memory with many codes: whether it is the device, a stream knows. */
+            if (!cuda_ok(c, c->api->StreamQuery(c->wipe_stream), "cuMemHostRegister") && vgpu_load_acquire(&c->lost))
                 return vgpu_cuda_error(c->api, err, code, "cannot register an arena");
             int rc = bounce_open(c, vm, arena_bytes, &dev, err);
             if (rc) {

@@ -102,6 +102,7 @@ struct cuda_vm {
     struct vgpu_op *first, *last; /* submitted and not handed back, in order */
     struct vgpu_op *waits;        /* the first that is not in a lane, or NULL */
     uint32_t lane, last_worker, outstanding;
+    uint32_t streaming;   /* of these, the ones that only a stream can run */
     bool exclusive;       /* an operation runs in several lanes */
     bool ready;           /* in cuda.ready: its first may be done */
     bool stuck;           /* in cuda.stuck: its lane was full */
@@ -160,6 +161,7 @@ struct cuda {
     uint32_t green_count;
     /* Watch. */
     uint64_t watch_calls, watch_calls_ticks, query_ticks, deadline_ticks;
+    uint64_t workers_ticks;  /* since when operations wait for workers to run */
     uint32_t lost VGPU_ALIGNED(64); /* W1 */
     char lost_reason[256];
     /* Memory. */

@@ -116,7 +116,7 @@ static void *launcher_main(void *arg)
                 sched_yield();
             else
                 vgpu_pause();
-        } else if (launches_pending(c)) {
+        } else if (launches_pending(c) || vgpu_load_relaxed(&c->resident_wanted)) {
             const struct timespec wait = {.tv_nsec = 20000};
             nanosleep(&wait, NULL);
         } else {

@@ -43,10 +43,20 @@ static bool ended(const struct cuda *c)
     return vgpu_load_acquire(c->ended) == vgpu_load_relaxed(&c->epoch); /* D2: stream order */
 }
 
+/* Operations that workers have finished, ever. */
+static uint64_t served(const struct cuda *c)
+{
+    uint64_t n = 0;
+
+    for (uint32_t i = 0; i < c->workers; i++)
+        n += vgpu_load_relaxed(&c->lanes[i].done->pos); /* relaxed: how many, not what they did */
+    return n;
+}
+
 void cuda_resident_park(struct cuda *c)
 {
     const struct timespec nap = {.tv_nsec = 10000};
-    uint64_t from = vgpu_now_ns();
+    uint64_t from = vgpu_now_ns(), before = served(c);
 
     if (c->resident_state != CUDA_RESIDENT_RUNS)
         return;
@@ -55,6 +65,10 @@ void cuda_resident_park(struct cuda *c)
     vgpu_store_release(c->stop, 1); /* D3 pairs with D3 in kernels.cu */
     while (!ended(c) && !vgpu_load_acquire(&c->lost)) {
         nanosleep(&nap, NULL);
+        uint64_t now = served(c);
+        if (now != before) /* they end with their rings empty: a long one is no hang */
+            from = vgpu_now_ns();
+        before = now;
         CUresult code = c->api->StreamQuery(c->resident_stream);
         if (code != CUDA_SUCCESS && code != CUDA_ERROR_NOT_READY)
             cuda_ok(c, code, "resident kernel");
@@ -76,9 +90,8 @@ void cuda_resident_tend(struct cuda *c)
     uint32_t state = vgpu_load_acquire(&c->resident_state);
 
     if (state == CUDA_RESIDENT_PARKED) {
-        if (!vgpu_load_relaxed(&c->resident_wanted))
-            return;
-        pthread_mutex_lock(&c->gpu->lifecycle);
+        if (!vgpu_load_relaxed(&c->resident_wanted) || pthread_mutex_trylock(&c->gpu->lifecycle))
+            return; /* a region comes or goes: launches go on meanwhile */
         cuda_resident_start(c);
         c->tend_ticks = vgpu_ticks();
         vgpu_store_relaxed(&c->resident_wanted, 0); /* relaxed: the loop asks again should it be too late */
@@ -90,10 +103,10 @@ void cuda_resident_tend(struct cuda *c)
         c->tend_pushed = pushed;
         c->tend_ticks = now;
     }
-    bool idle = c->options.park_ms && now - c->tend_ticks > vgpu_ns_to_ticks(c->options.park_ms * UINT64_C(1000000));
-    if (!idle && !ended(c))
+    bool idle = c->options.park_ms && now - c->tend_ticks > vgpu_ns_to_ticks(c->options.park_ms * UINT64_C(1000000)) &&
+                served(c) == pushed; /* else the launcher would wait for what is in the rings */
+    if ((!idle && !ended(c)) || pthread_mutex_trylock(&c->gpu->lifecycle))
         return;
-    pthread_mutex_lock(&c->gpu->lifecycle);
     bool stopped = c->resident_state == CUDA_RESIDENT_RUNS && ended(c); /* by the watch */
     if (idle || stopped)
         cuda_resident_park(c);

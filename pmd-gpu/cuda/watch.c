@@ -67,6 +67,12 @@ void cuda_watch(struct cuda *c, uint64_t now)
     }
     if (c->resident_outstanding && vgpu_load_acquire(&c->resident_state) == CUDA_RESIDENT_PARKED) /* P1 */
         cuda_resident_want(c);
+    /* What asked for workers by name is in no lane while they do not run. */
+    if (c->stuck_count == 0 || (vgpu_load_acquire(&c->resident_state) == CUDA_RESIDENT_RUNS && /* P1 */
+                                c->alive_epoch == vgpu_load_relaxed(&c->epoch)))               /* relaxed: ordered by P1 */
+        c->workers_ticks = now;
+    else if (c->deadline_ticks && now - c->workers_ticks > c->deadline_ticks)
+        cuda_lost(c, "the resident workers have not come up for %u ms (deadline_ms)", c->options.deadline_ms);
     /* The launcher asks for errors when it has nothing to launch: a query is a driver call, none of ours. */
     if (still && now - c->query_ticks > vgpu_ns_to_ticks(QUERY_AFTER_NS)) {
         c->query_ticks = now;
