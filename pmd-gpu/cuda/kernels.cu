@@ -427,8 +427,8 @@ __device__ __forceinline__ bool overlap(u64 a, u64 a_bytes, u64 b, u64 b_bytes)
 #define TEAM_BYTES 4096u   /* an operation is small up to here, per operand */
 #define IDLE_LOOKS 16384u  /* some 20 ms without work: look less often, and leave the link to others */
 /* Clock cycles (some 0.5 ns) that a worker waits before its first look. */
-#define WAIT_LONGER  300
-#define WAIT_SHORTER 15
+#define WAIT_LONGER  250
+#define WAIT_SHORTER 20
 #define WAIT_MOST    6000
 
 extern "C" __global__ void __launch_bounds__(VGPU_DEV_WARP *VGPU_DEV_WORKERS_PER_BLOCK, 1)
@@ -519,7 +519,9 @@ extern "C" __global__ void __launch_bounds__(VGPU_DEV_WARP *VGPU_DEV_WORKERS_PER
         pos += n;
         if (lane == 0)
             store_done(&done->pos, pos, to_host);
-        wide = n > 1 || wait == 0; /* one at a time, and its guest waits for each: the next is one, too */
+        if (n > 1)
+            wait /= 2; /* a guest that does not wait for each */
+        wide = n > 1 || wait == 0;
         if (n == 1 && wait > 0) { /* more than one: the next are there already */
             long long from = clock64();
             while (clock64() - from < wait)

@@ -262,6 +262,7 @@ static bool dispatch_stream(struct cuda *c, struct cuda_vm *vm, struct vgpu_op *
     if (lane_full(lane))
         return false;
     vm->lane = lane->index;
+    vm->streaming += route == VGPU_CUDA_STREAM;
     op_runs(c, vm, op, 1);
     stream_push(c, lane, op, route);
     return true;
@@ -325,8 +326,11 @@ static bool dispatch(struct cuda *c, struct cuda_vm *vm, struct vgpu_op *op)
         if (vm->exclusive)
             return false;
         bool in_stream = c->lanes[vm->lane].is_stream;
-        if (in_stream && choice.route == VGPU_CUDA_RESIDENT)
+        if (in_stream && choice.route == VGPU_CUDA_RESIDENT) {
+            if (vm->streaming == 0)
+                return false; /* small ones that were launched while no worker ran: back to the workers */
             choice.route = VGPU_CUDA_BATCH;
+        }
         if (!in_stream && choice.route != VGPU_CUDA_RESIDENT)
             return false;
     }
@@ -395,6 +399,7 @@ static inline void op_part_done(struct cuda *c, struct vgpu_op *op)
         return;
     struct cuda_vm *vm = &c->vms[op->vm];
     op_done(c, vm, op);
+    vm->streaming -= op->priv[CUDA_PRIV_ROUTE] == VGPU_CUDA_STREAM;
     if (--vm->outstanding == 0) {
         vm->exclusive = false;
         if (vgpu_unlikely(vm->waits != NULL))
