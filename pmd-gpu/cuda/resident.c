@@ -32,9 +32,13 @@ void cuda_resident_start(struct cuda *c)
                  api->LaunchKernel(c->gpu->resident, c->blocks, 1, 1, VGPU_DEV_WARP * VGPU_DEV_WORKERS_PER_BLOCK, 1, 1,
                                    c->options.worker_hold ? (unsigned)c->gpu->hold_bytes : 0, c->resident_stream, params,
                                    NULL),
-                 "launch of the resident kernel") ||
-        !cuda_ok(c, api->StreamWriteValue32(c->resident_stream, c->ended_dev, c->epoch, 0), "cuStreamWriteValue32"))
+                 "launch of the resident kernel"))
         return;
+    if (!cuda_ok(c, api->StreamWriteValue32(c->resident_stream, c->ended_dev, c->epoch, 0), "cuStreamWriteValue32")) {
+        vgpu_store_relaxed(c->stop, 1); /* it runs, and nobody would see its end */
+        cuda_lost(c, "the stream of the resident kernel takes no word");
+        return;
+    }
     vgpu_store_release(&c->resident_state, CUDA_RESIDENT_RUNS); /* P1 pairs with P1 in router.c */
 }
 

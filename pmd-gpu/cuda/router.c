@@ -8,6 +8,7 @@
 #include "core/base/clock.h"
 #include "pmd-gpu/cuda/cuda.h"
 #include "rings/memspace.h"
+#include "rings/opcode.h"
 
 #define WATCH_POLLS 1024u /* polls between two looks at the clock */
 #define LOOK_LANES  64u   /* lanes looked at in one poll */
@@ -329,7 +330,8 @@ static bool dispatch(struct cuda *c, struct cuda_vm *vm, struct vgpu_op *op)
         if (in_stream && choice.route == VGPU_CUDA_RESIDENT) {
             if (vm->streaming == 0)
                 return false; /* small ones that were launched while no worker ran: back to the workers */
-            choice.route = VGPU_CUDA_BATCH;
+            /* A large one would have one block of a batch to itself. */
+            choice.route = vgpu_work_bytes(w) <= VGPU_CUDA_BATCH_BYTES_MAX ? VGPU_CUDA_BATCH : VGPU_CUDA_STREAM;
         }
         if (!in_stream && choice.route != VGPU_CUDA_RESIDENT)
             return false;
