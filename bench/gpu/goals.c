@@ -138,10 +138,10 @@ static void isolation_goals(struct goals *s)
 {
     isolation_goal(s, "gpu.priority", "high priority p99, resident n = 256, low saturates (compute)", "vadd", 256,
                    "reserve_sms", 0, 1.3);
-    isolation_goal(s, "gpu.priority", "high priority p99, GEMM 256, 16 SMs in reserve, low saturates", "gemm", 256,
-                   "reserve_sms", 16, 2);
-    isolation_goal(s, "gpu.priority", "high priority p99, vector add 1 M, 16 SMs in reserve, low saturates", "vadd",
-                   1u << 20, "reserve_sms", 16, 2);
+    isolation_goal(s, "gpu.priority", "high priority p99, GEMM 256, 32 SMs in reserve, low saturates", "gemm", 256,
+                   "reserve_sms", 32, 2);
+    isolation_goal(s, "gpu.priority", "high priority p99, vector add 1 M, 32 SMs in reserve, low saturates", "vadd",
+                   1u << 20, "reserve_sms", 32, 2);
     for (uint32_t gpus = 1; gpus <= 2; gpus++) {
         double bound = gpus == 1 ? 1.3 : 1.1;
         const char *where = gpus == 1 ? "one GPU" : "a GPU each";

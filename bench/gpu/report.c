@@ -260,7 +260,7 @@ static void hops_table(const struct gpu *g)
 
 void gpu_report(struct gpu *g)
 {
-    static const uint32_t reserves[2] = {0, 16}, gpus[2] = {1, 2};
+    static const uint32_t reserves[2] = {0, 32}, gpus[2] = {1, 2};
 
     fputc('\n', g->b->text);
     latency_table(g);

@@ -230,7 +230,7 @@ static void run_all(struct gpu *g)
     phase_main(g);
     crew_end_all(g); /* native contexts too: nobody needs them any more */
     phase_priority(g, 0);
-    phase_priority(g, 16);
+    phase_priority(g, 32);
     phase_pools(g, false);
     phase_pools(g, true);
 }
