@@ -13,7 +13,8 @@
 #include "core/base/clock.h"
 #include "pmd-gpu/cuda/cuda.h"
 
-#define SPIN_NS UINT64_C(200000)
+#define SPIN_NS     UINT64_C(200000)
+#define SPIN_OWN_NS UINT64_C(5000000) /* on a CPU of its own: longer than what a large copy takes */
 #define TEND_MS 50u /* between two looks at an idle resident kernel, at most */
 
 static bool lane_waits(const struct cuda_lane *lane)
@@ -89,8 +90,8 @@ static void nap(struct cuda *c)
 static void *launcher_main(void *arg)
 {
     struct cuda *c = arg;
-    uint64_t spin = vgpu_ns_to_ticks(SPIN_NS), worked = vgpu_ticks();
     bool shares_cpu = c->options.launcher_cpu < 0;
+    uint64_t spin = vgpu_ns_to_ticks(shares_cpu ? SPIN_NS : SPIN_OWN_NS), worked = vgpu_ticks();
 
     pthread_setname_np(pthread_self(), "vgpu-exec-cuda");
     if (c->options.launcher_cpu >= 0) {
