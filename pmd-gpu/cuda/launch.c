@@ -10,6 +10,9 @@
 #include "pmd-gpu/cuda/cuda.h"
 
 #define COPY_ENGINE_BYTES (UINT64_C(64) << 10) /* from here on a copy engine does it, not a kernel */
+#define LONG_NS           UINT64_C(1000000)
+#define LONG_AHEAD        4u /* this many operations on the device: a long one waits with us, where it can be cancelled */
+#define MACS_PER_NS       25000u
 #define PIECE_MACS        (UINT64_C(1) << 38) /* multiply-adds of one GEMM launch: some 10 ms on an H100 */
 
 /* ---- kernels ---- */
@@ -435,6 +438,18 @@ static uint32_t batch(struct cuda *c, struct cuda_lane *lane, uint64_t waiting)
     return n;
 }
 
+/* A VM that leaves, and a region that goes, wait for all that is launched: not for a row of long operations. */
+static bool enough_ahead(const struct cuda_lane *lane, const struct vgpu_op *op)
+{
+    uint32_t m, n, k;
+
+    if ((uint32_t)lane->launched - vgpu_load_acquire(lane->done32) < LONG_AHEAD) /* D2 */
+        return false;
+    vgpu_gemm_unpack(op->work.n, &m, &n, &k);
+    return op->work.opcode == VGPU_OP_GEMM ? (uint64_t)m * n * k / MACS_PER_NS > LONG_NS
+                                           : vgpu_cuda_cost_launch_ns(&op->work) > LONG_NS;
+}
+
 bool cuda_lane_launch(struct cuda *c, struct cuda_lane *lane)
 {
     uint64_t waiting = vgpu_load_acquire(&lane->tail) - lane->launched; /* L1 pairs with L1 in router.c */
@@ -447,6 +462,8 @@ bool cuda_lane_launch(struct cuda *c, struct cuda_lane *lane)
         struct cuda_bounce_job *job = &lane->jobs[lane->launched & lane->mask];
         bool bounced = c->vms[op->vm].bounce != NULL && op->work.opcode != VGPU_OP_DEBUG;
         enum launched l = LAUNCH_DONE;
+        if (lane->piece_rows == 0 && !leaving(c, op) && enough_ahead(lane, op))
+            return false;
         if (leaving(c, op)) {
             lane->piece_rows = 0; /* what is launched of it ends before its done word */
             op->status = VGPU_E_CANCELLED;
