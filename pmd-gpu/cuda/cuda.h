@@ -19,9 +19,9 @@
  * | lane.tail          | loop        | launcher         | release / acquire: ops[] before it                  | L1    |
  * | launcher.asleep    | launcher    | loop             | full fence on both sides                            | L2    |
  * | vm.arena ...       | control     | loop, launcher   | release / acquire, while nothing of it is in flight | R1    |
- * | resident_state     | holder of gpu.lifecycle | loop | release / acquire                                   | P1    |
- * | alive words        | device      | loop             | relaxed: they say that workers run, nothing else    | P2    |
- * | hold, lane.launched | control, launcher | launcher, control | relaxed: they bound a wait, unregistering waits for the rest | |
+ * | resident_state     | holder of gpu.lifecycle | loop | release / acquire                                   | N1    |
+ * | alive words        | device      | loop             | relaxed: they say that workers run, nothing else    | N2    |
+ * | hold, launched     | control, launcher | launcher, control | relaxed: they only bound a wait                    |       |
  * | lost               | any         | any              | release / acquire: the reason before it             | W1    |
  */
 #ifndef VGPU_CUDA_CUDA_H
@@ -133,12 +133,12 @@ struct cuda {
     uint32_t segment;        /* workers of a queue */
     uint32_t alive_epoch;    /* all blocks of this epoch were seen to run */
     /* Resident kernel (resident.c). */
-    uint32_t resident_state VGPU_ALIGNED(128); /* enum cuda_resident_state (P1) */
+    uint32_t resident_state VGPU_ALIGNED(128); /* enum cuda_resident_state (N1) */
     uint32_t resident_wanted;                  /* the loop asks for it */
     CUstream resident_stream;
     uint32_t *stop;          /* pinned (D3) */
     uint32_t *ended;         /* pinned: epoch of the kernel that ended (D2) */
-    uint32_t *alive;         /* pinned: epoch that a block runs (P2) */
+    uint32_t *alive;         /* pinned: epoch that a block runs (N2) */
     CUdeviceptr stop_dev, ended_dev, alive_dev, rings_dev, dones_dev;
     uint32_t blocks;
     uint32_t epoch;          /* of the kernel that was launched last; holder of gpu.lifecycle writes */

@@ -438,7 +438,7 @@ extern "C" __global__ void __launch_bounds__(VGPU_DEV_WARP *VGPU_DEV_WORKERS_PER
     const unsigned worker = blockIdx.x * VGPU_DEV_WORKERS_PER_BLOCK + threadIdx.x / VGPU_DEV_WARP;
 
     if (threadIdx.x == 0)
-        *(volatile unsigned *)&p.alive[blockIdx.x] = p.epoch; /* P2 pairs with P2 in router.c */
+        *(volatile unsigned *)&p.alive[blockIdx.x] = p.epoch; /* N2 pairs with N2 in router.c */
     if (worker >= p.workers)
         return;
     const char *ring = (const char *)(p.rings + (u64)worker * p.slots);

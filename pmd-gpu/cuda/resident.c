@@ -39,7 +39,7 @@ void cuda_resident_start(struct cuda *c)
         cuda_lost(c, "the stream of the resident kernel takes no word");
         return;
     }
-    vgpu_store_release(&c->resident_state, CUDA_RESIDENT_RUNS); /* P1 pairs with P1 in router.c */
+    vgpu_store_release(&c->resident_state, CUDA_RESIDENT_RUNS); /* N1 pairs with N1 in router.c */
 }
 
 static bool ended(const struct cuda *c)
@@ -64,7 +64,7 @@ void cuda_resident_park(struct cuda *c)
 
     if (c->resident_state != CUDA_RESIDENT_RUNS)
         return;
-    vgpu_store_release(&c->resident_state, CUDA_RESIDENT_PARKED); /* P1: from now on the loop prefers other lanes */
+    vgpu_store_release(&c->resident_state, CUDA_RESIDENT_PARKED); /* N1: from now on the loop prefers other lanes */
     nanosleep(&nap, NULL); /* what the loop was putting into a ring when it had not seen that yet is in */
     vgpu_store_release(c->stop, 1); /* D3 pairs with D3 in kernels.cu */
     while (!ended(c) && !vgpu_load_acquire(&c->lost)) {

@@ -272,13 +272,13 @@ static bool dispatch_stream(struct cuda *c, struct cuda_vm *vm, struct vgpu_op *
 /* Do the workers run? Launched is not enough: behind other kernels the launch may wait for milliseconds. */
 static bool workers_run(struct cuda *c)
 {
-    if (vgpu_load_acquire(&c->resident_state) != CUDA_RESIDENT_RUNS) /* P1 pairs with P1 in resident.c */
+    if (vgpu_load_acquire(&c->resident_state) != CUDA_RESIDENT_RUNS) /* N1 pairs with N1 in resident.c */
         return false;
-    uint32_t epoch = vgpu_load_relaxed(&c->epoch); /* relaxed: ordered by P1 */
+    uint32_t epoch = vgpu_load_relaxed(&c->epoch); /* relaxed: ordered by N1 */
     if (vgpu_likely(c->alive_epoch == epoch))
         return true;
     for (uint32_t i = 0; i < c->blocks; i++)
-        if (vgpu_load_relaxed(&c->alive[i]) != epoch) /* P2 pairs with P2 in kernels.cu */
+        if (vgpu_load_relaxed(&c->alive[i]) != epoch) /* N2: what a block stores first, in kernels.cu */
             return false;
     c->alive_epoch = epoch;
     return true;

@@ -65,11 +65,11 @@ void cuda_watch(struct cuda *c, uint64_t now)
             cuda_lost(c, "an operation of the VM in slot %u has made no progress for %u ms (deadline_ms)",
                       lane->ops[lane->head & lane->mask]->vm, c->options.deadline_ms);
     }
-    if (c->resident_outstanding && vgpu_load_acquire(&c->resident_state) == CUDA_RESIDENT_PARKED) /* P1 */
+    if (c->resident_outstanding && vgpu_load_acquire(&c->resident_state) == CUDA_RESIDENT_PARKED) /* N1 */
         cuda_resident_want(c);
     /* What asked for workers by name is in no lane while they do not run. */
-    if (c->stuck_count == 0 || (vgpu_load_acquire(&c->resident_state) == CUDA_RESIDENT_RUNS && /* P1 */
-                                c->alive_epoch == vgpu_load_relaxed(&c->epoch)))               /* relaxed: ordered by P1 */
+    if (c->stuck_count == 0 || (vgpu_load_acquire(&c->resident_state) == CUDA_RESIDENT_RUNS && /* N1 */
+                                c->alive_epoch == vgpu_load_relaxed(&c->epoch)))               /* relaxed: ordered by N1 */
         c->workers_ticks = now;
     else if (c->deadline_ticks && now - c->workers_ticks > c->deadline_ticks)
         cuda_lost(c, "the resident workers have not come up for %u ms (deadline_ms)", c->options.deadline_ms);

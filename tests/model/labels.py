@@ -121,7 +121,7 @@ def self_test():
 def load(root):
     files = {}
     for room in ROOMS:
-        for path in sorted((root / room).rglob("*.[ch]")):
+        for path in sorted(p for p in (root / room).rglob("*") if p.suffix in (".c", ".h", ".cu")):
             files[str(path.relative_to(root))] = path.read_text()
     models = sorted(p for p in (root / "tests/model").iterdir() if p.suffix in (".pml", ".md"))
     return files, "\n".join(p.read_text() for p in models)
