@@ -241,7 +241,7 @@ static int streams_open(struct cuda *c, struct vgpu_err *err)
     int rc = green_open(c, err);
     if (rc)
         return rc;
-    CUresult code = api->StreamCreateWithPriority(&c->wipe_stream, CU_STREAM_NON_BLOCKING, c->gpu->priority_low);
+    CUresult code = api->StreamCreateWithPriority(&c->wipe_stream, CU_STREAM_NON_BLOCKING, c->gpu->priority_high);
     if (code == CUDA_SUCCESS)
         code = api->StreamCreateWithPriority(&c->resident_stream, CU_STREAM_NON_BLOCKING, c->gpu->priority_high);
     for (uint32_t i = c->workers; code == CUDA_SUCCESS && i < c->lane_count; i++)
@@ -269,7 +269,7 @@ static int blas_open(struct cuda *c, struct vgpu_err *err)
         rc = vgpu_err_set(err, EIO, "backend cuda: cuBLAS does not start: %s", c->api->blas.GetStatusString(s));
     else if (!c->gpu->blas_warm)
         rc = cuda_gemm_warm_up(c, err);
-    c->gpu->blas_warm |= rc == 0 && c->heap_bytes;
+    c->gpu->blas_warm |= rc == 0;
     cuda_quiesce_end(c->gpu, ran);
     return rc;
 }

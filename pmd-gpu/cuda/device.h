@@ -58,7 +58,7 @@ struct vgpu_dev_done {
 struct vgpu_dev_resident_params {
     const struct vgpu_dev_op *rings; /* workers * slots of them */
     struct vgpu_dev_done *done;      /* workers */
-    const uint32_t *stop;            /* not 0: finish what is seen and end */
+    const uint32_t *stop;            /* not 0: finish what is under way and end; the ring keeps the rest */
     uint32_t *alive;                 /* a word a block: set to `epoch` when the block runs */
     uint32_t epoch;
     uint32_t slots;                  /* of a ring, power of two */

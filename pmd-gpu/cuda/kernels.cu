@@ -463,7 +463,7 @@ extern "C" __global__ void __launch_bounds__(VGPU_DEV_WARP *VGPU_DEV_WORKERS_PER
         if (n == 0) {
             wide = false;
             misses++;
-            if (stop)
+            if (__any_sync(FULL, stop != 0))
                 return;
             if (++idle > IDLE_LOOKS)
                 __nanosleep(4000);
@@ -519,6 +519,8 @@ extern "C" __global__ void __launch_bounds__(VGPU_DEV_WARP *VGPU_DEV_WORKERS_PER
         pos += n;
         if (lane == 0)
             store_done(&done->pos, pos, to_host);
+        if (__any_sync(FULL, stop != 0))
+            return; /* what is left in the ring waits for the next start */
         if (n > 1)
             wait /= 2; /* a guest that does not wait for each */
         wide = n > 1 || wait == 0;

@@ -7,6 +7,7 @@
 #include "pmd-gpu/cuda/cuda.h"
 
 #define STUCK_CALL_NS   UINT64_C(20000000)  /* a driver call so long waits for the resident kernel: let it end */
+#define LESS_URGENT_PATIENCE 10u           /* deadlines, for what more urgent work may have kept from the GPU */
 #define QUERY_AFTER_NS  UINT64_C(50000000)  /* without progress for so long, ask the driver for an error, and so often */
 
 void cuda_lost(struct cuda *c, const char *fmt, ...)
@@ -55,13 +56,26 @@ static uint64_t lane_still_for(struct cuda_lane *lane, uint64_t now)
 
 void cuda_watch(struct cuda *c, uint64_t now)
 {
-    bool still = false;
+    uint64_t moved[VGPU_PRIO_COUNT] = {0}; /* ticks since a stream of that priority last got on */
+    bool still = false, streams[VGPU_PRIO_COUNT] = {false};
 
     for (uint32_t i = 0; i < c->active_count; i++) {
         struct cuda_lane *lane = &c->lanes[c->active[i]];
         uint64_t ticks = lane_still_for(lane, now);
         still |= ticks > vgpu_ns_to_ticks(QUERY_AFTER_NS);
-        if (c->deadline_ticks && ticks > c->deadline_ticks)
+        if (lane->is_stream && (!streams[lane->priority] || ticks < moved[lane->priority])) {
+            moved[lane->priority] = ticks;
+            streams[lane->priority] = true;
+        }
+    }
+    for (uint32_t i = 0; i < c->active_count; i++) {
+        struct cuda_lane *lane = &c->lanes[c->active[i]];
+        uint64_t ticks = now - lane->watch_ticks, patience = c->deadline_ticks;
+        /* While something more urgent gets on, the GPU may not have come to this one yet. */
+        for (uint32_t p = 0; lane->is_stream && p < lane->priority; p++)
+            if (streams[p] && moved[p] < c->deadline_ticks)
+                patience = c->deadline_ticks * LESS_URGENT_PATIENCE;
+        if (c->deadline_ticks && ticks > patience)
             cuda_lost(c, "an operation of the VM in slot %u has made no progress for %u ms (deadline_ms)",
                       lane->ops[lane->head & lane->mask]->vm, c->options.deadline_ms);
     }

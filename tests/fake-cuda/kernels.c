@@ -314,6 +314,7 @@ static bool worker_step(struct block *block, uint32_t i)
         return false;
     }
     vgpu_store_release(&p->done[w].pos, ++*pos); /* results before the position, for the thread that polls it */
+    block->worker[i].ended = vgpu_load_acquire(p->stop) != 0;
     return true;
 }
 
