@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "pmd-gpu/cuda/cost.h"
 
+#include "core/base/atomic.h"
 #include "rings/opcode.h"
 
 /* Resident: descriptor out, answer back, and how fast one warp moves data (it has 4 KiB in flight). */
@@ -14,6 +15,7 @@
 #define DEVICE_BYTES_PER_US_HOST  32000u
 /* One worker alone adds up a REDUCE: beyond this a launch is always better. */
 #define RESIDENT_REDUCE_MAX 4096u
+#define SURELY_BYTES_MAX    2048u /* of an operand: one worker, whatever the rest (cost_test.c holds this to the model) */
 #define RESIDENT_BYTES_MAX  (UINT64_C(16) << 20)
 #define ASKED_BYTES_MAX     (UINT64_C(64) << 20) /* where an engine was asked for: beyond it, a launch all the same */
 #define PART_ELEMENTS       512u /* less than that is not worth another worker */
@@ -89,6 +91,11 @@ struct vgpu_cuda_choice vgpu_cuda_choose(const struct vgpu_work *w, const struct
     }
     bool in_bytes = w->opcode == VGPU_OP_FILL || w->opcode == VGPU_OP_COPY || w->opcode == VGPU_OP_MEM_ALLOC;
     uint64_t operand = in_bytes ? w->n : w->n * 4;
+    if (vgpu_likely(operand <= SURELY_BYTES_MAX && resident && s->resident && s->engine == VGPU_ENGINE_AUTO &&
+                    w->opcode != VGPU_OP_REDUCE)) {
+        choice.route = VGPU_CUDA_RESIDENT;
+        return choice;
+    }
     switch (s->engine) {
     case VGPU_ENGINE_STREAM:
         return choice;
