@@ -28,8 +28,7 @@ static struct vgpu_work work(uint8_t opcode, uint32_t space, uint64_t bytes)
 static struct vgpu_cuda_choice choose(const struct vgpu_work *w, enum vgpu_engine engine, bool resident, bool bounced,
                                       uint32_t parts_max)
 {
-    struct vgpu_cuda_situation s = {
-        .engine = engine, .resident = resident, .bounced = bounced, .parts_max = parts_max};
+    struct vgpu_cuda_situation s = {.engine = engine, .resident = resident, .bounced = bounced, .parts_max = parts_max};
 
     return vgpu_cuda_choose(w, &s);
 }
@@ -86,8 +85,7 @@ Test(cuda_cost, larger_operands_do_not_come_back_to_workers)
                 uint64_t crossed = 0;
                 for (uint64_t bytes = 4; bytes <= (UINT64_C(64) << 20); bytes = larger(bytes)) {
                     struct vgpu_work w = work(for_workers[o], space, bytes);
-                    bool resident =
-                        choose(&w, VGPU_ENGINE_AUTO, true, false, parts_max).route == VGPU_CUDA_RESIDENT;
+                    bool resident = choose(&w, VGPU_ENGINE_AUTO, true, false, parts_max).route == VGPU_CUDA_RESIDENT;
                     cr_assert(!resident || !crossed, "opcode %u, spaces %u: %lu bytes to a launch, %lu to workers",
                               w.opcode, space, (unsigned long)crossed, (unsigned long)bytes);
                     if (!resident && !crossed)

@@ -185,8 +185,9 @@ Test(cuda_options, lists)
 
 Test(cuda_options, unknown_ones_are_named_with_those_that_exist)
 {
-    const char *const wrong[] = {"bogus=1", "bogus", "devic=1", "devices=1", "Device=1", "=1", ",device=1",
-                                 "device=1,,workers=4", " device=1", "device =1"};
+    const char *const wrong[] = {"bogus=1",   "bogus",    "devic=1",   "devices=1",
+                                 "Device=1",  "=1",       ",device=1", "device=1,,workers=4",
+                                 " device=1", "device =1"};
 
     for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++)
         refused(wrong[i], "no option \"",
