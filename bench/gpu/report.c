@@ -251,9 +251,9 @@ static void hops_table(const struct gpu *g)
         if (isnan(whole) || isnan(nop) || isnan(device))
             continue;
         fprintf(g->b->text,
-                "  %s: %.2f us = %.2f rings and scheduling + %.2f device floor + %.2f the rest (the backend's "
-                "ring and polling, the operation's fetch)\n",
-                host ? "host data" : "device data", whole, nop, device, whole - nop - device);
+                "  %s: %.2f us, of which %.2f are rings and scheduling; the device part is %.2f (a kernel that looks "
+                "without pause, alone: %.2f)\n",
+                host ? "host data" : "device data", whole, nop, whole - nop, device);
     }
     fputc('\n', g->b->text);
 }

@@ -135,6 +135,7 @@ struct cuda {
     /* Resident kernel (resident.c). */
     uint32_t resident_state VGPU_ALIGNED(128); /* enum cuda_resident_state (N1) */
     uint32_t resident_wanted;                  /* the loop asks for it */
+    uint32_t resident_off;                     /* it does not start here: never asked for again */
     CUstream resident_stream;
     uint32_t *stop;          /* pinned (D3) */
     uint32_t *ended;         /* pinned: epoch of the kernel that ended (D2) */

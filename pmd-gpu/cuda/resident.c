@@ -12,6 +12,12 @@
 #define DRAIN_NS         UINT64_C(100000000)   /* longer work is waited for with the workers parked */
 #define PARK_DEADLINE_NS UINT64_C(20000000000) /* nothing a worker does takes so long: the device hangs */
 
+static CUresult launch(struct cuda *c, unsigned hold_bytes, void **params)
+{
+    return c->api->LaunchKernel(c->gpu->resident, c->blocks, 1, 1, VGPU_DEV_WARP * VGPU_DEV_WORKERS_PER_BLOCK, 1, 1,
+                                hold_bytes, c->resident_stream, params, NULL);
+}
+
 void cuda_resident_start(struct cuda *c)
 {
     const struct vgpu_cuda_api *api = c->api;
@@ -24,16 +30,21 @@ void cuda_resident_start(struct cuda *c)
                                          .workers = c->workers};
     void *params[] = {&p};
 
-    if (c->resident_state != CUDA_RESIDENT_PARKED || vgpu_load_acquire(&c->lost))
+    if (c->resident_state != CUDA_RESIDENT_PARKED || vgpu_load_acquire(&c->lost) || vgpu_load_relaxed(&c->resident_off))
         return;
     vgpu_store_relaxed(c->stop, 0); /* relaxed: the launch orders it */
     vgpu_store_relaxed(&c->epoch, c->epoch + 1); /* relaxed: resident_state publishes it */
-    if (!cuda_ok(c,
-                 api->LaunchKernel(c->gpu->resident, c->blocks, 1, 1, VGPU_DEV_WARP * VGPU_DEV_WORKERS_PER_BLOCK, 1, 1,
-                                   c->options.worker_hold ? (unsigned)c->gpu->hold_bytes : 0, c->resident_stream, params,
-                                   NULL),
-                 "launch of the resident kernel"))
+    CUresult code = launch(c, c->options.worker_hold ? (unsigned)c->gpu->hold_bytes : 0, params);
+    if (code != CUDA_SUCCESS && !vgpu_cuda_error_is_sticky(code))
+        code = launch(c, 0, params); /* a tool or another limit leaves less shared memory: without an SM of its own, then */
+    if (code != CUDA_SUCCESS) {
+        struct vgpu_err err;
+        vgpu_cuda_error(api, &err, code, "the resident kernel does not start, small operations are launched instead");
+        vgpu_log(VGPU_LOG_WARN, "%s", err.text);
+        vgpu_store_relaxed(&c->resident_off, 1); /* relaxed: at worst it is asked for once more */
+        cuda_ok(c, code, "launch of the resident kernel");
         return;
+    }
     if (!cuda_ok(c, api->StreamWriteValue32(c->resident_stream, c->ended_dev, c->epoch, 0), "cuStreamWriteValue32")) {
         vgpu_store_relaxed(c->stop, 1); /* it runs, and nobody would see its end */
         cuda_lost(c, "the stream of the resident kernel takes no word");
@@ -83,7 +94,7 @@ void cuda_resident_park(struct cuda *c)
 
 void cuda_resident_want(struct cuda *c)
 {
-    if (vgpu_load_relaxed(&c->resident_wanted))
+    if (vgpu_load_relaxed(&c->resident_wanted) || vgpu_load_relaxed(&c->resident_off)) /* relaxed: they stay set */
         return;
     vgpu_store_relaxed(&c->resident_wanted, 1); /* relaxed: L2's fence is between it and the launcher's last look */
     cuda_launcher_kick(c);

@@ -311,8 +311,11 @@ static bool dispatch(struct cuda *c, struct cuda_vm *vm, struct vgpu_op *op)
         if (vgpu_unlikely(!s.resident && s.engine != VGPU_ENGINE_BATCH &&
                           (choice.route == VGPU_CUDA_BATCH || choice.route == VGPU_CUDA_RESIDENT)))
             cuda_resident_want(c);
-        if (vgpu_unlikely(!s.resident && choice.route == VGPU_CUDA_RESIDENT))
-            return false; /* it was asked for by name: it waits until they run */
+        if (vgpu_unlikely(!s.resident && choice.route == VGPU_CUDA_RESIDENT)) {
+            if (!vgpu_load_relaxed(&c->resident_off)) /* relaxed: it stays once it is set */
+                return false;                         /* they were asked for by name: it waits until they run */
+            choice.route = w->n > VGPU_CUDA_BATCH_BYTES_MAX / 4 ? VGPU_CUDA_STREAM : VGPU_CUDA_BATCH;
+        }
     } else if (w->sub > VGPU_DEBUG_DEVICE_FAULT) {
         return finish(c, vm, op, VGPU_E_UNSUPPORTED);
     } else if (w->sub == VGPU_DEBUG_CRASH) {
