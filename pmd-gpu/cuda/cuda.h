@@ -14,7 +14,7 @@
  * | variable           | sole writer | reader           | order                                              | label |
  * |--------------------|-------------|------------------|----------------------------------------------------|-------|
  * | resident ring slot | loop        | worker           | each sector's last word last                        | D1    |
- * | done words         | device      | loop, launcher   | release.sys, stream order / acquire                 | D2    |
+ * | done words         | device      | loop, launcher   | fence on the GPU, or stream order / acquire         | D2    |
  * | stop word          | any         | workers          | relaxed                                             | D3    |
  * | lane.tail          | loop        | launcher         | release / acquire: ops[] before it                  | L1    |
  * | launcher.asleep    | launcher    | loop             | full fence on both sides                            | L2    |
