@@ -169,7 +169,10 @@ class Runner:
             raise Skip('compute-sanitizer is not on this machine')
         command = [program, '--tool', tool, '--error-exitcode', '99', '--print-limit', '20',
                    self.program('tests/unit/pmd-gpu/conformance'), f'cuda:{engine}', *SANITIZED]
-        outcome, text = self.run(f'{tool}-{engine}', command, 300, self.environment(VGPU_TEST_OPS='1500'))
+        # The tool needs shared memory of its own on the workers' SMs.
+        options = ','.join(filter(None, [self.options, 'worker_hold=0']))
+        outcome, text = self.run(f'{tool}-{engine}', command, 300,
+                                 self.environment(VGPU_TEST_OPS='1500', VGPU_TEST_CUDA_OPTIONS=options))
         if 'Device not supported' in text:
             raise Skip('compute-sanitizer says: Device not supported')
         clean = 'ERROR SUMMARY: 0 errors' in text or 'RACECHECK SUMMARY: 0 hazards' in text
@@ -178,7 +181,9 @@ class Runner:
         if clean and not outcome.failed and outcome.passed:
             verdict.passed = 1
         else:
-            verdict.fail(f'{tool} of {engine}: {"found something, or said nothing" if not clean else "cases failed"}', text)
+            # What it found first says more than what came last.
+            verdict.fail(f'{tool} of {engine}: {"found something, or said nothing" if not clean else "cases failed"}',
+                         '\n'.join(text.splitlines()[:40]))
         return verdict
 
 
