@@ -51,14 +51,18 @@ static bool is_spared(const char *name, unsigned nth)
     return strcmp(name, "cuDeviceGetAttribute") == 0 && nth == 2; /* how much shared memory to hold */
 }
 
+#ifdef __SANITIZE_ADDRESS__
+#define INSTRUMENTED true
+#define OF_A_ROW     1u /* tried, besides the last: an open takes half a second */
+#else
+#define INSTRUMENTED false
+#define OF_A_ROW     3u
+#endif
+
 /* Instrumented, the warm-up's products take longer than close waits for what still runs: fail before them there. */
 static bool runs_behind(const char *name, unsigned nth)
 {
-#ifdef __SANITIZE_ADDRESS__
-    return nth > 1 && (strcmp(name, "cuStreamSynchronize") == 0 || strncmp(name, "cublas", 6) == 0);
-#else
-    return (void)name, (void)nth, false;
-#endif
+    return INSTRUMENTED && nth > 1 && (strcmp(name, "cuStreamSynchronize") == 0 || strncmp(name, "cublas", 6) == 0);
 }
 
 #define POOLS FAKE ",partition=pools,workers=16"
@@ -125,7 +129,7 @@ Test(cuda_open, open_gives_everything_back_whichever_call_fails)
         unsigned most = strcmp(in_open[i], "cuCtxSetCurrent") == 0 ? 1 : count[i];
         cr_assert(most > 0, "open does not call %s", in_open[i]);
         for (unsigned nth = 1; nth <= most; nth++) {
-            if ((nth > 3 && nth < most) || runs_behind(in_open[i], nth)) /* one of a row is as the others */
+            if ((nth > OF_A_ROW && nth < most) || runs_behind(in_open[i], nth)) /* one of a row is as the others */
                 continue;
             tried++;
             pid = fork();
@@ -136,7 +140,7 @@ Test(cuda_open, open_gives_everything_back_whichever_call_fails)
                       rc >= 10 && rc <= 15 ? means[rc - 10] : "ends", rc);
         }
     }
-    cr_assert(tried > 40, "only %u calls", tried);
+    cr_assert(tried >= IN_OPEN, "only %u calls", tried);
 }
 
 Test(cuda_open, a_resident_kernel_whose_end_nobody_would_see_loses_the_device)
