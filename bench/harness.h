@@ -13,6 +13,7 @@
 #ifndef VGPU_BENCH_HARNESS_H
 #define VGPU_BENCH_HARNESS_H
 
+#include <limits.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -87,6 +88,8 @@ int bench_args(struct bench *b, int argc, char **argv, const char **suites, int 
 bool bench_wanted(const struct bench *b, const char *measurement, const char *subject);
 
 /* ---- host.c ---- */
+/* build/bench/vgpu-bench -> build/NAME. False: there is no such program. */
+bool bench_sibling(char out[PATH_MAX], const char *name);
 /* Fills host_json, vendor, and cores unless given. */
 void bench_host_init(struct bench *b);
 /* Runs fn[i](arg[i]) on threads pinned to cores[i], started together; returns when all are done. 0 or -errno. */
@@ -140,6 +143,10 @@ void bench_table_add(struct bench_table *t, const char *fmt, ...) __attribute__(
 void bench_table_num(struct bench_table *t, double value, int decimals);
 /* Prints (first row is the heading) and frees. */
 void bench_table_print(struct bench_table *t, FILE *to);
+/* Cells from a list that NULL ends. */
+void bench_table_names(struct bench_table *t, const char *const *names);
+/* Prints a table that has more cells than its heading, and an empty line; frees either way. */
+void bench_table_show(struct bench_table *t, int heading_cells, FILE *to);
 
 /* ---- Histogram of ticks: two ticks a bucket, so a ratio of two medians near 100 ns is good to about 1 %. ---- */
 #define BENCH_HIST_SHIFT   1u

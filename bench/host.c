@@ -231,3 +231,20 @@ void *bench_mem_take(struct bench_mem *m, size_t bytes)
     m->used = at + bytes;
     return m->base + at;
 }
+
+bool bench_sibling(char out[PATH_MAX], const char *name)
+{
+    char self[PATH_MAX];
+    ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
+
+    if (n <= 0)
+        return false;
+    self[n] = '\0';
+    for (int up = 0; up < 2; up++) {
+        char *slash = strrchr(self, '/');
+        if (!slash)
+            return false;
+        *slash = '\0';
+    }
+    return snprintf(out, PATH_MAX, "%s/%s", self, name) < PATH_MAX && access(out, X_OK) == 0;
+}

@@ -236,3 +236,21 @@ double bench_hist_quantile_ns(const struct bench_hist *h, double q)
     }
     return NAN;
 }
+
+void bench_table_names(struct bench_table *t, const char *const *names)
+{
+    for (; *names; names++)
+        bench_table_add(t, "%s", *names);
+}
+
+void bench_table_show(struct bench_table *t, int heading_cells, FILE *to)
+{
+    if (t->cells > heading_cells) {
+        bench_table_print(t, to);
+        fputc('\n', to);
+        return;
+    }
+    for (int i = 0; i < t->cells; i++)
+        free(t->cell[i]);
+    free(t->cell);
+}

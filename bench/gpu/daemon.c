@@ -192,8 +192,8 @@ int daemon_start(struct gpu *g, const struct gpu_daemon_config *config)
     snprintf(d->log, sizeof(d->log), "%s/log", d->dir);
     snprintf(sub, sizeof(sub), "%s/state", d->dir);
     int rc = -ENOENT;
-    if (proc_sibling(vgpud, "core/vgpud") && proc_sibling(exec, "pmd-gpu/vgpu-exec") &&
-        proc_sibling(ctl, "ctl/vgpu-ctl"))
+    if (bench_sibling(vgpud, "core/vgpud") && bench_sibling(exec, "pmd-gpu/vgpu-exec") &&
+        bench_sibling(ctl, "ctl/vgpu-ctl"))
         rc = mkdir(sub, 0700) ? -errno : config_write(g, d, exec);
     if (rc == 0)
         rc = spawn(g, d, vgpud);

@@ -66,8 +66,6 @@ struct gpu {
 extern volatile int gpu_interrupted; /* by a signal: nothing more is measured, all that was started ends */
 
 /* ---- proc.c ---- */
-/* build/bench/vgpu-bench -> build/NAME; false: there is no such program. */
-bool proc_sibling(char out[PATH_MAX], const char *name);
 /* Before execv: `core` -1 anywhere; output appended to `log` (NULL: ours); `keep` is inherited (-1: none); environment
  * NAME=VALUE entries, or NAME to take it away, ended by NULL. */
 struct proc_start {

@@ -6,24 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void heading(struct bench_table *t, const char *const *names)
-{
-    for (; *names; names++)
-        bench_table_add(t, "%s", *names);
-}
-
-static void show(struct bench_table *t, int heading_cells, FILE *to)
-{
-    if (t->cells > heading_cells) {
-        bench_table_print(t, to);
-        fputc('\n', to);
-        return;
-    }
-    for (int i = 0; i < t->cells; i++)
-        free(t->cell[i]);
-    free(t->cell);
-}
-
 static double figure(const struct gpu *g, const char *bench, const char *subject, const char *params,
                      const char *metric)
 {
@@ -46,8 +28,8 @@ static void latency_table(const struct gpu *g)
     char params[GPU_PARAMS_BYTES];
 
     bench_table_init(&t, 8);
-    heading(&t, (const char *const[]){"vector add, one tenant, one outstanding", "n", "data", "p50 us", "p99", "p99.9",
-                                      "op/s", "p50 / native", NULL});
+    bench_table_names(&t, (const char *const[]){"vector add, one tenant, one outstanding", "n", "data", "p50 us", "p99",
+                                                "p99.9", "op/s", "p50 / native", NULL});
     int none = t.cells;
     for (const uint64_t *n = gpu_vadd_sizes; *n; n++)
         for (int host = 0; host < 2; host++)
@@ -63,7 +45,7 @@ static void latency_table(const struct gpu *g)
                 bench_table_num(&t, figure(g, "gpu.latency", subjects[s], params, "rate"), 0);
                 bench_table_num(&t, bench_ratio(p50, bench_find(g->b, "gpu.latency", "native", params, "p50")), 2);
             }
-    show(&t, none, g->b->text);
+    bench_table_show(&t, none, g->b->text);
 }
 
 static void tenants_table(const struct gpu *g)
@@ -74,8 +56,8 @@ static void tenants_table(const struct gpu *g)
     char params[GPU_PARAMS_BYTES];
 
     bench_table_init(&t, 8);
-    heading(&t, (const char *const[]){"vector add n = 256, device data", "tenants", "outstanding", "op/s", "min", "max",
-                                      "p50 us", "p99", NULL});
+    bench_table_names(&t, (const char *const[]){"vector add n = 256, device data", "tenants", "outstanding", "op/s",
+                                                "min", "max", "p50 us", "p99", NULL});
     int none = t.cells;
     for (uint32_t depth = 1; depth <= GPU_DEPTH; depth *= GPU_DEPTH)
         for (const int *count = gpu_tenant_counts; *count; count++)
@@ -96,7 +78,7 @@ static void tenants_table(const struct gpu *g)
                 bench_table_num(&t, figure(g, "gpu.tenants", subjects[s], params, "p50"), 1);
                 bench_table_num(&t, figure(g, "gpu.tenants", subjects[s], params, "p99"), 1);
             }
-    show(&t, none, g->b->text);
+    bench_table_show(&t, none, g->b->text);
 }
 
 static void bandwidth_table(const struct gpu *g)
@@ -108,8 +90,8 @@ static void bandwidth_table(const struct gpu *g)
     const uint64_t n = gpu_limit(g, TENANT_VADD);
 
     bench_table_init(&t, 4);
-    heading(&t,
-            (const char *const[]){"vector add of many floats, device data", "tenants", "op/s", "/ one context", NULL});
+    bench_table_names(
+        &t, (const char *const[]){"vector add of many floats, device data", "tenants", "op/s", "/ one context", NULL});
     int none = t.cells;
     gpu_vadd_params(params, n, "device", count, 1);
     const struct bench_row *one = bench_find(g->b, "gpu.bandwidth", "one-context", params, "rate");
@@ -122,7 +104,7 @@ static void bandwidth_table(const struct gpu *g)
         bench_table_num(&t, bench_median(rate), 0);
         bench_table_num(&t, bench_ratio(rate, one), 3);
     }
-    show(&t, none, g->b->text);
+    bench_table_show(&t, none, g->b->text);
 }
 
 static void gemm_row(const struct gpu *g, struct bench_table *t, uint64_t n, bool bf16, uint32_t depth)
@@ -150,14 +132,14 @@ static void gemm_table(const struct gpu *g)
     struct bench_table t;
 
     bench_table_init(&t, 7);
-    heading(&t, (const char *const[]){"GEMM n x n x n, device data", "outstanding", "native us", "vgpu us",
-                                      "native TFLOP/s", "vgpu TFLOP/s", "vgpu / native", NULL});
+    bench_table_names(&t, (const char *const[]){"GEMM n x n x n, device data", "outstanding", "native us", "vgpu us",
+                                                "native TFLOP/s", "vgpu TFLOP/s", "vgpu / native", NULL});
     int none = t.cells;
     for (const uint64_t *n = gpu_gemm_sizes; *n; n++)
         for (int d = 0; d < 2; d++)
             for (int bf16 = 0; bf16 < 2; bf16++)
                 gemm_row(g, &t, *n, bf16, depths[d]);
-    show(&t, none, g->b->text);
+    bench_table_show(&t, none, g->b->text);
 }
 
 static void copy_table(const struct gpu *g)
@@ -166,8 +148,8 @@ static void copy_table(const struct gpu *g)
     char params[GPU_PARAMS_BYTES];
 
     bench_table_init(&t, 7);
-    heading(&t, (const char *const[]){"copy, one outstanding, bytes", "direction", "native us", "vgpu us",
-                                      "native GB/s", "vgpu GB/s", "vgpu / native", NULL});
+    bench_table_names(&t, (const char *const[]){"copy, one outstanding, bytes", "direction", "native us", "vgpu us",
+                                                "native GB/s", "vgpu GB/s", "vgpu / native", NULL});
     int none = t.cells;
     for (const uint64_t *n = gpu_copy_sizes; *n; n++)
         for (int h2d = 1; h2d >= 0; h2d--) {
@@ -184,7 +166,7 @@ static void copy_table(const struct gpu *g)
             bench_table_num(&t, bench_median(ours) * (double)*n / 1e9, 2);
             bench_table_num(&t, bench_ratio(ours, native), 3);
         }
-    show(&t, none, g->b->text);
+    bench_table_show(&t, none, g->b->text);
 }
 
 static void isolation_table(const struct gpu *g, const char *bench, const char *title, const char *key,
@@ -199,8 +181,8 @@ static void isolation_table(const struct gpu *g, const char *bench, const char *
     char params[GPU_PARAMS_BYTES];
 
     bench_table_init(&t, 8);
-    heading(&t, (const char *const[]){title, key, "background", "p50 us", "p99", "p99.9", "background op/s", "detaches",
-                                      NULL});
+    bench_table_names(&t, (const char *const[]){title, key, "background", "p50 us", "p99", "p99.9", "background op/s",
+                                                "detaches", NULL});
     int none = t.cells;
     for (int v = 0; v < 2; v++)
         for (int s = 0; s < 3; s++)
@@ -215,7 +197,7 @@ static void isolation_table(const struct gpu *g, const char *bench, const char *
                 bench_table_num(&t, figure(g, bench, loads[load], params, "background"), 0);
                 bench_table_num(&t, figure(g, bench, loads[load], params, "detaches"), 0);
             }
-    show(&t, none, g->b->text);
+    bench_table_show(&t, none, g->b->text);
 }
 
 static void hops_table(const struct gpu *g)
@@ -235,7 +217,7 @@ static void hops_table(const struct gpu *g)
     struct bench_table t;
 
     bench_table_init(&t, 4);
-    heading(&t, (const char *const[]){"where the time of n = 256 goes", "p50 us", "p99", "p99.9", NULL});
+    bench_table_names(&t, (const char *const[]){"where the time of n = 256 goes", "p50 us", "p99", "p99.9", NULL});
     int none = t.cells;
     for (size_t i = 0; i < sizeof(hops) / sizeof(hops[0]); i++) {
         if (!bench_find(g->b, "gpu.hops", hops[i].subject, params, "p50"))
@@ -243,7 +225,7 @@ static void hops_table(const struct gpu *g)
         bench_table_add(&t, "%s", hops[i].what);
         latencies_add(g, &t, "gpu.hops", hops[i].subject, params);
     }
-    show(&t, none, g->b->text);
+    bench_table_show(&t, none, g->b->text);
     for (int host = 0; host < 2; host++) {
         double whole = figure(g, "gpu.hops", host ? "vgpu-host" : "vgpu-device", params, "p50");
         double nop = figure(g, "gpu.hops", "vgpu-nop", params, "p50");

@@ -250,7 +250,7 @@ int bench_gpu_run(struct bench *b)
                     .reps = b->reps_given ? b->reps : DEFAULT_REPS};
     struct sigaction old[2];
 
-    if (!proc_sibling(g.tenant, "bench/vgpu-bench-tenant")) {
+    if (!bench_sibling(g.tenant, "bench/vgpu-bench-tenant")) {
         fprintf(b->text, "SKIPPED: gpu: bench/vgpu-bench-tenant is not in this build's folder\n");
         return BENCH_SKIPPED;
     }

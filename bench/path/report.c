@@ -25,25 +25,6 @@ static const struct bench_row *row(const struct bench *b, const char *bench, con
     return bench_find(b, bench, subject, path_params(params, attached, active, burst), metric);
 }
 
-static void heading(struct bench_table *t, const char *const *names)
-{
-    for (; *names; names++)
-        bench_table_add(t, "%s", *names);
-}
-
-/* Prints a table that has more than its heading. */
-static void show(struct bench_table *t, int heading_cells, FILE *to)
-{
-    if (t->cells > heading_cells) {
-        bench_table_print(t, to);
-        fputc('\n', to);
-        return;
-    }
-    for (int i = 0; i < t->cells; i++)
-        free(t->cell[i]);
-    free(t->cell);
-}
-
 /* ---- Tables ---- */
 static void latency_row(struct bench_table *t, const struct bench *b, const char *bench, const char *subject,
                         uint32_t attached)
@@ -72,14 +53,14 @@ static void latency_table(const struct bench *b, bool relay)
     struct bench_table t;
 
     bench_table_init(&t, 8);
-    heading(&t, (const char *const[]){relay ? "three hops, one in flight" : "round trip, one in flight", "VMs", "p50 ns",
-                                      "min", "max", "p99 ns", "p99.9 ns", "x floor", NULL});
+    bench_table_names(&t, (const char *const[]){relay ? "three hops, one in flight" : "round trip, one in flight",
+                                                "VMs", "p50 ns", "min", "max", "p99 ns", "p99.9 ns", "x floor", NULL});
     int none = t.cells;
     latency_row(&t, b, bench, "floor", 0);
     latency_row(&t, b, bench, relay ? "split" : "rtc", 1);
     latency_row(&t, b, bench, relay ? "split" : "rtc", PATH_VMS_MAX);
     latency_row(&t, b, bench, relay ? "vgpud-split" : "vgpud", 1);
-    show(&t, none, b->text);
+    bench_table_show(&t, none, b->text);
 }
 
 static void stream_row(struct bench_table *t, const struct bench *b, const char *subject, uint32_t attached,
@@ -110,8 +91,8 @@ static void stream_table(const struct bench *b)
     struct bench_table t;
 
     bench_table_init(&t, 8);
-    heading(&t, (const char *const[]){"stream of NOPs, bursts of 32", "VMs", "active", "M/s", "min", "max", "mean",
-                                      "x ring", NULL});
+    bench_table_names(&t, (const char *const[]){"stream of NOPs, bursts of 32", "VMs", "active", "M/s", "min", "max",
+                                                "mean", "x ring", NULL});
     int none = t.cells;
     stream_row(&t, b, "ring", 0, 0);
     stream_row(&t, b, "ring+answer", 0, 0);
@@ -120,7 +101,7 @@ static void stream_table(const struct bench *b)
             stream_row(&t, b, split ? "split" : "rtc", mixes[i][0], mixes[i][1]);
         stream_row(&t, b, split ? "vgpud-split" : "vgpud", 1, 1);
     }
-    show(&t, none, b->text);
+    bench_table_show(&t, none, b->text);
 }
 
 static void idle_table(const struct bench *b)
@@ -215,7 +196,7 @@ void path_report(const struct bench *b)
     stream_table(b);
     idle_table(b);
     bench_table_init(&g.t, 5);
-    heading(&g.t, (const char *const[]){"goal", "against", "bound", "reached", "", NULL});
+    bench_table_names(&g.t, (const char *const[]){"goal", "against", "bound", "reached", "", NULL});
     latency_goals(&g);
     stream_goals(&g, "rtc");
     stream_goals(&g, "split");

@@ -26,24 +26,6 @@ struct path_daemon {
     uint32_t cap;
 };
 
-/* build/bench/vgpu-bench -> build/NAME. False: there is no such program. */
-static bool sibling(char out[PATH_MAX], const char *name)
-{
-    char self[PATH_MAX];
-    ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
-
-    if (n <= 0)
-        return false;
-    self[n] = '\0';
-    for (int up = 0; up < 2; up++) {
-        char *slash = strrchr(self, '/');
-        if (!slash)
-            return false;
-        *slash = '\0';
-    }
-    return snprintf(out, PATH_MAX, "%s/%s", self, name) < PATH_MAX && access(out, X_OK) == 0;
-}
-
 static int config_write(const struct path_daemon *d, const char *executor, int poll_cpu, int executor_cpu)
 {
     char path[128], cpu[16] = "any";
@@ -157,7 +139,7 @@ struct path_daemon *path_daemon_start(struct bench *b, int poll_cpu, int executo
 
     if (!d)
         return NULL;
-    if (!sibling(vgpud, "core/vgpud") || !sibling(exec, "pmd-gpu/vgpu-exec") || !sibling(ctl, "ctl/vgpu-ctl")) {
+    if (!bench_sibling(vgpud, "core/vgpud") || !bench_sibling(exec, "pmd-gpu/vgpu-exec") || !bench_sibling(ctl, "ctl/vgpu-ctl")) {
         fprintf(b->text, "SKIPPED: %s: core/vgpud, pmd-gpu/vgpu-exec and ctl/vgpu-ctl are not in this build's folder\n",
                 subject);
         free(d);

@@ -127,7 +127,7 @@ struct cuda {
     uint32_t look_from;             /* in active: the next poll looks at these */
     uint32_t *ready, ready_head, ready_tail, vm_mask; /* VMs, a ring */
     uint32_t *stuck, stuck_count;
-    uint32_t in_flight, resident_outstanding, stream_outstanding;
+    uint32_t in_flight, resident_outstanding;
     uint64_t polls;
     uint64_t resident_pushed; /* ever; the launcher looks at it */
     uint32_t segment;        /* workers of a queue */

@@ -135,7 +135,6 @@ static void stream_push(struct cuda *c, struct cuda_lane *lane, struct vgpu_op *
     lane->ops[lane->tail & lane->mask] = op;
     vgpu_store_release(&lane->tail, lane->tail + 1); /* L1 pairs with L1 in launch.c */
     lane_activate(c, lane);
-    c->stream_outstanding++;
     cuda_launcher_kick(c);
 }
 
@@ -417,7 +416,8 @@ static inline void op_part_done(struct cuda *c, struct vgpu_op *op)
 static void lane_progress(struct cuda *c, struct cuda_lane *lane, uint64_t to)
 {
     uint32_t n = (uint32_t)(to - lane->head);
-    *(lane->is_stream ? &c->stream_outstanding : &c->resident_outstanding) -= n;
+    if (!lane->is_stream)
+        c->resident_outstanding -= n;
     while (lane->head < to)
         op_part_done(c, lane->ops[lane->head++ & lane->mask]);
     if (lane->head == lane->tail) {
