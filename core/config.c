@@ -36,6 +36,7 @@ static const char options_doc[] =
     "  park_ms=1000      resident workers without work for so long leave the GPU; 0: never\n"
     "  staging_mib=256   device memory through which GEMM operands in an arena go: 0 to 65536\n"
     "  register=1        0: the GPU does not reach arenas, all goes through copies (for tests)\n"
+    "  register_parks=0  1: resident workers stop while an arena is registered (for compute-sanitizer)\n"
     "  launcher_cpu=any  the CPU of the thread that calls the driver\n"
     "  driver=, cublas=, nvml= other files than libcuda.so.1, libcublas.so and libnvidia-ml.so.1";
 

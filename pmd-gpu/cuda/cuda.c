@@ -502,6 +502,19 @@ static void region_drop(struct cuda *c, struct cuda_vm *vm)
     vgpu_store_release(&vm->arena_dev, 0); /* R1; nothing of this VM is in flight */
 }
 
+/* compute-sanitizer knows only the memory that was there when a kernel started, hence register_parks. */
+static CUresult arena_register(struct cuda *c, void *arena, uint64_t bytes)
+{
+    uint32_t ran = 0;
+
+    if (c->options.register_parks)
+        cuda_quiesce_begin(c->gpu, &ran);
+    CUresult code = c->api->MemHostRegister(arena, bytes, CU_MEMHOSTREGISTER_PORTABLE | CU_MEMHOSTREGISTER_DEVICEMAP);
+    if (c->options.register_parks)
+        cuda_quiesce_end(c->gpu, ran);
+    return code;
+}
+
 static int cuda_region_add(struct vgpu_backend *b, uint32_t index, void *arena, uint64_t arena_bytes, int fd,
                            uint64_t fd_offset, struct vgpu_err *err)
 {
@@ -514,10 +527,9 @@ static int cuda_region_add(struct vgpu_backend *b, uint32_t index, void *arena, 
     vgpu_gpu_enter(c->gpu);
     region_drop(c, vm);
     if (arena && arena_bytes) {
-        const unsigned flags = CU_MEMHOSTREGISTER_PORTABLE | CU_MEMHOSTREGISTER_DEVICEMAP;
         CUresult code = CUDA_ERROR_NOT_SUPPORTED;
         if (c->options.register_arenas)
-            code = c->api->MemHostRegister(arena, arena_bytes, flags);
+            code = arena_register(c, arena, arena_bytes);
         vm->arena = arena;
         vm->registered = code == CUDA_SUCCESS;
         if (code == CUDA_SUCCESS)

@@ -31,6 +31,7 @@ static const struct option options[] = {
     {"park_ms", NUMBER, AT(park_ms), 0, 86400000, NULL},
     {"staging_mib", NUMBER, AT(staging_mib), 0, 65536, NULL},
     {"register", FLAG, AT(register_arenas), 0, 1, NULL},
+    {"register_parks", FLAG, AT(register_parks), 0, 1, NULL},
     {"launcher_cpu", CPU, AT(launcher_cpu), 0, 4095, NULL},
     {"driver", PATH, AT(driver), 0, 0, NULL},
     {"cublas", PATH, AT(cublas), 0, 0, NULL},

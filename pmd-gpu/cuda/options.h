@@ -18,6 +18,7 @@ struct vgpu_cuda_options {
     uint32_t park_ms;         /* resident workers without work for so long end; 0: never */
     uint32_t staging_mib;     /* device memory through which GEMM operands in an arena go */
     bool register_arenas;     /* false: as if registration failed */
+    bool register_parks;      /* resident workers stop while an arena is registered: what compute-sanitizer needs */
     int launcher_cpu;         /* of the thread that makes the driver's calls, or -1 */
     char driver[VGPU_CUDA_PATH_BYTES], cublas[VGPU_CUDA_PATH_BYTES], nvml[VGPU_CUDA_PATH_BYTES]; /* "": search */
 };

@@ -169,8 +169,8 @@ class Runner:
             raise Skip('compute-sanitizer is not on this machine')
         command = [program, '--tool', tool, '--error-exitcode', '99', '--print-limit', '20',
                    self.program('tests/unit/pmd-gpu/conformance'), f'cuda:{engine}', *SANITIZED]
-        # The tool needs shared memory of its own on the workers' SMs.
-        options = ','.join(filter(None, [self.options, 'worker_hold=0']))
+        # The tool needs shared memory of its own on the workers' SMs, and knows only memory that precedes a kernel.
+        options = ','.join(filter(None, [self.options, 'worker_hold=0', 'register_parks=1']))
         outcome, text = self.run(f'{tool}-{engine}', command, 300,
                                  self.environment(VGPU_TEST_OPS='1500', VGPU_TEST_CUDA_OPTIONS=options))
         if 'Device not supported' in text:

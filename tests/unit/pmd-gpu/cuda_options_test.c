@@ -43,7 +43,7 @@ Test(cuda_options, defaults)
         cr_assert_eq(o.device, 0);
         cr_assert_eq(o.engine, VGPU_ENGINE_AUTO);
         cr_assert_eq(o.workers, 48);
-        cr_assert(o.worker_hold && !o.partition_pools && o.register_arenas);
+        cr_assert(o.worker_hold && !o.partition_pools && o.register_arenas && !o.register_parks);
         cr_assert_eq(o.reserve_sms, 0);
         cr_assert_eq(o.deadline_ms, 10000);
         cr_assert_eq(o.park_ms, 1000);
@@ -67,6 +67,7 @@ static const struct {
     {"park_ms", AT(park_ms), 4, 0, 86400000},
     {"staging_mib", AT(staging_mib), 4, 0, 65536},
     {"register", AT(register_arenas), 1, 0, 1},
+    {"register_parks", AT(register_parks), 1, 0, 1},
     {"launcher_cpu", AT(launcher_cpu), 4, 0, 4095},
 };
 #define NUMBERS (sizeof(numbers) / sizeof(numbers[0]))
@@ -192,7 +193,7 @@ Test(cuda_options, unknown_ones_are_named_with_those_that_exist)
     for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++)
         refused(wrong[i], "no option \"",
                 "device engine workers worker_hold partition reserve_sms deadline_ms park_ms staging_mib register "
-                "launcher_cpu driver cublas nvml");
+                "register_parks launcher_cpu driver cublas nvml");
 }
 
 Test(cuda_options, pools_and_reserved_sms_exclude_each_other)
