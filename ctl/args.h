@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * vgpu-ctl's command line, along one table of commands and options. A new command is one row: its options name the
- * arguments of the control protocol that they become.
+ * vgpu-ctl's command line, along one table of commands and options (commands.c). A new command is one row: its options
+ * name the arguments of the control protocol that they become. Help, completion and the synopses of vgpu-ctl(8) come
+ * from the table or are held against it by a test.
  */
 #ifndef VGPU_CTL_ARGS_H
 #define VGPU_CTL_ARGS_H
@@ -19,35 +20,42 @@
 /* Exit codes, as documented in vgpu-ctl(8). */
 enum vgpu_ctl_exit {
     VGPU_CTL_OK = 0,
-    VGPU_CTL_REFUSED = 1,     /* the daemon said no */
+    VGPU_CTL_REFUSED = 1,     /* the daemon said no, or a local command found a fault */
     VGPU_CTL_USAGE = 2,       /* the command line is wrong; nothing was sent */
     VGPU_CTL_UNREACHABLE = 3, /* no daemon, no permission, no answer */
 };
 
 enum vgpu_ctl_option_type {
-    VGPU_CTL_IDS,      /* 1, 1-7, 1-3,9 */
-    VGPU_CTL_ID,       /* one VM id */
-    VGPU_CTL_NAME,     /* letters, digits, '.', '_', '-' */
-    VGPU_CTL_PRIORITY, /* high, medium, low */
-    VGPU_CTL_ENGINE,   /* auto, stream, batch, resident */
-    VGPU_CTL_COUNT,    /* whole number */
-    VGPU_CTL_SIZE,     /* bytes with K, M, G */
-    VGPU_CTL_USER,     /* uid or user name */
+    VGPU_CTL_IDS,   /* 1, 1-7, 1-3,9 */
+    VGPU_CTL_ID,    /* one VM id */
+    VGPU_CTL_NAME,  /* letters, digits, '.', '_', '-' */
+    VGPU_CTL_WORD,  /* one of `choices` */
+    VGPU_CTL_COUNT, /* whole number */
+    VGPU_CTL_SIZE,  /* bytes with K, M, G */
+    VGPU_CTL_USER,  /* uid or user name */
+    VGPU_CTL_TEXT,  /* printable text of at most `max` bytes */
+    VGPU_CTL_PATH,  /* name of a file */
+    VGPU_CTL_FLAG,  /* takes no value: true */
 };
 struct vgpu_ctl_option {
     const char *name;     /* behind the two dashes */
-    const char *argument; /* of the protocol */
+    const char *argument; /* of the protocol; of a local command: its key in the parsed arguments */
     enum vgpu_ctl_option_type type;
     bool required;
     uint64_t min, max;
     const char *doc;
+    const char *choices; /* "high|medium|low" */
 };
-#define VGPU_CTL_MAX_OPTIONS 12u
+struct vgpu_ctl_local;
+#define VGPU_CTL_MAX_OPTIONS 16u
 struct vgpu_ctl_command {
     const char *name;
     const char *doc;
     const char *example;
     struct vgpu_ctl_option options[VGPU_CTL_MAX_OPTIONS]; /* ends at name NULL */
+    /* NULL: one request to the daemon, and its result printed. Else see local.h. */
+    int (*run)(struct vgpu_ctl_local *local, int argc, char **argv);
+    const char *words; /* the one word that it needs besides options, "bash|zsh|fish"; NULL: none */
 };
 extern const struct vgpu_ctl_command vgpu_ctl_commands[];
 extern const uint32_t vgpu_ctl_command_count;
@@ -58,6 +66,7 @@ struct vgpu_ctl_line {
     const char *socket; /* points into argv, the environment, or the default */
     bool json;
     const struct vgpu_ctl_command *command; /* NULL: help for all */
+    char *word;                             /* what stood there for command->words; points into argv */
     json_t *args;                           /* of the request; vgpu_ctl_line_free() */
 };
 
@@ -66,5 +75,7 @@ int vgpu_ctl_parse(int argc, char **argv, struct vgpu_ctl_line *out, struct vgpu
 void vgpu_ctl_line_free(struct vgpu_ctl_line *line);
 /* command NULL: the overview. */
 void vgpu_ctl_help(FILE *out, const struct vgpu_ctl_command *command);
+/* What stands for an option's value in help and messages; NULL for a flag. */
+const char *vgpu_ctl_placeholder(const struct vgpu_ctl_option *o);
 
 #endif

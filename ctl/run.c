@@ -6,8 +6,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "ctl/args.h"
 #include "ctl/client.h"
+#include "ctl/local.h"
 #include "ctl/print.h"
 
 static bool want_color(FILE *out)
@@ -29,26 +29,48 @@ static int complain(FILE *errors, const struct vgpu_err *err, bool with_code, in
     return exit_code;
 }
 
-static int run_command(const struct vgpu_ctl_line *line, FILE *out, FILE *errors)
+int vgpu_ctl_complain(struct vgpu_ctl_local *local, const struct vgpu_err *err, int exit_code)
 {
+    return complain(local->errors, err, false, exit_code);
+}
+
+void vgpu_ctl_emit(struct vgpu_ctl_local *local, const json_t *result)
+{
+    json_dumpf(result, local->out, JSON_COMPACT | JSON_REAL_PRECISION(12));
+    fputc('\n', local->out);
+}
+
+/* One request, and its result printed. */
+static int ask(struct vgpu_ctl_local *local)
+{
+    const struct vgpu_ctl_line *line = local->line;
     struct vgpu_err err;
     json_t *result = NULL;
     bool refused;
     int rc = vgpu_ctl_call(line->socket, line->command->name, line->args, &result, &refused, &err);
 
     if (rc)
-        return complain(errors, &err, refused,
+        return complain(local->errors, &err, refused,
                         refused        ? VGPU_CTL_REFUSED
                         : rc == -E2BIG ? VGPU_CTL_USAGE
                                        : VGPU_CTL_UNREACHABLE);
-    if (line->json) {
-        json_dumpf(result, out, JSON_COMPACT | JSON_REAL_PRECISION(12));
-        fputc('\n', out);
-    } else {
-        vgpu_ctl_print(out, line->command->name, result, want_color(out));
-    }
+    if (line->json)
+        vgpu_ctl_emit(local, result);
+    else
+        vgpu_ctl_print(local->out, line->command->name, result, local->color);
     json_decref(result);
     return VGPU_CTL_OK;
+}
+
+static int run_command(struct vgpu_ctl_line *line, FILE *out, FILE *errors)
+{
+    struct vgpu_ctl_local local = {.line = line, .out = out, .errors = errors, .color = want_color(out)};
+    char name[64], *words[] = {name, line->word, NULL};
+
+    if (!line->command->run)
+        return ask(&local);
+    snprintf(name, sizeof(name), "%s", line->command->name);
+    return line->command->run(&local, line->word ? 2 : 1, words);
 }
 
 int vgpu_ctl_run(int argc, char **argv, FILE *out, FILE *errors)

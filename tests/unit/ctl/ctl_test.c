@@ -244,6 +244,11 @@ static const struct {
     {"register-vm --vm-id=1 --pool=A --arena-bytes=K", "'K' is no size that fits"},
     {"register-vm --vm-id=1 --pool=A --device-bytes=-1", "'-1' is no size that fits"},
     {"register-vm --vm-id=1 --pool=A --uuid=5", "unknown option 'uuid'; did you mean --uid?"},
+    {"completion", "completion: bash|zsh|fish is missing; for example: vgpu-ctl completion bash"},
+    {"completion tcsh", "completion: unexpected argument 'tcsh'; expected bash|zsh|fish"},
+    {"completion bsh", "did you mean bash?"},
+    {"completion bash zsh", "completion: unexpected argument 'zsh'"},
+    {"completion bash --pool=A", "unknown option 'pool'"},
     {"help lst-pools", "did you mean list-pools?"},
 };
 
@@ -379,6 +384,23 @@ Test(ctl_usage, help_for_everything)
     prints("--version", "vgpu-ctl " VGPU_VERSION "\n");
     prints("-V", "vgpu-ctl " VGPU_VERSION "\n");
     cr_assert_eq(run("-h"), 0);
+}
+
+/* A local command gets its word, and needs no daemon. */
+Test(ctl_usage, completion_knows_every_command_and_option)
+{
+    static const char *const shells[] = {"completion bash", "completion --json zsh", "completion fish"};
+
+    setenv(VGPU_CTL_SOCKET_ENV, "/nonexistent/c.sock", 1);
+    for (size_t i = 0; i < 3; i++) {
+        cr_assert_eq(run(shells[i]), 0, "%s", errors);
+        for (uint32_t k = 0; k < vgpu_ctl_command_count; k++) {
+            cr_expect_not_null(strstr(out, vgpu_ctl_commands[k].name), "%s lacks %s", shells[i],
+                               vgpu_ctl_commands[k].name);
+            for (const struct vgpu_ctl_option *o = vgpu_ctl_commands[k].options; o->name; o++)
+                cr_expect_not_null(strstr(out, o->name), "%s lacks --%s", shells[i], o->name);
+        }
+    }
 }
 
 Test(ctl_usage, what_options_become)

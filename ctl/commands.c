@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The table of all commands, in the order in which help lists them. A row without `run` is one request of the control
+ * protocol; docs/control-protocol.md says what its arguments mean.
+ */
+#include "ctl/local.h"
+
+#include "rings/abi/vgpu_abi.h"
+#include "store/store.h"
+
+#define BYTES_MAX (UINT64_C(1) << 40)
+
+#define IDS(text)                                                                                                      \
+    {                                                                                                                  \
+        .name = "vm-id", .argument = "vm_ids", .type = VGPU_CTL_IDS, .required = true, .min = 1,                       \
+        .max = VGPU_VM_ID_MAX, .doc = text                                                                             \
+    }
+#define ID(needed, text)                                                                                               \
+    {                                                                                                                  \
+        .name = "vm-id", .argument = "vm_id", .type = VGPU_CTL_ID, .required = needed, .min = 1,                       \
+        .max = VGPU_VM_ID_MAX, .doc = text                                                                             \
+    }
+#define POOL(needed, text)                                                                                             \
+    {                                                                                                                  \
+        .name = "pool", .argument = "pool", .type = VGPU_CTL_NAME, .required = needed, .doc = text                     \
+    }
+#define PRIORITY(needed, text)                                                                                         \
+    {                                                                                                                  \
+        .name = "priority", .argument = "priority", .type = VGPU_CTL_WORD, .required = needed,                         \
+        .choices = "high|medium|low", .doc = text                                                                      \
+    }
+#define ENGINE(text)                                                                                                   \
+    {                                                                                                                  \
+        .name = "engine", .argument = "engine", .type = VGPU_CTL_WORD, .choices = "auto|stream|batch|resident",        \
+        .doc = text                                                                                                    \
+    }
+#define COUNT(flag, key, from, to, text)                                                                               \
+    {                                                                                                                  \
+        .name = flag, .argument = key, .type = VGPU_CTL_COUNT, .min = from, .max = to, .doc = text                     \
+    }
+#define SIZE(flag, key, from, text)                                                                                    \
+    {                                                                                                                  \
+        .name = flag, .argument = key, .type = VGPU_CTL_SIZE, .min = from, .max = BYTES_MAX, .doc = text               \
+    }
+#define LIMITS                                                                                                         \
+    COUNT("in-flight", "in_flight", 1, VGPU_RING_SLOTS_MAX, "descriptors accepted, not completed"),                    \
+        SIZE("arena-bytes", "arena_bytes", VGPU_PAGE_BYTES, "largest shared arena"),                                   \
+        SIZE("device-bytes", "device_bytes", 0, "device memory; 0: none")
+#define VM_NAME                                                                                                        \
+    {                                                                                                                  \
+        .name = "name", .argument = "name", .type = VGPU_CTL_NAME, .doc = "for one VM; default vm-ID"                  \
+    }
+#define UID                                                                                                            \
+    {                                                                                                                  \
+        .name = "uid", .argument = "uid", .type = VGPU_CTL_USER, .max = 4294967294u,                                   \
+        .doc = "user that may attach; without it nobody can"                                                           \
+    }
+
+const struct vgpu_ctl_command vgpu_ctl_commands[] = {
+    {.name = "register-vm",
+     .doc = "Register one VM or a range of them, all or nothing.",
+     .example = "vgpu-ctl register-vm --vm-id=1-7 --pool=A --priority=high --uid=1000",
+     .options = {IDS("ids to register"), POOL(true, "the pool that serves them"), PRIORITY(false, "default medium"),
+                 ENGINE("preferred on a GPU; default auto"), VM_NAME, UID, LIMITS}},
+    {.name = "remove-vm",
+     .doc = "Remove VMs that are not attached, all or nothing.",
+     .example = "vgpu-ctl remove-vm --vm-id=8-10",
+     .options = {IDS("ids to remove")}},
+    {.name = "list-vms",
+     .doc = "List the registered VMs.",
+     .example = "vgpu-ctl list-vms --pool=A --priority=high",
+     .options = {POOL(false, "only this pool's"), PRIORITY(false, "only those of this priority")}},
+    {.name = "show-vm",
+     .doc = "Show all there is to know about one VM.",
+     .example = "vgpu-ctl show-vm --vm-id=3",
+     .options = {ID(true, "which VM")}},
+    {.name = "list-pools", .doc = "List the pools, their executors and members.", .example = "vgpu-ctl list-pools"},
+    {.name = "stats",
+     .doc = "Show counters, queue depths and latencies.",
+     .example = "vgpu-ctl stats --vm-id=3 --json",
+     .options = {ID(false, "only this VM")}},
+    {.name = "version", .doc = "Show the daemon's version.", .example = "vgpu-ctl version"},
+    {.name = "completion",
+     .doc = "Print what makes a shell complete these command lines.",
+     .example = "vgpu-ctl completion bash",
+     .run = vgpu_ctl_completion,
+     .words = "bash|zsh|fish"},
+};
+const uint32_t vgpu_ctl_command_count = sizeof(vgpu_ctl_commands) / sizeof(vgpu_ctl_commands[0]);

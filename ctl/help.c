@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "ctl/args_int.h"
+
+static void option_text(const struct vgpu_ctl_option *o, char *out, size_t bytes)
+{
+    const char *value = vgpu_ctl_placeholder(o);
+
+    snprintf(out, bytes, "--%s%s%s", o->name, value ? "=" : "", value ? value : "");
+}
+
+static void help_command(FILE *out, const struct vgpu_ctl_command *command)
+{
+    char left[96];
+
+    fprintf(out, "usage: vgpu-ctl %s%s%s", command->name, command->words ? " " : "",
+            command->words ? command->words : "");
+    for (const struct vgpu_ctl_option *o = command->options; o->name; o++) {
+        option_text(o, left, sizeof(left));
+        fprintf(out, o->required ? " %s" : " [%s]", left);
+    }
+    fprintf(out, " [--json] [--socket=PATH]\n%s\n", command->doc);
+    for (const struct vgpu_ctl_option *o = command->options; o->name; o++) {
+        option_text(o, left, sizeof(left));
+        fprintf(out, "  %-29s %s\n", left, o->doc);
+    }
+    fprintf(out, "example: %s\n", command->example);
+}
+
+void vgpu_ctl_help(FILE *out, const struct vgpu_ctl_command *command)
+{
+    if (command) {
+        help_command(out, command);
+        return;
+    }
+    fputs("usage: vgpu-ctl COMMAND [OPTIONS]     talks to a running vgpud\n\ncommands:\n", out);
+    for (uint32_t i = 0; i < vgpu_ctl_command_count; i++)
+        fprintf(out, "  %-13s %s\n", vgpu_ctl_commands[i].name, vgpu_ctl_commands[i].doc);
+    fputs("  help          This, or help COMMAND: its options and an example.\n"
+          "\noptions, before or after the command:\n"
+          "  --socket=PATH  control socket; default $" VGPU_CTL_SOCKET_ENV " or " VGPU_CTL_DEFAULT_SOCKET "\n"
+          "  --json         print the result as one line of JSON\n"
+          "  --help, --version\n"
+          "\nexit codes: 0 done, 1 refused by vgpud, 2 wrong command line, 3 vgpud cannot be reached\n"
+          "example: vgpu-ctl register-vm --vm-id=1 --pool=A --priority=high\n",
+          out);
+}
