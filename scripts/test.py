@@ -28,6 +28,7 @@ DEFAULT = {
     'ordering': 'priorities, FIFO and exactly-once, counted over many descriptors',
     'fuzz': 'validator, headers, handshake, configuration, control requests from any bytes, against models',
     'hostile': 'guests that keep no rule, beside neighbours that verify every result',
+    'instructions': 'what a descriptor costs in instructions, against a baseline',
     'asan': 'unit, conformance, fuzz, e2e and hostile under AddressSanitizer, LeakSanitizer and UBSan',
     'tsan': 'stress and conformance under ThreadSanitizer',
 }
