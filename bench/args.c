@@ -8,7 +8,8 @@
 static void usage(FILE *to)
 {
     fprintf(to,
-            "usage: vgpu-bench [OPTION...] SUITE...\n\n"
+            "usage: vgpu-bench [OPTION...] SUITE...\n"
+            "       vgpu-bench compare A.json B.json\n\n"
             "  --list           show suites and what they compare, and stop\n"
             "  --json[=FILE]    one JSON object a line; without FILE on stdout, tables then go to stderr\n"
             "  --filter S       only measurement/subject names that contain S (example: rtt/ or /vgpu)\n"

@@ -132,6 +132,10 @@ void bench_json_flush(struct bench *b);
  * that. */
 void bench_json_checkpoint(struct bench *b);
 
+/* ---- compare.c ---- */
+/* vgpu-bench compare A.json B.json; argv without these two words. The exit status: 1 when something is slower. */
+int bench_compare(int argc, char **argv);
+
 /* A table that aligns itself: cells are added row by row, printed at the end. The first column is left-aligned. */
 struct bench_table {
     int columns, cells, cap;

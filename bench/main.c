@@ -44,6 +44,8 @@ int main(int argc, char **argv)
     bool failed = false;
     int skipped = 0;
 
+    if (argc > 1 && strcmp(argv[1], "compare") == 0)
+        return bench_compare(argc - 2, argv + 2);
     int n = bench_args(&b, argc, argv, names, 16);
     if (n < 0)
         return n == -2 ? 0 : 2;

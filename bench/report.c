@@ -121,6 +121,16 @@ double bench_ratio(const struct bench_row *a, const struct bench_row *b)
     return median_of(v, n);
 }
 
+/* By round; null where it did not run. */
+static void values_print(FILE *to, const struct bench_row *r)
+{
+    for (int i = 0; i < r->rounds; i++)
+        if (isnan(r->value[i]))
+            fprintf(to, "%snull", i ? "," : "");
+        else
+            fprintf(to, "%s%.6g", i ? "," : "", r->value[i]);
+}
+
 static void rows_print(const struct bench *b)
 {
     double v[BENCH_REPS_MAX];
@@ -128,12 +138,14 @@ static void rows_print(const struct bench *b)
     for (size_t i = 0; i < b->n_rows; i++) {
         const struct bench_row *r = &b->rows[i];
         int n = sorted(r, v);
-        if (n)
-            fprintf(b->json,
-                    "{\"bench\":\"%s\",\"subject\":\"%s\",\"params\":%s,\"metric\":\"%s\",\"value\":%.6g,"
-                    "\"min\":%.6g,\"max\":%.6g,\"unit\":\"%s\",\"reps\":%d,\"host\":%s}\n",
-                    r->bench, r->subject, r->params, r->metric, bench_median(r), v[0], v[n - 1], r->unit, n,
-                    b->host_json);
+        if (n == 0)
+            continue;
+        fprintf(b->json,
+                "{\"bench\":\"%s\",\"subject\":\"%s\",\"params\":%s,\"metric\":\"%s\",\"value\":%.6g,"
+                "\"min\":%.6g,\"max\":%.6g,\"unit\":\"%s\",\"reps\":%d,\"values\":[",
+                r->bench, r->subject, r->params, r->metric, bench_median(r), v[0], v[n - 1], r->unit, n);
+        values_print(b->json, r);
+        fprintf(b->json, "],\"host\":%s}\n", b->host_json);
     }
 }
 
