@@ -550,8 +550,10 @@ void vgpud_vms_lost(struct vgpud *d, struct vgpu_executor *e)
             continue;
         }
         uint64_t n = vgpu_recover_vm(a->vm, e->xchg, a->session->region.cq, (uint32_t)e->generation);
-        if (n)
+        if (n) {
             vgpu_log(VGPU_LOG_WARN, "VM %u: %" PRIu64 " descriptors completed as lost", a->vm->vm_id, n);
+            vgpud_totals_death(d, a->vm, e->restarts + 1);
+        }
         vgpud_totals_fold(d, a->vm);
         a->vm->gen = ++d->vm_gen; /* tokens of its backlog in the poll core's order lead nowhere now */
         a->vm->fifo_head = a->vm->fifo_tail = 0;

@@ -89,6 +89,18 @@ const struct vgpu_key vgpu_keys[] = {
     ROW("executor_idle.pause_us", MICROS, "microseconds", 0, 10000000, "80", CONFIG(exec_idle.pause_ns), "As above."),
     ROW("executor_idle.sleep", BOOL, "", 0, 0, "true", CONFIG(exec_idle.sleep), "As above."),
 
+    SECTION("recovery", "What happens to an executor that dies. Its VMs stay attached and wait."),
+    ROW("recovery.backoff_min_us", MICROS, "microseconds", 1000, 60000000, "20000", CONFIG(recovery.backoff_min_ns),
+        "The first wait before it is started again; each further one is twice as long."),
+    ROW("recovery.backoff_max_us", MICROS, "microseconds", 1000, 600000000, "5000000", CONFIG(recovery.backoff_max_ns),
+        "The longest wait, and how long it must live for the waits to start anew."),
+    ROW("recovery.deaths", UINT, "deaths", 0, VGPU_BREAKER_DEATHS_MAX, "8", CONFIG(recovery.deaths),
+        "So many within window_s are a crash loop: its pools are down, with a reason, until a trial succeeds; 0: never."),
+    ROW("recovery.window_s", UINT, "seconds", 1, 86400, "60", CONFIG(recovery.window_s),
+        "See deaths. A trial has succeeded when it has lived for so long."),
+    ROW("recovery.retry_s", UINT, "seconds", 1, 86400, "60", CONFIG(recovery.retry_s),
+        "How long a crash loop waits before each trial."),
+
     SECTION("scheduler", "In which order descriptors reach the device."),
     ROW("scheduler.scope", SCOPE, "", 0, 0, "pool", CONFIG(scope),
         "pool: queues per pool, pools do not wait for each other; host: one set of queues for all pools."),

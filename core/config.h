@@ -12,6 +12,7 @@
 #include <stdio.h>
 
 #include "core/base/log.h"
+#include "core/breaker.h"
 #include "rings/abi/vgpu_abi.h"
 
 #define VGPU_CONFIG_MAX_POOLS 16
@@ -61,6 +62,7 @@ struct vgpu_config {
     struct vgpu_idle_policy poll_idle;
     struct vgpu_idle_policy exec_idle;
     uint32_t burst;          /* descriptors taken from one VM in one visit */
+    struct vgpu_breaker_policy recovery; /* of executors */
     /* scheduler */
     enum vgpu_scope scope;
     uint32_t window;         /* items in each executor ring before backlog stays with the poll core; power of two */

@@ -144,6 +144,9 @@ static void check_limits(const struct vgpu_config *c, struct vgpu_faults *f)
     if (c->arena_bytes > c->max_arena_bytes)
         vgpu_fault_key(f, vgpu_place_known(f, "limits.arena_bytes") ? "limits.arena_bytes" : "limits.max_arena_bytes",
                        "the default arena is larger than the largest; expected arena_bytes <= max_arena_bytes");
+    if (c->recovery.backoff_min_ns > c->recovery.backoff_max_ns)
+        vgpu_fault_key(f, vgpu_place_known(f, "recovery.backoff_min_us") ? "recovery.backoff_min_us" : "recovery.backoff_max_us",
+                       "the first wait is longer than the longest; expected backoff_min_us <= backoff_max_us");
     if (c->in_flight > c->ring_slots)
         vgpu_fault_key(f, vgpu_place_known(f, "limits.in_flight") ? "limits.in_flight" : "limits.ring_slots",
                        "%u in flight do not fit into rings of %u slots; expected in_flight <= ring_slots", c->in_flight,

@@ -22,8 +22,7 @@
 #define VGPU_DETACH_PATIENCE_NS UINT64_C(300000000000)   /* whatever it answers to others meanwhile */
 #define VGPU_START_DEADLINE_NS UINT64_C(60000000000)    /* an executor that does not become ready is killed */
 #define VGPU_SHUTDOWN_DEADLINE_NS UINT64_C(10000000000) /* after that what is in flight is abandoned */
-#define VGPU_BACKOFF_MIN_NS UINT64_C(20000000)
-#define VGPU_BACKOFF_MAX_NS UINT64_C(5000000000)
+#define VGPU_SUSPECT_DEATHS 3u /* a VM with work in flight at each of so many deaths is named */
 
 /* ---- executors ---- */
 enum vgpu_executor_state {
@@ -49,7 +48,8 @@ struct vgpu_executor {
     /* over incarnations */
     uint64_t generation;    /* device generation: goes up with each start */
     uint64_t restarts;
-    uint64_t started_ns, restart_at_ns, backoff_ns;
+    uint64_t started_ns, restart_at_ns;
+    struct vgpu_breaker breaker;
     struct vgpu_memspace heap; /* handle = VM slot + 1: the slice of that VM */
 };
 
@@ -89,6 +89,9 @@ struct vgpu_vm_totals {
     uint32_t vm_id;
     uint64_t accepted, refused, completed, bytes, doorbells_in, doorbells_out, attachments;
     uint64_t status_count[VGPU_STATUS_COUNT];
+    /* Deaths of an executor in a row at which it had work in flight; which executor's, and which was the last. */
+    uint32_t deaths_in_flight, deaths_executor;
+    uint64_t death_last;
     struct vgpu_hist latency, service;
 };
 
@@ -161,6 +164,8 @@ extern const struct vgpu_control_ops vgpud_control_ops;
 /* Adds the figures of this attachment at this executor to the VM's totals. */
 void vgpud_totals_fold(struct vgpud *d, const struct vgpu_vm *vm);
 struct vgpu_vm_totals *vgpud_totals_get(struct vgpud *d, uint32_t vm_id);
+/* Its executor died the death'th time with work of this VM in flight. */
+void vgpud_totals_death(struct vgpud *d, const struct vgpu_vm *vm, uint64_t death);
 
 /* eal.c: the only file that knows DPDK. */
 /* Starts EAL with one lcore per poll core on the given CPUs (VGPU_CPU_ANY: any of the process). Appends to report what

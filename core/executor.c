@@ -207,6 +207,52 @@ static int start_in_process(struct vgpud *d, struct vgpu_executor *e, struct vgp
     return 0;
 }
 
+/* ---- when to start it again ---- */
+
+/* Which VM had work in flight at each of the latest deaths. No proof, but where to look first. */
+static void name_suspect(const struct vgpud *d, const struct vgpu_executor *e, char *out, size_t bytes)
+{
+    const struct vgpu_vm_totals *suspect = NULL;
+    uint32_t n = 0;
+
+    out[0] = 0;
+    for (const struct vgpu_vm_totals *t = d->totals; t; t = t->next)
+        if (t->deaths_executor == e->index && t->death_last == e->restarts && t->deaths_in_flight >= VGPU_SUSPECT_DEATHS) {
+            n++;
+            if (!suspect || t->deaths_in_flight > suspect->deaths_in_flight)
+                suspect = t;
+        }
+    if (n == 1)
+        snprintf(out, bytes, "; VM %u alone had work in flight at each of the last %u deaths", suspect->vm_id,
+                 suspect->deaths_in_flight);
+    else if (n > 1)
+        snprintf(out, bytes, "; %u VMs had work in flight at each of the last deaths, VM %u at %u", n, suspect->vm_id,
+                 suspect->deaths_in_flight);
+}
+
+/* It died after lived_ns, or could not be started (0). */
+static void restart_plan(struct vgpud *d, struct vgpu_executor *e, uint64_t lived_ns)
+{
+    const struct vgpu_breaker_policy *p = &d->config.recovery;
+    uint64_t now_ns = vgpu_now_ns(), wait_ns = vgpu_breaker_died(&e->breaker, p, now_ns, lived_ns);
+    char suspect[96], why[sizeof(e->fault)];
+
+    e->restart_at_ns = now_ns + wait_ns;
+    if (d->stopping)
+        return;
+    if (!e->breaker.open) {
+        vgpu_log(VGPU_LOG_WARN, "executor %s: starting it again in %" PRIu64 " ms", e->config->name, wait_ns / 1000000);
+        return;
+    }
+    name_suspect(d, e, suspect, sizeof(suspect));
+    snprintf(why, sizeof(why), "down after %u deaths within %u s%s; the last one: %.90s", p->deaths, p->window_s, suspect,
+             e->fault);
+    executor_fault(e, why);
+    memcpy(e->last_fault, e->fault, sizeof(e->last_fault));
+    vgpu_log(VGPU_LOG_ERROR, "executor %s: %s; its pools are down, trying again in %" PRIu64 " s", e->config->name, e->fault,
+             wait_ns / 1000000000);
+}
+
 static void executor_start(struct vgpud *d, struct vgpu_executor *e)
 {
     struct vgpu_err err = {0};
@@ -220,10 +266,7 @@ static void executor_start(struct vgpud *d, struct vgpu_executor *e)
         executor_fault(e, err.text);
         vgpu_log(VGPU_LOG_ERROR, "executor %s: %s", e->config->name, err.text);
         incarnation_close(d, e);
-        e->backoff_ns = e->backoff_ns ? e->backoff_ns * 2 : VGPU_BACKOFF_MIN_NS;
-        if (e->backoff_ns > VGPU_BACKOFF_MAX_NS)
-            e->backoff_ns = VGPU_BACKOFF_MAX_NS;
-        e->restart_at_ns = vgpu_now_ns() + e->backoff_ns;
+        restart_plan(d, e, 0);
         return;
     }
     if (e->state == VGPU_EXECUTOR_READY) {
@@ -262,17 +305,9 @@ static void executor_died(struct vgpud *d, struct vgpu_executor *e)
     vgpud_vms_lost(d, e); /* publishes tables without this executor; a grace period passes */
     incarnation_close(d, e);
     e->restarts++;
-    /* Back off when it does not live long. */
-    if (was_ready && lived_ns > VGPU_BACKOFF_MAX_NS)
-        e->backoff_ns = 0;
-    else
-        e->backoff_ns = e->backoff_ns ? e->backoff_ns * 2 : VGPU_BACKOFF_MIN_NS;
-    if (e->backoff_ns > VGPU_BACKOFF_MAX_NS)
-        e->backoff_ns = VGPU_BACKOFF_MAX_NS;
-    e->restart_at_ns = vgpu_now_ns() + e->backoff_ns;
     if (!d->stopping)
-        vgpu_log(VGPU_LOG_ERROR, "executor %s %s; its device memory is lost, starting it again in %" PRIu64 " ms",
-                 e->config->name, e->fault, e->backoff_ns / 1000000);
+        vgpu_log(VGPU_LOG_ERROR, "executor %s %s; its device memory is lost", e->config->name, e->fault);
+    restart_plan(d, e, was_ready ? lived_ns : 0);
 }
 
 void vgpud_executor_kill(struct vgpud *d, struct vgpu_executor *e, const char *why)

@@ -60,6 +60,16 @@ void vgpud_totals_fold(struct vgpud *d, const struct vgpu_vm *cvm)
     vm->folded_doorbells_in = vm->stat_doorbells_in;
 }
 
+void vgpud_totals_death(struct vgpud *d, const struct vgpu_vm *vm, uint64_t death)
+{
+    struct vgpu_vm_totals *t = vgpud_totals_get(d, vm->vm_id);
+    bool in_a_row = t->deaths_executor == vm->executor && t->death_last + 1 == death;
+
+    t->deaths_in_flight = in_a_row ? t->deaths_in_flight + 1 : 1;
+    t->deaths_executor = vm->executor;
+    t->death_last = death;
+}
+
 /* ---- JSON ---- */
 
 static json_t *hist_json(const struct vgpu_hist *h)
@@ -202,7 +212,7 @@ static const char *executor_state(const struct vgpu_executor *e)
 {
     if (e->state == VGPU_EXECUTOR_READY)
         return "up";
-    return e->backoff_ns >= VGPU_BACKOFF_MAX_NS ? "down" : "restarting";
+    return e->breaker.open ? "down" : "restarting";
 }
 
 static json_t *text_or_null(const char *text)

@@ -243,7 +243,73 @@ static void attach_while_down(void)
     e2e_host_stop(&h);
 }
 
+/* ---- a crash loop ---- */
+
+static void pool_text(const struct e2e_host *h, const char *pool, const char *key, char *out, size_t bytes)
+{
+    static const char *const args[] = {"list-pools", NULL};
+    json_t *answer, *one;
+    size_t i;
+
+    e2e_check(e2e_ctl(h, &answer, NULL, 0, args) == 0, "list-pools");
+    out[0] = 0;
+    json_array_foreach(json_object_get(answer, "pools"), i, one)
+        if (strcmp(json_string_value(json_object_get(one, "name")), pool) == 0)
+            snprintf(out, bytes, "%s", json_string_value(json_object_get(one, key)));
+    json_decref(answer);
+}
+
+static bool pool_is(const struct e2e_host *h, const char *pool, const char *state)
+{
+    char text[64];
+
+    pool_text(h, pool, "state", text, sizeof(text));
+    return strcmp(text, state) == 0;
+}
+
+/*
+ * VM 1 crashes its executor each time it is back, VM 2 beside it sends nothing while that goes on. The pool goes down and
+ * says why and who; the other pool notices nothing; and once the cause has left, a trial brings it up by itself.
+ */
+static void crash_loop(void)
+{
+    enum { DEATHS = 5 };
+    struct e2e_host h;
+    struct vgpu_request crash = {.opcode = VGPU_OP_DEBUG, .sub = VGPU_DEBUG_CRASH};
+    struct vgpu_completion c;
+    char fault[512];
+
+    e2e_host_start(&h, &(struct e2e_options){.backend = "fault:cpu", .debug = true, .pools = 2, .breaker_deaths = DEATHS,
+                                             .retry_s = 2});
+    e2e_register(&h, 1, 2, "A", "medium", NULL);
+    e2e_register(&h, 3, 3, "B", "medium", NULL);
+    struct vgpu *bad = e2e_open(&h, 1, NULL), *good = e2e_open(&h, 2, NULL), *other = e2e_open(&h, 3, NULL);
+    pid_t executor_b = e2e_executor_pid(&h, "B");
+    e2e_check(vgpu_nop(good) == 0, "%s", vgpu_strerror(good));
+    for (unsigned i = 0; i < DEATHS; i++) {
+        e2e_check(vgpu_submit(bad, &crash, NULL) == 0, "%s", vgpu_strerror(bad));
+        e2e_check(vgpu_wait(bad, &c, 1, UINT64_C(20000000000)) == 1 && c.status == VGPU_E_LOST, "crash %u", i);
+        e2e_check(vgpu_nop(other) == 0, "pool B: %s", vgpu_strerror(other));
+    }
+    e2e_eventually(pool_is(&h, "A", "down"), "the pool of a crash loop is not down");
+    pool_text(&h, "A", "fault", fault, sizeof(fault));
+    e2e_check(strstr(fault, "5 deaths within 60 s") && strstr(fault, "VM 1 alone"), "it says: %s", fault);
+    e2e_check(pool_is(&h, "B", "up") && e2e_executor_pid(&h, "B") == executor_b, "pool B was touched");
+    /* Open: each start is a trial, and one that fails does not start the count again. */
+    e2e_check(vgpu_submit(bad, &crash, NULL) == 0, "%s", vgpu_strerror(bad));
+    e2e_check(vgpu_wait(bad, &c, 1, UINT64_C(20000000000)) == 1 && c.status == VGPU_E_LOST, "the first trial");
+    e2e_eventually(pool_is(&h, "A", "down"), "a failed trial");
+    vgpu_close(bad);
+    e2e_eventually(pool_is(&h, "A", "up"), "no trial without the cause");
+    e2e_check(vgpu_nop(good) == 0 && vgpu_nop(other) == 0, "%s", vgpu_strerror(good));
+    e2e_shows("crash loop: down after %d deaths, \"%s\"; up again by itself once that VM had left", (int)DEATHS, fault);
+    vgpu_close(good);
+    vgpu_close(other);
+    e2e_host_stop(&h);
+}
+
 static const struct e2e_test tests[] = {
+    {"crash_loop", crash_loop, 0},
     {"killed", killed, 120},
     {"killed_small_window", killed_small_window, 0},
     {"device_memory", device_memory, 0},

@@ -104,6 +104,7 @@ struct e2e_options {
     unsigned budget[VGPU_PRIO_COUNT];
     const char *arena_bytes, *max_arena_bytes, *device_bytes, *heap_bytes;
     bool hugepages;
+    unsigned breaker_deaths, retry_s; /* recovery.deaths; 0: never, since tests kill what they like */
 };
 
 struct e2e_host {

@@ -324,12 +324,12 @@ Test(config, unknown_keys_are_refused_with_the_nearest)
     refused("pools:\n  - {name: A, executor: exec-A, buget: {high: 1}}\n",
             "t.yaml:2:33: pools[0]: \"buget\" is no key here; expected one like it: budget\n");
     refused("\"a\\0b\": 1\n", "t.yaml:1:1: \"a?b\" is no key here; expected one of paths, poll_cores, executors, "
-                              "executor_idle, scheduler, pools, limits, memory, debug\n");
+                              "executor_idle, recovery, scheduler, pools, limits, memory, debug\n");
     refused("? [x]\n: 1\n", "t.yaml:1:3: a key is not a word; expected a key's name\n");
     refused(
         "<<: {limits: {handles: 1}}\n",
-        "t.yaml:1:1: \"<<\" is no key here; expected one of paths, poll_cores, executors, executor_idle, scheduler, "
-        "pools, limits, memory, debug\n");
+        "t.yaml:1:1: \"<<\" is no key here; expected one of paths, poll_cores, executors, executor_idle, recovery, "
+        "scheduler, pools, limits, memory, debug\n");
 }
 
 Test(config, duplicate_keys_are_refused)
@@ -461,6 +461,7 @@ Test(config, everything_set)
              "executors:\n  - {name: one, backend: \"fault:cpu\", options: \"a=1,b=2\", cpu: 5, heap_bytes: 100M}\n"
              "  - {name: two, backend: 'null', in_process: true}\n"
              "executor_idle: {spin_us: 7}\n"
+             "recovery: {backoff_min_us: 1000, backoff_max_us: 1000, deaths: 64, window_s: 5, retry_s: 6}\n"
              "scheduler: {scope: pool, window: 8}\n"
              "pools:\n  - {name: p.1, executor: two, capacity: 3, budget: {high: 9, low: 1}}\n"
              "  - {name: p-2, executor: one}\n"
@@ -473,6 +474,8 @@ Test(config, everything_set)
     cr_assert_eq(c.poll_idle.pause_ns, 1000);
     cr_assert_not(c.poll_idle.sleep);
     cr_assert_eq(c.exec_idle.spin_ns, 7000);
+    cr_assert(c.recovery.backoff_min_ns == 1000000 && c.recovery.backoff_max_ns == 1000000);
+    cr_assert(c.recovery.deaths == 64 && c.recovery.window_s == 5 && c.recovery.retry_s == 6);
     cr_assert_str_eq(c.executors[0].backend, "fault:cpu");
     cr_assert_str_eq(c.executors[0].options, "a=1,b=2");
     cr_assert_eq(c.executors[0].cpu, 5);
