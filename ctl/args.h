@@ -13,6 +13,7 @@
 #include <stdio.h>
 
 #include "core/base/log.h"
+#include "ctl/print.h"
 
 #define VGPU_CTL_DEFAULT_SOCKET "/run/vgpu/control.sock"
 #define VGPU_CTL_SOCKET_ENV     "VGPU_CONTROL_SOCKET"
@@ -53,6 +54,7 @@ struct vgpu_ctl_command {
     const char *doc;
     const char *example;
     struct vgpu_ctl_option options[VGPU_CTL_MAX_OPTIONS]; /* ends at name NULL */
+    vgpu_ctl_printer print;                               /* of the result; NULL where `run` prints itself */
     /* NULL: one request to the daemon, and its result printed. Else see local.h. */
     int (*run)(struct vgpu_ctl_local *local, int argc, char **argv);
     const char *words; /* the one word that it needs besides options, "bash|zsh|fish"; NULL: none */

@@ -42,6 +42,10 @@
     {                                                                                                                  \
         .name = flag, .argument = key, .type = VGPU_CTL_SIZE, .min = from, .max = BYTES_MAX, .doc = text               \
     }
+#define FLAG(flag, text)                                                                                               \
+    {                                                                                                                  \
+        .name = flag, .argument = flag, .type = VGPU_CTL_FLAG, .doc = text                                             \
+    }
 #define LIMITS                                                                                                         \
     COUNT("in-flight", "in_flight", 1, VGPU_RING_SLOTS_MAX, "descriptors accepted, not completed"),                    \
         SIZE("arena-bytes", "arena_bytes", VGPU_PAGE_BYTES, "largest shared arena"),                                   \
@@ -58,28 +62,55 @@
 
 const struct vgpu_ctl_command vgpu_ctl_commands[] = {
     {.name = "register-vm",
+     .print = vgpu_ctl_print_registered,
      .doc = "Register one VM or a range of them, all or nothing.",
      .example = "vgpu-ctl register-vm --vm-id=1-7 --pool=A --priority=high --uid=1000",
      .options = {IDS("ids to register"), POOL(true, "the pool that serves them"), PRIORITY(false, "default medium"),
                  ENGINE("preferred on a GPU; default auto"), VM_NAME, UID, LIMITS}},
     {.name = "remove-vm",
+     .print = vgpu_ctl_print_removed,
      .doc = "Remove VMs that are not attached, all or nothing.",
      .example = "vgpu-ctl remove-vm --vm-id=8-10",
      .options = {IDS("ids to remove")}},
     {.name = "list-vms",
+     .print = vgpu_ctl_print_vms,
      .doc = "List the registered VMs.",
      .example = "vgpu-ctl list-vms --pool=A --priority=high",
      .options = {POOL(false, "only this pool's"), PRIORITY(false, "only those of this priority")}},
     {.name = "show-vm",
+     .print = vgpu_ctl_print_vm,
      .doc = "Show all there is to know about one VM.",
      .example = "vgpu-ctl show-vm --vm-id=3",
      .options = {ID(true, "which VM")}},
-    {.name = "list-pools", .doc = "List the pools, their executors and members.", .example = "vgpu-ctl list-pools"},
+    {.name = "list-pools",
+     .print = vgpu_ctl_print_pools,
+     .doc = "List the pools, their executors and members.",
+     .example = "vgpu-ctl list-pools"},
     {.name = "stats",
+     .print = vgpu_ctl_print_stats,
      .doc = "Show counters, queue depths and latencies.",
      .example = "vgpu-ctl stats --vm-id=3 --json",
      .options = {ID(false, "only this VM")}},
-    {.name = "version", .doc = "Show the daemon's version.", .example = "vgpu-ctl version"},
+    {.name = "top",
+     .doc = "Show rates, queues and latencies, again and again; q quits.",
+     .example = "vgpu-ctl top --pool=A",
+     .options = {POOL(false, "only this pool's VMs"),
+                 COUNT("interval-ms", "interval_ms", 100, 60000, "time between screens; default 1000"),
+                 COUNT("count", "count", 1, 1000000, "print so many, one after another, and end"),
+                 FLAG("once", "the same as --count=1")},
+     .run = vgpu_ctl_top},
+    {.name = "watch",
+     .doc = "Print what changes about VMs, pools and vgpud, as it happens.",
+     .example = "vgpu-ctl watch --json",
+     .options = {ID(false, "only this VM"),
+                 COUNT("interval-ms", "interval_ms", 20, 60000, "time between looks; default 500"),
+                 COUNT("count", "count", 1, 1000000, "end after so many changes"),
+                 COUNT("seconds", "seconds", 1, 86400, "end after so long")},
+     .run = vgpu_ctl_watch},
+    {.name = "version",
+     .print = vgpu_ctl_print_any,
+     .doc = "Show the daemon's version.",
+     .example = "vgpu-ctl version"},
     {.name = "completion",
      .doc = "Print what makes a shell complete these command lines.",
      .example = "vgpu-ctl completion bash",

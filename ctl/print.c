@@ -1,182 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "ctl/print.h"
 
-#include <inttypes.h>
-#include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
-#define CELL_BYTES  128
-#define MAX_COLUMNS 20
-
-enum cell_type { CELL_TEXT, CELL_NUMBER, CELL_SIZE, CELL_MICROS };
-struct column {
-    const char *title;
-    const char *key; /* in the row's object; "latency.p50_us" looks one level down */
-    enum cell_type type;
-};
-
-/* Terminal columns of UTF-8 text: its characters; wide and combining ones do not occur in names. */
-static int width_of(const char *text)
-{
-    int width = 0;
-
-    for (; *text; text++)
-        width += ((unsigned char)*text & 0xc0) != 0x80;
-    return width;
-}
-
-/* Copies without control characters; a cut never leaves half a character. */
-static void clean(const char *text, char *out, size_t bytes)
-{
-    size_t n = 0;
-
-    for (; *text && n + 1 < bytes; text++) {
-        unsigned char ch = (unsigned char)*text;
-        out[n++] = ch < 0x20 || ch == 0x7f ? '?' : (char)ch;
-    }
-    if (*text) {
-        while (n && ((unsigned char)out[n - 1] & 0xc0) == 0x80)
-            n--;
-        if (n && ((unsigned char)out[n - 1] & 0x80))
-            n--;
-    }
-    out[n] = 0;
-}
-
-static void size_text(uint64_t bytes, char *out, size_t out_bytes)
-{
-    static const char units[] = "BKMGT";
-    double v = (double)bytes;
-    int unit = 0;
-
-    while (v >= 1024 && unit < 4) {
-        v /= 1024;
-        unit++;
-    }
-    if (!unit)
-        snprintf(out, out_bytes, "%" PRIu64, bytes);
-    else
-        snprintf(out, out_bytes, v == (double)(uint64_t)v ? "%.0f%c" : "%.1f%c", v, units[unit]);
-}
-
-static const json_t *lookup(const json_t *row, const char *key)
-{
-    const char *dot = strchr(key, '.');
-    char first[32];
-
-    if (!dot)
-        return json_object_get(row, key);
-    snprintf(first, sizeof(first), "%.*s", (int)(dot - key), key);
-    const json_t *inner = json_object_get(row, first);
-    const json_t *count = json_object_get(inner, "count");
-    /* A distribution without a single reading has no percentiles, though it says 0. */
-    if (json_is_integer(count) && !json_integer_value(count))
-        return NULL;
-    return json_object_get(inner, dot + 1);
-}
-
-static void cell_text(const json_t *value, enum cell_type type, char out[CELL_BYTES])
-{
-    if (json_is_string(value) && json_string_length(value))
-        clean(json_string_value(value), out, CELL_BYTES);
-    else if (json_is_integer(value) && type == CELL_SIZE)
-        size_text((uint64_t)json_integer_value(value), out, CELL_BYTES);
-    else if (json_is_integer(value))
-        snprintf(out, CELL_BYTES, "%" JSON_INTEGER_FORMAT, json_integer_value(value));
-    else if (json_is_real(value))
-        snprintf(out, CELL_BYTES, type == CELL_MICROS ? "%.1f" : "%.3f", json_real_value(value));
-    else if (json_is_boolean(value))
-        snprintf(out, CELL_BYTES, "%s", json_is_true(value) ? "yes" : "no");
-    else
-        snprintf(out, CELL_BYTES, "-");
-}
-
-static bool alarming(const char *text)
-{
-    return !strcmp(text, "broken") || !strcmp(text, "down") || !strcmp(text, "restarting");
-}
-
-static void print_cell(FILE *out, const char *text, int width, bool right, bool last, const char *on, bool color)
-{
-    int pad = width - width_of(text);
-
-    if (right)
-        fprintf(out, "%*s", pad, "");
-    fprintf(out, "%s%s%s", color ? on : "", text, color && on[0] ? "\033[0m" : "");
-    if (!right && !last)
-        fprintf(out, "%*s", pad, "");
-    fputs(last ? "\n" : "  ", out);
-}
-
-static void print_table(FILE *out, const json_t *rows, const struct column *columns, int count, bool color)
-{
-    int width[MAX_COLUMNS];
-    size_t i;
-    const json_t *row;
-    char text[CELL_BYTES];
-
-    for (int c = 0; c < count; c++)
-        width[c] = width_of(columns[c].title);
-    json_array_foreach((json_t *)rows, i, row) for (int c = 0; c < count; c++)
-    {
-        cell_text(lookup(row, columns[c].key), columns[c].type, text);
-        if (width_of(text) > width[c])
-            width[c] = width_of(text);
-    }
-    for (int c = 0; c < count; c++)
-        print_cell(out, columns[c].title, width[c], columns[c].type != CELL_TEXT, c == count - 1, "\033[1m", color);
-    json_array_foreach((json_t *)rows, i, row) for (int c = 0; c < count; c++)
-    {
-        cell_text(lookup(row, columns[c].key), columns[c].type, text);
-        print_cell(out, text, width[c], columns[c].type != CELL_TEXT, c == count - 1, alarming(text) ? "\033[31m" : "",
-                   color);
-    }
-}
-#define PRINT_TABLE(out, rows, columns, color)                                                                         \
-    print_table(out, rows, columns, (int)(sizeof(columns) / sizeof((columns)[0])), color)
-
-/* A value of several lines, each below the other. */
-static void print_lines(FILE *out, const char *indent, const char *name, int pad, const char *text)
-{
-    char line[512], cleaned[512];
-    int column = width_of(name) + pad;
-
-    while (*text) {
-        size_t n = strcspn(text, "\n");
-        snprintf(line, sizeof(line), "%.*s", (int)(n < sizeof(line) ? n : sizeof(line) - 1), text);
-        clean(line, cleaned, sizeof(cleaned));
-        fprintf(out, "%s%s%*s  %s\n", indent, name, column - width_of(name), "", cleaned);
-        name = "";
-        text += n + (text[n] == '\n');
-    }
-}
-
-/* "key   value" lines of one object; nested objects and lists are left to others. */
-static void print_object(FILE *out, const json_t *object, const char *indent)
-{
-    const char *key;
-    json_t *value;
-    int width = 0;
-    char text[CELL_BYTES], name[CELL_BYTES];
-
-    json_object_foreach((json_t *)object, key, value) if (width_of(key) > width && width_of(key) < 40) width =
-        width_of(key);
-    json_object_foreach((json_t *)object, key, value)
-    {
-        if (json_is_object(value) || json_is_array(value))
-            continue;
-        clean(key, name, sizeof(name));
-        int pad = width > width_of(name) ? width - width_of(name) : 0;
-        if (json_is_string(value) && strchr(json_string_value(value), '\n')) {
-            print_lines(out, indent, name, pad, json_string_value(value));
-            continue;
-        }
-        size_t n = strlen(key);
-        bool size = n > 6 && !strcmp(key + n - 6, "_bytes");
-        cell_text(value, size ? CELL_SIZE : CELL_NUMBER, text);
-        fprintf(out, "%s%s%*s  %s\n", indent, name, pad, "", text);
-    }
-}
+#include "ctl/table.h"
 
 /* Sentences about a row, too long for its table. */
 static const char *const notes[][2] = {
@@ -199,15 +27,15 @@ static void print_notes(FILE *out, const json_t *rows)
 {
     size_t i;
     const json_t *row;
-    char name[CELL_BYTES], text[512];
+    char name[VGPU_CTL_CELL_BYTES], text[512];
 
     json_array_foreach((json_t *)rows, i, row) for (size_t n = 0; n < NOTE_COUNT; n++)
     {
         const char *said = json_string_value(json_object_get(row, notes[n][0]));
         if (!said || !said[0])
             continue;
-        cell_text(json_object_get(row, "name"), CELL_TEXT, name);
-        clean(said, text, sizeof(text));
+        vgpu_ctl_cell(json_object_get(row, "name"), VGPU_CTL_CELL_TEXT, name);
+        vgpu_ctl_clean(said, text, sizeof(text));
         fprintf(out, "%s: %s%s\n", name, notes[n][1], text);
     }
 }
@@ -215,8 +43,8 @@ static void print_notes(FILE *out, const json_t *rows)
 /* A table of objects whose keys we do not know: the first one's plain values are the columns. */
 static void print_unknown(FILE *out, const char *title, const json_t *rows, bool color)
 {
-    struct column columns[MAX_COLUMNS];
-    char titles[MAX_COLUMNS][40];
+    struct vgpu_ctl_column columns[VGPU_CTL_COLUMNS_MAX];
+    char titles[VGPU_CTL_COLUMNS_MAX][40];
     int count = 0;
     const char *key;
     json_t *value;
@@ -225,15 +53,17 @@ static void print_unknown(FILE *out, const char *title, const json_t *rows, bool
         return;
     json_object_foreach(json_array_get(rows, 0), key, value)
     {
-        if (count == MAX_COLUMNS || json_is_object(value) || json_is_array(value) || strchr(key, '.') || is_note(key))
+        if (count == VGPU_CTL_COLUMNS_MAX || json_is_object(value) || json_is_array(value) || strchr(key, '.') ||
+            is_note(key))
             continue;
-        clean(key, titles[count], sizeof(titles[count]));
-        columns[count] = (struct column){titles[count], key, json_is_string(value) ? CELL_TEXT : CELL_NUMBER};
+        vgpu_ctl_clean(key, titles[count], sizeof(titles[count]));
+        columns[count] = (struct vgpu_ctl_column){titles[count], key,
+                                                  json_is_string(value) ? VGPU_CTL_CELL_TEXT : VGPU_CTL_CELL_NUMBER};
         count++;
     }
     fprintf(out, "\n%s\n", title);
     if (count)
-        print_table(out, rows, columns, count, color);
+        vgpu_ctl_table(out, rows, columns, count, color);
     print_notes(out, rows);
 }
 
@@ -241,17 +71,17 @@ static void print_unknown(FILE *out, const char *title, const json_t *rows, bool
 static void print_pool_stats(FILE *out, const json_t *pools, bool color)
 {
     static const char *const priorities[] = {"high", "medium", "low"};
-    static const struct column columns[] = {
-        {"POOL", "pool", CELL_TEXT},
-        {"PRIORITY", "priority", CELL_TEXT},
-        {"QUEUED", "queue_depth", CELL_NUMBER},
-        {"IN-FLIGHT", "in_flight", CELL_NUMBER},
-        {"COMPLETED", "completed", CELL_NUMBER},
-        {"P50 us", "latency.p50_us", CELL_MICROS},
-        {"P95 us", "latency.p95_us", CELL_MICROS},
-        {"P99 us", "latency.p99_us", CELL_MICROS},
-        {"P99.9 us", "latency.p99_9_us", CELL_MICROS},
-        {"MAX us", "latency.max_us", CELL_MICROS},
+    static const struct vgpu_ctl_column columns[] = {
+        {"POOL", "pool", VGPU_CTL_CELL_TEXT},
+        {"PRIORITY", "priority", VGPU_CTL_CELL_TEXT},
+        {"QUEUED", "queue_depth", VGPU_CTL_CELL_NUMBER},
+        {"IN-FLIGHT", "in_flight", VGPU_CTL_CELL_NUMBER},
+        {"COMPLETED", "completed", VGPU_CTL_CELL_NUMBER},
+        {"P50 us", "latency.p50_us", VGPU_CTL_CELL_MICROS},
+        {"P95 us", "latency.p95_us", VGPU_CTL_CELL_MICROS},
+        {"P99 us", "latency.p99_us", VGPU_CTL_CELL_MICROS},
+        {"P99.9 us", "latency.p99_9_us", VGPU_CTL_CELL_MICROS},
+        {"MAX us", "latency.max_us", VGPU_CTL_CELL_MICROS},
     };
     json_t *rows = json_array();
     size_t i;
@@ -268,101 +98,208 @@ static void print_pool_stats(FILE *out, const json_t *pools, bool color)
     }
     if (json_array_size(rows)) {
         fputs("\npools\n", out);
-        PRINT_TABLE(out, rows, columns, color);
+        VGPU_CTL_TABLE(out, rows, columns, color);
     }
     json_decref(rows);
 }
 
-static void print_stats(FILE *out, const json_t *result, bool color)
+void vgpu_ctl_print_stats(FILE *out, const json_t *result, bool color)
 {
-    static const struct column columns[] = {
-        {"VM", "vm_id", CELL_NUMBER},
-        {"POOL", "pool", CELL_TEXT},
-        {"PRIORITY", "priority", CELL_TEXT},
-        {"ACCEPTED", "accepted", CELL_NUMBER},
-        {"COMPLETED", "completed", CELL_NUMBER},
-        {"REFUSED", "refused", CELL_NUMBER},
-        {"FAILED", "failed", CELL_NUMBER},
-        {"LOST", "lost", CELL_NUMBER},
-        {"QUEUED", "queue_depth", CELL_NUMBER},
-        {"BYTES", "bytes", CELL_SIZE},
-        {"P50 us", "latency.p50_us", CELL_MICROS},
-        {"P95 us", "latency.p95_us", CELL_MICROS},
-        {"P99 us", "latency.p99_us", CELL_MICROS},
-        {"P99.9 us", "latency.p99_9_us", CELL_MICROS},
-        {"MAX us", "latency.max_us", CELL_MICROS},
+    static const struct vgpu_ctl_column columns[] = {
+        {"VM", "vm_id", VGPU_CTL_CELL_NUMBER},
+        {"POOL", "pool", VGPU_CTL_CELL_TEXT},
+        {"PRIORITY", "priority", VGPU_CTL_CELL_TEXT},
+        {"ACCEPTED", "accepted", VGPU_CTL_CELL_NUMBER},
+        {"COMPLETED", "completed", VGPU_CTL_CELL_NUMBER},
+        {"REFUSED", "refused", VGPU_CTL_CELL_NUMBER},
+        {"FAILED", "failed", VGPU_CTL_CELL_NUMBER},
+        {"LOST", "lost", VGPU_CTL_CELL_NUMBER},
+        {"QUEUED", "queue_depth", VGPU_CTL_CELL_NUMBER},
+        {"BYTES", "bytes", VGPU_CTL_CELL_SIZE},
+        {"P50 us", "latency.p50_us", VGPU_CTL_CELL_MICROS},
+        {"P95 us", "latency.p95_us", VGPU_CTL_CELL_MICROS},
+        {"P99 us", "latency.p99_us", VGPU_CTL_CELL_MICROS},
+        {"P99.9 us", "latency.p99_9_us", VGPU_CTL_CELL_MICROS},
+        {"MAX us", "latency.max_us", VGPU_CTL_CELL_MICROS},
     };
     const json_t *vms = json_object_get(result, "vms");
 
     if (json_is_object(json_object_get(result, "daemon"))) {
         fputs("daemon\n", out);
-        print_object(out, json_object_get(result, "daemon"), "  ");
+        vgpu_ctl_object(out, json_object_get(result, "daemon"), "  ");
     }
     print_unknown(out, "poll cores", json_object_get(result, "poll_cores"), color);
     print_unknown(out, "executors", json_object_get(result, "executors"), color);
     print_pool_stats(out, json_object_get(result, "pools"), color);
     if (json_array_size(vms)) {
         fputs("\nVMs\n", out);
-        PRINT_TABLE(out, vms, columns, color);
+        VGPU_CTL_TABLE(out, vms, columns, color);
     }
 }
 
-static void print_registered(FILE *out, const json_t *vms)
+void vgpu_ctl_print_registered(FILE *out, const json_t *result, bool color)
 {
     size_t i;
     const json_t *vm;
 
-    json_array_foreach((json_t *)vms, i, vm)
+    (void)color;
+    json_array_foreach(json_object_get(result, "vms"), i, vm)
     {
-        char id[CELL_BYTES], file[CELL_BYTES * 8];
+        char id[VGPU_CTL_CELL_BYTES], file[VGPU_CTL_CELL_BYTES * 8];
         const char *token_file = json_string_value(json_object_get(vm, "token_file"));
-        cell_text(json_object_get(vm, "vm_id"), CELL_NUMBER, id);
-        clean(token_file ? token_file : "", file, sizeof(file));
+        vgpu_ctl_cell(json_object_get(vm, "vm_id"), VGPU_CTL_CELL_NUMBER, id);
+        vgpu_ctl_clean(token_file ? token_file : "", file, sizeof(file));
         fprintf(out, "registered VM %s%s%s\n", id, token_file ? ", token in " : ", without identity: it cannot attach",
                 file);
     }
 }
 
-static void print_removed(FILE *out, const json_t *ids)
+void vgpu_ctl_print_removed(FILE *out, const json_t *result, bool color)
 {
     size_t i;
     const json_t *id;
 
-    json_array_foreach((json_t *)ids, i, id)
+    (void)color;
+    json_array_foreach(json_object_get(result, "removed"), i, id)
         fprintf(out, "removed VM %" JSON_INTEGER_FORMAT "\n", json_integer_value(id));
 }
 
-void vgpu_ctl_print(FILE *out, const char *command, const json_t *result, bool color)
+void vgpu_ctl_print_vms(FILE *out, const json_t *result, bool color)
 {
-    static const struct column vm_columns[] = {
-        {"VM", "vm_id", CELL_NUMBER},        {"NAME", "name", CELL_TEXT},
-        {"POOL", "pool", CELL_TEXT},         {"PRIORITY", "priority", CELL_TEXT},
-        {"STATE", "state", CELL_TEXT},       {"UID", "uid", CELL_NUMBER},
-        {"PID", "pid", CELL_NUMBER},         {"IN-FLIGHT", "in_flight", CELL_NUMBER},
-        {"ARENA", "arena_bytes", CELL_SIZE}, {"DEVICE", "device_bytes", CELL_SIZE},
-    };
-    static const struct column pool_columns[] = {
-        {"POOL", "name", CELL_TEXT},         {"MEMBERS", "members", CELL_NUMBER}, {"CAPACITY", "capacity", CELL_NUMBER},
-        {"EXECUTOR", "executor", CELL_TEXT}, {"BACKEND", "backend", CELL_TEXT},   {"PID", "executor_pid", CELL_NUMBER},
-        {"STATE", "state", CELL_TEXT},
+    static const struct vgpu_ctl_column columns[] = {
+        {"VM", "vm_id", VGPU_CTL_CELL_NUMBER},        {"NAME", "name", VGPU_CTL_CELL_TEXT},
+        {"POOL", "pool", VGPU_CTL_CELL_TEXT},         {"PRIORITY", "priority", VGPU_CTL_CELL_TEXT},
+        {"STATE", "state", VGPU_CTL_CELL_TEXT},       {"UID", "uid", VGPU_CTL_CELL_NUMBER},
+        {"PID", "pid", VGPU_CTL_CELL_NUMBER},         {"IN-FLIGHT", "in_flight", VGPU_CTL_CELL_NUMBER},
+        {"ARENA", "arena_bytes", VGPU_CTL_CELL_SIZE}, {"DEVICE", "device_bytes", VGPU_CTL_CELL_SIZE},
     };
     const json_t *vms = json_object_get(result, "vms");
 
-    if (!strcmp(command, "list-vms") && !json_array_size(vms))
+    if (!json_array_size(vms))
         fputs("no VMs\n", out);
-    else if (!strcmp(command, "list-vms"))
-        PRINT_TABLE(out, vms, vm_columns, color);
-    else if (!strcmp(command, "list-pools")) {
-        PRINT_TABLE(out, json_object_get(result, "pools"), pool_columns, color);
-        print_notes(out, json_object_get(result, "pools"));
-    } else if (!strcmp(command, "register-vm"))
-        print_registered(out, vms);
-    else if (!strcmp(command, "remove-vm"))
-        print_removed(out, json_object_get(result, "removed"));
-    else if (!strcmp(command, "show-vm"))
-        print_object(out, json_object_get(result, "vm"), "");
-    else if (!strcmp(command, "stats"))
-        print_stats(out, result, color);
     else
-        print_object(out, result, "");
+        VGPU_CTL_TABLE(out, vms, columns, color);
+}
+
+void vgpu_ctl_print_changed(FILE *out, const json_t *result, bool color)
+{
+    static const struct vgpu_ctl_column columns[] = {
+        {"VM", "vm_id", VGPU_CTL_CELL_NUMBER},
+        {"POOL", "pool", VGPU_CTL_CELL_TEXT},
+        {"PRIORITY", "priority", VGPU_CTL_CELL_TEXT},
+        {"STATE", "state", VGPU_CTL_CELL_TEXT},
+        {"IN-FLIGHT", "in_flight", VGPU_CTL_CELL_NUMBER},
+        {"ARENA", "arena_bytes", VGPU_CTL_CELL_SIZE},
+        {"DEVICE", "device_bytes", VGPU_CTL_CELL_SIZE},
+    };
+    VGPU_CTL_TABLE(out, json_object_get(result, "vms"), columns, color);
+}
+
+void vgpu_ctl_print_vm(FILE *out, const json_t *result, bool color)
+{
+    (void)color;
+    vgpu_ctl_object(out, json_object_get(result, "vm"), "");
+}
+
+void vgpu_ctl_print_pools(FILE *out, const json_t *result, bool color)
+{
+    static const struct vgpu_ctl_column columns[] = {
+        {"POOL", "name", VGPU_CTL_CELL_TEXT},           {"MEMBERS", "members", VGPU_CTL_CELL_NUMBER},
+        {"CAPACITY", "capacity", VGPU_CTL_CELL_NUMBER}, {"EXECUTOR", "executor", VGPU_CTL_CELL_TEXT},
+        {"BACKEND", "backend", VGPU_CTL_CELL_TEXT},     {"PID", "executor_pid", VGPU_CTL_CELL_NUMBER},
+        {"STATE", "state", VGPU_CTL_CELL_TEXT},
+    };
+    VGPU_CTL_TABLE(out, json_object_get(result, "pools"), columns, color);
+    print_notes(out, json_object_get(result, "pools"));
+}
+
+void vgpu_ctl_print_pool(FILE *out, const json_t *result, bool color)
+{
+    const json_t *pool = json_object_get(result, "pool");
+
+    vgpu_ctl_object(out, pool, "");
+    if (json_array_size(json_object_get(pool, "vms"))) {
+        fputs("\n", out);
+        vgpu_ctl_print_vms(out, pool, color);
+    }
+}
+
+/* JSON of an audit record on one line, or "-". */
+static json_t *compact(const json_t *value)
+{
+    char *text = value && !json_is_null(value) ? json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY) : NULL;
+    json_t *out = json_string(json_is_string(value) ? json_string_value(value) : text ? text : "-");
+
+    free(text);
+    return out;
+}
+
+void vgpu_ctl_print_history(FILE *out, const json_t *result, bool color)
+{
+    static const struct vgpu_ctl_column columns[] = {
+        {"SEQ", "seq", VGPU_CTL_CELL_NUMBER},     {"TIME", "time", VGPU_CTL_CELL_TEXT},
+        {"USER", "user", VGPU_CTL_CELL_TEXT},     {"COMMAND", "command", VGPU_CTL_CELL_TEXT},
+        {"OBJECT", "object", VGPU_CTL_CELL_TEXT}, {"RESULT", "result", VGPU_CTL_CELL_TEXT},
+        {"OLD", "old", VGPU_CTL_CELL_TEXT},       {"NEW", "new", VGPU_CTL_CELL_TEXT},
+    };
+    const json_t *entries = json_object_get(result, "history");
+    json_t *rows = json_array();
+    size_t i;
+    json_t *entry;
+
+    json_array_foreach((json_t *)entries, i, entry)
+    {
+        json_t *row = json_copy(entry);
+        json_object_set_new(row, "old", compact(json_object_get(entry, "old")));
+        json_object_set_new(row, "new", compact(json_object_get(entry, "new")));
+        json_array_append_new(rows, row);
+    }
+    if (json_array_size(rows))
+        VGPU_CTL_TABLE(out, rows, columns, color);
+    else
+        fputs("no history\n", out);
+    json_decref(rows);
+}
+
+void vgpu_ctl_print_reload(FILE *out, const json_t *result, bool color)
+{
+    static const struct vgpu_ctl_column columns[] = {
+        {"KEY", "key", VGPU_CTL_CELL_TEXT},
+        {"OLD", "old", VGPU_CTL_CELL_TEXT},
+        {"NEW", "new", VGPU_CTL_CELL_TEXT},
+    };
+    static const char *const parts[][2] = {{"applied", "in force now"},
+                                           {"would_apply", "would be in force"},
+                                           {"needs_restart", "in force after a restart of vgpud"}};
+    bool any = false;
+
+    for (size_t p = 0; p < sizeof(parts) / sizeof(parts[0]); p++) {
+        const json_t *rows = json_object_get(result, parts[p][0]);
+        if (!json_array_size(rows))
+            continue;
+        fprintf(out, "%s%s\n", any ? "\n" : "", parts[p][1]);
+        VGPU_CTL_TABLE(out, rows, columns, color);
+        any = true;
+    }
+    if (!any)
+        fputs("nothing changes\n", out);
+}
+
+void vgpu_ctl_print_any(FILE *out, const json_t *result, bool color)
+{
+    const char *key;
+    json_t *value;
+    char name[VGPU_CTL_CELL_BYTES];
+
+    vgpu_ctl_object(out, result, "");
+    json_object_foreach((json_t *)result, key, value)
+    {
+        vgpu_ctl_clean(key, name, sizeof(name));
+        if (json_is_object(json_array_get(value, 0)))
+            print_unknown(out, name, value, color);
+        else if (json_is_object(value)) {
+            fprintf(out, "\n%s\n", name);
+            vgpu_ctl_object(out, value, "  ");
+        }
+    }
 }

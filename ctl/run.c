@@ -6,9 +6,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "ctl/client.h"
+#include "ctl/ask.h"
 #include "ctl/local.h"
-#include "ctl/print.h"
 
 static bool want_color(FILE *out)
 {
@@ -46,18 +45,14 @@ static int ask(struct vgpu_ctl_local *local)
     const struct vgpu_ctl_line *line = local->line;
     struct vgpu_err err;
     json_t *result = NULL;
-    bool refused;
-    int rc = vgpu_ctl_call(line->socket, line->command->name, line->args, &result, &refused, &err);
+    int code;
 
-    if (rc)
-        return complain(local->errors, &err, refused,
-                        refused        ? VGPU_CTL_REFUSED
-                        : rc == -E2BIG ? VGPU_CTL_USAGE
-                                       : VGPU_CTL_UNREACHABLE);
+    if (vgpu_ctl_ask(line, line->command->name, line->args, &result, &code, &err))
+        return complain(local->errors, &err, code == VGPU_CTL_REFUSED, code);
     if (line->json)
         vgpu_ctl_emit(local, result);
     else
-        vgpu_ctl_print(local->out, line->command->name, result, local->color);
+        line->command->print(local->out, result, local->color);
     json_decref(result);
     return VGPU_CTL_OK;
 }
@@ -88,10 +83,13 @@ int vgpu_ctl_run(int argc, char **argv, FILE *out, FILE *errors)
     else
         code = run_command(&line, out, errors);
     vgpu_ctl_line_free(&line);
-    /* A result that nobody could read is no success. */
+    /* A result that nobody could read is no success; a reader that had enough (| head) needs no words about it. */
     if ((fflush(out) || ferror(out)) && code == VGPU_CTL_OK) {
-        vgpu_err_set(&err, errno, "cannot write the result: %s", strerror(errno));
-        code = complain(errors, &err, false, VGPU_CTL_REFUSED);
+        code = VGPU_CTL_REFUSED;
+        if (errno != EPIPE) {
+            vgpu_err_set(&err, errno, "cannot write the result: %s", strerror(errno));
+            complain(errors, &err, false, code);
+        }
     }
     return code;
 }

@@ -290,7 +290,7 @@ Test(ctl_usage, values_of_several_lines_and_empty_ones)
     size_t n;
 
     FILE *f = open_memstream(&text, &n);
-    vgpu_ctl_print(f, "stats", r, false);
+    vgpu_ctl_print_stats(f, r, false);
     fclose(f);
     static const char expected[] =
         "daemon\n  startup  one\n           two ?[2J\n           \n           four\n  x        y\n"
@@ -449,7 +449,7 @@ Test(ctl_usage, tables_align_and_stay_clean)
 
     cr_assert_not_null(r);
     FILE *f = open_memstream(&text, &n);
-    vgpu_ctl_print(f, "list-vms", r, false);
+    vgpu_ctl_print_vms(f, r, false);
     fclose(f);
     cr_assert_str_eq(text,
                      "   VM  NAME   POOL    PRIORITY  STATE   UID  PID  IN-FLIGHT  ARENA  DEVICE\n"
@@ -458,7 +458,7 @@ Test(ctl_usage, tables_align_and_stay_clean)
                      "%s", text);
     free(text);
     f = open_memstream(&text, &n);
-    vgpu_ctl_print(f, "list-vms", r, true);
+    vgpu_ctl_print_vms(f, r, true);
     fclose(f);
     cr_assert_not_null(strstr(text, "\033[31mbroken\033[0m"));
     cr_assert_not_null(strstr(text, "\033[1mNAME\033[0m"));
@@ -480,7 +480,7 @@ Test(ctl_usage, notes_below_the_table)
 
     cr_assert_not_null(r);
     FILE *f = open_memstream(&text, &n);
-    vgpu_ctl_print(f, "list-pools", r, false);
+    vgpu_ctl_print_pools(f, r, false);
     fclose(f);
     cr_assert_str_eq(text,
                      "POOL  MEMBERS  CAPACITY  EXECUTOR  BACKEND  PID  STATE\n"
@@ -493,7 +493,7 @@ Test(ctl_usage, notes_below_the_table)
     free(text);
     json_object_del(r, "pools");
     f = open_memstream(&text, &n);
-    vgpu_ctl_print(f, "stats", r, false);
+    vgpu_ctl_print_stats(f, r, false);
     fclose(f);
     cr_assert_str_eq(text, "\nexecutors\nname  backend\ne     cuda\ne: last fault: gone\n", "%s", text);
     free(text);
