@@ -156,6 +156,12 @@ const struct vgpu_key vgpu_keys[] = {
     ROW("memory.hugepages", BOOL, "", 0, 0, "true", CONFIG(hugepages), "Use huge pages where the host has some."),
     ROW("memory.lock", BOOL, "", 0, 0, "false", CONFIG(lock_memory), "Lock all memory (needs CAP_IPC_LOCK)."),
 
+    SECTION("iommu", "Devices bound to vfio-pci that reach VMs' memory by DMA, each inside an IOMMU domain (a VFIO container)."),
+    ROW("iommu.devices", DEVICES, "", 0, VGPU_CONFIG_MAX_DEVICES, "[]", CONFIG(devices),
+        "Such a device reaches the arenas of the attached VMs of its domain, and no other memory. @N puts it into domain N,\n"
+        "for VMs registered with --iommu-domain=N; without it, into domain 0, which the other VMs share. :ro lets it read\n"
+        "only. A GPU that vgpu-exec computes on stays with its own driver: docs/security-iommu.md says why."),
+
     SECTION("debug", "For tests; leave them off."),
     ROW("debug.debug_ops", BOOL, "", 0, 0, "false", CONFIG(debug_ops),
         "Serve VGPU_OP_DEBUG: any guest may then stall or kill its executor."),
@@ -271,6 +277,13 @@ void vgpu_key_expected(const struct vgpu_key *k, char *out, size_t bytes)
     case VGPU_KEY_CPU:
         snprintf(out, bytes, "any, or a CPU number from 0 to %d", VGPU_CPU_MAX);
         break;
+    case VGPU_KEY_DEVICE:
+        snprintf(out, bytes, "a PCI address such as 0000:01:00.0, then @N for a domain from 1 to %u, then :ro", VGPU_VM_IDS);
+        break;
+    case VGPU_KEY_DEVICES:
+        snprintf(out, bytes, "a list of %" PRIu64 " to %" PRIu64 " PCI addresses, each with @DOMAIN or :ro behind it or not",
+                 k->min, k->max);
+        break;
     case VGPU_KEY_CPUS:
         snprintf(out, bytes, "a list of %" PRIu64 " to %" PRIu64 " entries, each any or a CPU number from 0 to %d",
                  k->min, k->max, VGPU_CPU_MAX);
@@ -327,6 +340,54 @@ bool vgpu_key_cpu(const char *text, int *out)
         return false;
     *out = (int)v;
     return true;
+}
+
+/* A PCI address as sysfs writes it: four to eight digits of domain, then bus, slot, function, in lower case. */
+static bool pci_address_ok(const char *text, size_t n)
+{
+    static const char shape[] = "xx:xx.x";
+    size_t domain = n > 8 ? n - 8 : 0;
+
+    if (domain < 4 || domain > 6 || text[domain] != ':' || text[n - 1] > '7')
+        return false;
+    for (size_t i = 0; i < n; i++) {
+        char want = i < domain ? 'x' : i == domain ? ':' : shape[i - domain - 1];
+        bool hex = (text[i] >= '0' && text[i] <= '9') || (text[i] >= 'a' && text[i] <= 'f');
+        if (want == 'x' ? !hex : text[i] != want)
+            return false;
+    }
+    return true;
+}
+
+bool vgpu_key_device(const char *text, struct vgpu_device_config *out)
+{
+    struct vgpu_device_config d = {0};
+    size_t n = strcspn(text, "@"), end = strlen(text);
+    uint64_t domain = 0;
+
+    if (end >= 3 && !strcmp(text + end - 3, ":ro")) {
+        d.read_only = true;
+        end -= 3;
+    }
+    if (n < end && (!parse_u64(text + n + 1, end - n - 1, &domain) || domain < 1 || domain > VGPU_VM_IDS))
+        return false;
+    if (n > end)
+        n = end;
+    if (!pci_address_ok(text, n) || n >= sizeof(d.address))
+        return false;
+    memcpy(d.address, text, n);
+    d.domain = (uint32_t)domain;
+    *out = d;
+    return true;
+}
+
+void vgpu_key_device_text(const struct vgpu_device_config *d, char *out, size_t bytes)
+{
+    char domain[16] = "";
+
+    if (d->domain)
+        snprintf(domain, sizeof(domain), "@%u", d->domain);
+    snprintf(out, bytes, "%s%s%s", d->address, domain, d->read_only ? ":ro" : "");
 }
 
 static bool printable(const char *text, size_t bytes)
@@ -412,6 +473,9 @@ static const char *set_word(const struct vgpu_key *k, void *dst, const char *tex
         if (v == VGPU_SCOPE_POOL && strcmp(text, "pool"))
             return "is no scope";
         memcpy(dst, &v, sizeof(v));
+    } else if (k->type == VGPU_KEY_DEVICE) {
+        if (!vgpu_key_device(text, dst))
+            return "is no such device";
     } else {
         int v;
         if (!vgpu_key_cpu(text, &v))
@@ -498,7 +562,7 @@ void vgpu_config_defaults_underived(struct vgpu_config *c)
     memset(c, 0, sizeof(*c));
     for (uint32_t i = 0; i < vgpu_key_count; i++) {
         const struct vgpu_key *k = &vgpu_keys[i];
-        if (k->value && !strstr(k->path, "[]") && k->type != VGPU_KEY_CPUS)
+        if (k->value && !strstr(k->path, "[]") && k->type != VGPU_KEY_CPUS && k->type != VGPU_KEY_DEVICES)
             set_default(k, c);
     }
     c->poll_core_count = 1;

@@ -18,6 +18,7 @@
 #define VGPU_CONFIG_MAX_POOLS 16
 #define VGPU_CONFIG_MAX_EXECUTORS 16
 #define VGPU_CONFIG_MAX_POLL_CORES 16
+#define VGPU_CONFIG_MAX_DEVICES 16
 #define VGPU_CONFIG_PATH_BYTES 108 /* a unix socket path's limit */
 #define VGPU_CPU_ANY (-1)
 
@@ -44,6 +45,13 @@ struct vgpu_executor_config {
     int cpu;                        /* pinned core, or VGPU_CPU_ANY */
     bool in_process;                /* run inside the poll core's loop instead of a process of its own */
     uint64_t heap_bytes;
+};
+
+/* A device bound to VFIO: "0000:01:00.0", "0000:01:00.0@2", "0000:01:00.0@2:ro". */
+struct vgpu_device_config {
+    char address[16];
+    uint32_t domain; /* IOMMU domain; 0: the one that VMs without a domain of their own share */
+    bool read_only;
 };
 
 struct vgpu_config {
@@ -77,6 +85,9 @@ struct vgpu_config {
     /* memory */
     bool hugepages;          /* use them where there are some */
     bool lock_memory;
+    /* iommu */
+    uint32_t device_count;
+    struct vgpu_device_config devices[VGPU_CONFIG_MAX_DEVICES];
     /* debug */
     bool debug_ops;
     bool expose_exec_seq;

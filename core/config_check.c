@@ -153,6 +153,25 @@ static void check_limits(const struct vgpu_config *c, struct vgpu_faults *f)
                        c->ring_slots);
 }
 
+static void check_devices(const struct vgpu_config *c, struct vgpu_faults *f)
+{
+    for (uint32_t i = 0; i < c->device_count; i++)
+        for (uint32_t j = 0; j < i; j++) {
+            const struct vgpu_device_config *a = &c->devices[j], *b = &c->devices[i];
+            char key[VGPU_KEY_BYTES];
+            snprintf(key, sizeof(key), "iommu.devices[%u]", i);
+            if (!strcmp(a->address, b->address)) {
+                vgpu_fault_key(f, key, "%s stands there already; expected each device once", b->address);
+                break;
+            }
+            if (a->domain == b->domain && a->read_only != b->read_only) {
+                vgpu_fault_key(f, key, "%s may write and %s may not, both in domain %u; expected :ro on all of a domain or none",
+                               a->read_only ? b->address : a->address, a->read_only ? a->address : b->address, b->domain);
+                break;
+            }
+        }
+}
+
 void vgpu_config_check(struct vgpu_config *c, struct vgpu_faults *f)
 {
     check_paths(c, f);
@@ -161,4 +180,5 @@ void vgpu_config_check(struct vgpu_config *c, struct vgpu_faults *f)
     check_pools(c, f);
     drop_unused_defaults(c, f);
     check_limits(c, f);
+    check_devices(c, f);
 }

@@ -31,6 +31,8 @@ enum vgpu_key_type {
     VGPU_KEY_SCOPE,
     VGPU_KEY_CPU,  /* int: a CPU number or any */
     VGPU_KEY_CPUS, /* list of the former */
+    VGPU_KEY_DEVICE,  /* struct vgpu_device_config */
+    VGPU_KEY_DEVICES, /* list of the former */
 };
 
 /* One row of the schema. For keys of list elements the offset counts from the element's start. */
@@ -55,6 +57,10 @@ bool vgpu_key_set(const struct vgpu_key *k, void *base, const char *text, size_t
                   size_t why_bytes);
 /* Reads one CPU. The same. */
 bool vgpu_key_cpu(const char *text, int *out);
+/* Reads "ADDRESS", "ADDRESS@DOMAIN", either with ":ro" behind it. The same. */
+bool vgpu_key_device(const char *text, struct vgpu_device_config *out);
+/* As a file would say it; bytes >= 32. */
+void vgpu_key_device_text(const struct vgpu_device_config *d, char *out, size_t bytes);
 /* "a whole number from 1 to 1024 (descriptors)" */
 void vgpu_key_expected(const struct vgpu_key *k, char *out, size_t bytes);
 /* The element's defaults; required keys stay empty. `list` is its row. */

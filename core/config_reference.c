@@ -69,6 +69,17 @@ static void write_value(FILE *out, const struct vgpu_key *k, const void *base, c
         }
         fputc(']', out);
         break;
+    case VGPU_KEY_DEVICE:
+        break;
+    case VGPU_KEY_DEVICES:
+        fputc('[', out);
+        for (uint32_t i = 0; i < c->device_count; i++) {
+            char text[40];
+            vgpu_key_device_text(&c->devices[i], text, sizeof(text));
+            fprintf(out, "%s%s", i ? ", " : "", text);
+        }
+        fputc(']', out);
+        break;
     }
 }
 

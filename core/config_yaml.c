@@ -165,8 +165,10 @@ static bool is_list(struct walk *w, const struct vgpu_key *row, const char *key,
     return true;
 }
 
-static void walk_cpus(struct walk *w, const struct vgpu_key *row, const char *key, const yaml_node_t *node)
+/* A list of scalars: CPUs or devices. */
+static void walk_scalars(struct walk *w, const struct vgpu_key *row, const char *key, const yaml_node_t *node)
 {
+    bool cpus = row->type == VGPU_KEY_CPUS;
     uint32_t count = 0;
 
     if (!is_list(w, row, key, node))
@@ -174,15 +176,19 @@ static void walk_cpus(struct walk *w, const struct vgpu_key *row, const char *ke
     for (const yaml_node_item_t *i = node->data.sequence.items.start; i < node->data.sequence.items.top; i++) {
         const yaml_node_t *item = yaml_document_get_node(&w->doc, *i);
         char item_key[VGPU_KEY_BYTES];
-        const struct vgpu_key one = {
-            .path = "", .type = VGPU_KEY_CPU, .unit = "", .offset = 0, .bytes = sizeof(int), .doc = ""};
+        const struct vgpu_key one = {.path = "",
+                                     .type = cpus ? VGPU_KEY_CPU : VGPU_KEY_DEVICE,
+                                     .unit = "",
+                                     .offset = 0,
+                                     .bytes = cpus ? sizeof(int) : sizeof(struct vgpu_device_config),
+                                     .doc = ""};
 
         snprintf(item_key, sizeof(item_key), "%.48s[%u]", key, count); /* the table's keys are shorter */
         place_add(w, item_key, item);
-        walk_scalar(w, &one, &w->config->poll_cpu[count], item_key, item);
+        walk_scalar(w, &one, (char *)w->config + row->offset + count * one.bytes, item_key, item);
         count++;
     }
-    w->config->poll_core_count = count;
+    *(cpus ? &w->config->poll_core_count : &w->config->device_count) = count;
 }
 
 /* The name of a direct child of `prefix` that the row describes, or NULL: "limits" + "limits.handles" = "handles". */
@@ -267,8 +273,8 @@ static void walk_value(struct walk *w, const struct vgpu_key *row, void *base, c
             walk_mapping(w, row->path, key, base, node);
     } else if (row->type == VGPU_KEY_LIST) {
         walk_list(w, row, key, node);
-    } else if (row->type == VGPU_KEY_CPUS) {
-        walk_cpus(w, row, key, node);
+    } else if (row->type == VGPU_KEY_CPUS || row->type == VGPU_KEY_DEVICES) {
+        walk_scalars(w, row, key, node);
     } else {
         walk_scalar(w, row, base, key, node);
     }

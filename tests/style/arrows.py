@@ -16,8 +16,9 @@ MAY = {
     'pmd-gpu': LEAF,
     'store': LEAF,
     'host': LEAF,
+    'iommu': LEAF,
     'core': LEAF | {'core/libcontrol', 'local-transport', 'xen-transport', 'pmd-gpu',
-                    'store', 'host'},
+                    'store', 'host', 'iommu'},
     'core/libcontrol': LEAF,
     'ctl': LEAF | {'core/libcontrol', 'store', 'host'},
     'config': LEAF | {'core'},
@@ -34,6 +35,7 @@ FOREIGN = {
     'SQLite': (r'sqlite3\w*\.h$', {'store'}),
     'hwloc': (r'hwloc.*\.h$', {'core', 'host'}),
     'DPDK': (r'(dpdk/)?rte_\w+\.h$', {'core'}),
+    'VFIO': (r'linux/vfio\.h$', {'iommu'}),
     'liburcu': (r'urcu.*\.h$', {'core'}),
     'libyaml': (r'yaml\.h$', {'core'}),
 }

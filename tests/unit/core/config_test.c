@@ -210,7 +210,7 @@ Test(config, every_key_refuses_a_wrong_type)
         const struct vgpu_key *k = &vgpu_keys[i];
         if (k->type == VGPU_KEY_SECTION || k->type == VGPU_KEY_LIST)
             continue;
-        if (k->type != VGPU_KEY_CPUS)
+        if (k->type != VGPU_KEY_CPUS && k->type != VGPU_KEY_DEVICES)
             each_key_refuses(k, "[1, 2]", "is a list");
         each_key_refuses(k, "{a: 1}", "is a mapping");
         tried++;
@@ -312,6 +312,43 @@ Test(config, every_word_and_string_refuses_nonsense)
     refused(text, faults);
 }
 
+Test(config, devices_bound_to_vfio)
+{
+    static const char *const bad[] = {"1", "0000:00:03", "0000:00:03.8", "000:00:03.0", "0000:0g:03.0", "0000:00:03.0@",
+                                      "0000:00:03.0@0", "0000:00:03.0@65536", "0000:00:03.0@x", "0000:00:03.0:rw",
+                                      "0000:00:03.0:ro@1", "../../../etc", "0000:00:03.0@1:ro:ro", ":ro", "@1",
+                                      "00000000000:00:03.0", "0000:00:03.0 ", "0000:AB:03.0"};
+
+    accepted("iommu: {devices: [0000:00:03.0, 10000:e1:1f.7@7, 0000:00:05.0@65535:ro]}\n");
+    cr_assert_eq(c.device_count, 3);
+    cr_expect_str_eq(c.devices[0].address, "0000:00:03.0");
+    cr_expect(c.devices[0].domain == 0 && !c.devices[0].read_only);
+    cr_expect_str_eq(c.devices[1].address, "10000:e1:1f.7");
+    cr_expect(c.devices[1].domain == 7 && !c.devices[1].read_only);
+    cr_expect(c.devices[2].domain == 65535 && c.devices[2].read_only);
+    for (int i = 0; i < 3; i++) {
+        struct vgpu_device_config again = {0};
+        char text[40];
+        vgpu_key_device_text(&c.devices[i], text, sizeof(text));
+        cr_expect(vgpu_key_device(text, &again), "%s", text);
+        cr_expect_eq(memcmp(&again, &c.devices[i], sizeof(again)), 0, "%s", text);
+    }
+    accepted("iommu: {devices: []}\n");
+    same_as_defaults();
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+        struct vgpu_device_config d;
+        cr_expect_not(vgpu_key_device(bad[i], &d), "accepted: %s", bad[i]);
+    }
+    refused("iommu: {devices: [0000:00:03.0, x]}\n",
+            "t.yaml:1:33: iommu.devices[1]: \"x\" is no such device; expected a PCI address such as 0000:01:00.0, then @N for a "
+            "domain from 1 to 65535, then :ro\n");
+    refused("iommu: {devices: [0000:00:03.0, 0000:00:03.0@1]}\n",
+            "t.yaml:1:33: iommu.devices[1]: 0000:00:03.0 stands there already; expected each device once\n");
+    refused("iommu: {devices: [0000:00:03.0@1, 0000:00:04.0@1:ro]}\n",
+            "t.yaml:1:35: iommu.devices[1]: 0000:00:03.0 may write and 0000:00:04.0 may not, both in domain 1; expected :ro on "
+            "all of a domain or none\n");
+}
+
 Test(config, unknown_keys_are_refused_with_the_nearest)
 {
     refused("limts:\n  handles: 5\n", "t.yaml:1:1: \"limts\" is no key here; expected one like it: limits\n");
@@ -324,12 +361,12 @@ Test(config, unknown_keys_are_refused_with_the_nearest)
     refused("pools:\n  - {name: A, executor: exec-A, buget: {high: 1}}\n",
             "t.yaml:2:33: pools[0]: \"buget\" is no key here; expected one like it: budget\n");
     refused("\"a\\0b\": 1\n", "t.yaml:1:1: \"a?b\" is no key here; expected one of paths, poll_cores, executors, "
-                              "executor_idle, recovery, scheduler, pools, limits, memory, debug\n");
+                              "executor_idle, recovery, scheduler, pools, limits, memory, iommu, debug\n");
     refused("? [x]\n: 1\n", "t.yaml:1:3: a key is not a word; expected a key's name\n");
     refused(
         "<<: {limits: {handles: 1}}\n",
         "t.yaml:1:1: \"<<\" is no key here; expected one of paths, poll_cores, executors, executor_idle, recovery, "
-        "scheduler, pools, limits, memory, debug\n");
+        "scheduler, pools, limits, memory, iommu, debug\n");
 }
 
 Test(config, duplicate_keys_are_refused)

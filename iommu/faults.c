@@ -1,0 +1,189 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "iommu/faults.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* The log quotes what devices and firmware say: only what can be printed is kept, and bytes above ASCII are not. */
+static void text_copy(char *out, size_t bytes, const char *from, size_t n)
+{
+    size_t at = 0;
+
+    for (size_t i = 0; i < n && at + 1 < bytes; i++)
+        out[at++] = from[i] >= 0x20 && from[i] < 0x7f ? from[i] : '?';
+    while (at && out[at - 1] == ' ')
+        at--;
+    out[at] = 0;
+}
+
+/* The same fault again: counted. A new one: the oldest makes room. */
+static void note(struct vgpu_iommu_faults *f, const struct vgpu_iommu_fault *one, double time_s)
+{
+    struct vgpu_iommu_fault now = *one;
+    uint32_t i = 0;
+
+    f->total++;
+    while (i < f->count && (f->faults[i].address != one->address || strcmp(f->faults[i].device, one->device) ||
+                            strcmp(f->faults[i].access, one->access) || strcmp(f->faults[i].reason, one->reason)))
+        i++;
+    now.count = 1;
+    now.first_s = now.last_s = time_s;
+    if (i < f->count) {
+        now.count = f->faults[i].count + 1;
+        now.first_s = f->faults[i].first_s;
+    } else if (f->count == VGPU_IOMMU_FAULTS_KEPT) {
+        f->dropped++;
+        i = 0;
+    } else {
+        f->faults[f->count++] = now;
+        return;
+    }
+    memmove(&f->faults[i], &f->faults[i + 1], (f->count - i - 1) * sizeof(now));
+    f->faults[f->count - 1] = now;
+}
+
+/* A number behind the first `key`, in hexadecimal with or without 0x. */
+static bool hex_after(const char *line, const char *key, uint64_t *out)
+{
+    const char *p = strstr(line, key);
+    char *end;
+
+    if (!p)
+        return false;
+    p += strlen(key);
+    *out = strtoull(p, &end, 16);
+    return end != p;
+}
+
+static void device_set(struct vgpu_iommu_fault *one, const char *p, size_t n)
+{
+    char name[24];
+    unsigned bus, slot, fn;
+    int used = 0;
+
+    text_copy(name, sizeof(name), p, n);
+    /* Without a domain in front it is PCI domain 0: everything else here names devices in full. */
+    if (sscanf(name, "%2x:%2x.%1x%n", &bus, &slot, &fn, &used) == 3 && !name[used] && name[2] == ':')
+        snprintf(one->device, sizeof(one->device), "0000:%s", name);
+    else
+        snprintf(one->device, sizeof(one->device), "%s", name);
+}
+
+/* "DMAR: [DMA Write NO_PASID] Request device [00:03.0] fault addr 0x300000 [fault reason 0x05] PTE Write access is not set" */
+static bool line_intel(const char *line, struct vgpu_iommu_fault *one)
+{
+    const char *kind = strstr(line, "[DMA "), *device = strstr(line, "Request device [");
+
+    if (!strstr(line, "DMAR:") || !kind || !device || !hex_after(line, "fault addr ", &one->address))
+        return false;
+    device += strlen("Request device [");
+    device_set(one, device, strcspn(device, "]"));
+    snprintf(one->access, sizeof(one->access), "%s", !strncmp(kind + 5, "Write", 5) ? "write" : "read");
+    const char *reason = strstr(line, "[fault reason ");
+    if (reason && (reason = strstr(reason, "] ")))
+        text_copy(one->reason, sizeof(one->reason), reason + 2, strlen(reason + 2));
+    return true;
+}
+
+/* "vfio-pci 0000:00:03.0: AMD-Vi: Event logged [IO_PAGE_FAULT domain=0x000f address=0xfe000 flags=0x0020]", or device= */
+static bool line_amd(const char *line, struct vgpu_iommu_fault *one)
+{
+    uint64_t flags = 0;
+    const char *event = strstr(line, "AMD-Vi: Event logged [IO_PAGE_FAULT");
+
+    if (!event || !hex_after(event, "address=", &one->address))
+        return false;
+    const char *device = strstr(event, "device=");
+    if (device) {
+        device_set(one, device + 7, strcspn(device + 7, " ]"));
+    } else if (event - line > 2) { /* "DRIVER DEVICE: AMD-Vi" */
+        const char *end = event - 2, *start = end;
+        while (start > line && start[-1] != ' ')
+            start--;
+        device_set(one, start, (size_t)(end - start));
+    }
+    if (hex_after(event, "flags=", &flags)) {
+        snprintf(one->access, sizeof(one->access), "%s", flags & 0x20 ? "write" : "read");
+        snprintf(one->reason, sizeof(one->reason), "%s",
+                 flags & 0x10 ? "the mapping does not allow it" : "nothing is mapped there");
+    }
+    return true;
+}
+
+/* "arm-smmu 5000000.iommu: Unhandled context fault: fsr=0x402, iova=0x300000, fsynr=0x11, cbfrsynra=0x400, cb=0" */
+static bool line_arm(const char *line, struct vgpu_iommu_fault *one)
+{
+    uint64_t syndrome = 0, stream = 0;
+
+    if (!strstr(line, "arm-smmu") || !strstr(line, "Unhandled context fault") || !hex_after(line, "iova=", &one->address))
+        return false;
+    if (hex_after(line, "fsynr=", &syndrome) || hex_after(line, "fsynr0=", &syndrome))
+        snprintf(one->access, sizeof(one->access), "%s", syndrome & 0x10 ? "write" : "read");
+    if (hex_after(line, "cbfrsynra=", &stream))
+        snprintf(one->device, sizeof(one->device), "stream 0x%llx", (unsigned long long)(stream & 0xffff));
+    snprintf(one->reason, sizeof(one->reason), "unhandled context fault");
+    return true;
+}
+
+bool vgpu_iommu_faults_line(struct vgpu_iommu_faults *f, const char *line, double time_s)
+{
+    struct vgpu_iommu_fault one = {0};
+    const char *suppressed = strstr(line, "callbacks suppressed");
+
+    if (suppressed && (strstr(line, "dmar_fault: ") || strstr(line, "amd_iommu_") || strstr(line, "arm_smmu_"))) {
+        const char *number = suppressed;
+        while (number > line && (number[-1] == ' ' || (number[-1] >= '0' && number[-1] <= '9')))
+            number--;
+        f->suppressed += strtoull(number, NULL, 10);
+        return true;
+    }
+    if (!line_intel(line, &one) && !line_amd(line, &one) && !line_arm(line, &one))
+        return false;
+    note(f, &one, time_s);
+    return true;
+}
+
+bool vgpu_iommu_faults_record(struct vgpu_iommu_faults *f, const char *record, size_t bytes)
+{
+    char text[1024];
+    size_t n = bytes < sizeof(text) - 1 ? bytes : sizeof(text) - 1;
+    unsigned long long microseconds = 0;
+
+    memcpy(text, record, n);
+    text[n] = 0;
+    char *line = strchr(text, ';');
+    if (!line || sscanf(text, "%*u,%*u,%llu", &microseconds) != 1)
+        return false;
+    line++;
+    line[strcspn(line, "\n")] = 0;
+    return vgpu_iommu_faults_line(f, line, (double)microseconds / 1e6);
+}
+
+void vgpu_iommu_faults_read(struct vgpu_iommu_faults *f, const char *path)
+{
+    char record[8192];
+
+    memset(f, 0, sizeof(*f));
+    int fd = open(path ? path : "/dev/kmsg", O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    if (fd < 0) {
+        snprintf(f->unreadable, sizeof(f->unreadable), "%s: %s%s", path ? path : "/dev/kmsg", strerror(errno),
+                 errno == EPERM || errno == EACCES ? " (run as root; sysctl kernel.dmesg_restrict)" : "");
+        return;
+    }
+    for (uint32_t i = 0; i < VGPU_IOMMU_LOG_RECORDS; i++) {
+        ssize_t n = read(fd, record, sizeof(record));
+        if (n < 0 && (errno == EPIPE || errno == EINTR)) /* EPIPE: overwritten meanwhile; the next read goes on behind */
+            continue;
+        if (n <= 0) {
+            if (n < 0 && errno != EAGAIN)
+                snprintf(f->unreadable, sizeof(f->unreadable), "%s: %s", path ? path : "/dev/kmsg", strerror(errno));
+            break;
+        }
+        vgpu_iommu_faults_record(f, record, (size_t)n);
+    }
+    close(fd);
+}

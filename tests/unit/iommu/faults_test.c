@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "iommu/faults.h"
+
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static struct vgpu_iommu_faults f;
+
+static const struct vgpu_iommu_fault *only(const char *line)
+{
+    memset(&f, 0, sizeof(f));
+    cr_assert(vgpu_iommu_faults_line(&f, line, 1.5), "not understood: %s", line);
+    cr_assert_eq(f.count, 1);
+    cr_assert_eq(f.total, 1);
+    return &f.faults[0];
+}
+
+static void is(const struct vgpu_iommu_fault *x, const char *device, const char *access, uint64_t address, const char *reason)
+{
+    cr_expect_str_eq(x->device, device);
+    cr_expect_str_eq(x->access, access);
+    cr_expect_eq(x->address, address);
+    cr_expect_str_eq(x->reason, reason);
+    cr_expect_float_eq(x->last_s, 1.5, 0.001);
+}
+
+Test(faults, intel)
+{
+    is(only("DMAR: [DMA Write NO_PASID] Request device [00:03.0] fault addr 0x300000 [fault reason 0x05] PTE Write access is "
+            "not set"),
+       "0000:00:03.0", "write", 0x300000, "PTE Write access is not set");
+    is(only("DMAR: [DMA Read] Request device [0a:1f.7] PASID ffffffff fault addr 12345000 [fault reason 06] PTE Read access is "
+            "not set"),
+       "0000:0a:1f.7", "read", 0x12345000, "PTE Read access is not set");
+    is(only("DMAR: [DMA Read NO_PASID] Request device [0001:0a:00.0] fault addr 0xffffffffffffffff [fault reason 0x01]"),
+       "0001:0a:00.0", "read", UINT64_MAX, "");
+}
+
+Test(faults, amd)
+{
+    is(only("vfio-pci 0000:00:03.0: AMD-Vi: Event logged [IO_PAGE_FAULT domain=0x000f address=0xfe000 flags=0x0020]"),
+       "0000:00:03.0", "write", 0xfe000, "nothing is mapped there");
+    is(only("AMD-Vi: Event logged [IO_PAGE_FAULT device=0000:01:00.0 domain=0x0001 address=0x1000 flags=0x0050]"),
+       "0000:01:00.0", "read", 0x1000, "the mapping does not allow it");
+}
+
+Test(faults, arm)
+{
+    is(only("arm-smmu 5000000.iommu: Unhandled context fault: fsr=0x402, iova=0x00300000, fsynr=0x11, cbfrsynra=0x400, cb=0"),
+       "stream 0x400", "write", 0x300000, "unhandled context fault");
+}
+
+Test(faults, other_lines_are_none)
+{
+    static const char *const lines[] = {"", "DMAR: IOMMU enabled", "DMAR: [DMA Write", "DMAR: DRHD: handling fault status reg 3",
+                                        "Request device [00:03.0] fault addr 0x300000", "AMD-Vi: Event logged [IO_PAGE_FAULT",
+                                        "usb 1-1: callbacks suppressed", "DMAR: [DMA Read] Request device [] fault addr zz"};
+    memset(&f, 0, sizeof(f));
+    for (size_t i = 0; i < sizeof(lines) / sizeof(lines[0]); i++)
+        cr_expect_not(vgpu_iommu_faults_line(&f, lines[i], 1), "taken for a fault: %s", lines[i]);
+    cr_expect_eq(f.total, 0);
+}
+
+Test(faults, the_same_is_counted_and_the_oldest_makes_room)
+{
+    char line[160];
+
+    memset(&f, 0, sizeof(f));
+    for (int i = 0; i < 100; i++) {
+        int page = i < 50 ? 0 : i;
+        snprintf(line, sizeof(line), "DMAR: [DMA Write NO_PASID] Request device [00:03.0] fault addr 0x%x [fault reason 0x05] x",
+                 0x1000 * page);
+        cr_assert(vgpu_iommu_faults_line(&f, line, i));
+        if (i == 49) {
+            cr_assert_eq(f.count, 1);
+            cr_expect_eq(f.faults[0].count, 50);
+            cr_expect_float_eq(f.faults[0].first_s, 0, 0.001);
+            cr_expect_float_eq(f.faults[0].last_s, 49, 0.001);
+        }
+    }
+    cr_expect_eq(f.total, 100);
+    cr_expect_eq(f.count, VGPU_IOMMU_FAULTS_KEPT);
+    cr_expect_eq(f.dropped, 51 - VGPU_IOMMU_FAULTS_KEPT);
+    cr_expect_eq(f.faults[f.count - 1].address, 0x1000 * 99);
+    cr_expect_eq(f.faults[0].address, 0x1000 * (100 - VGPU_IOMMU_FAULTS_KEPT));
+    cr_expect(vgpu_iommu_faults_line(&f, "dmar_fault: 123 callbacks suppressed", 200));
+    cr_expect_eq(f.suppressed, 123);
+}
+
+Test(faults, records_and_hostile_text)
+{
+    static const char good[] = "3,812,5500000,-;DMAR: [DMA Write] Request device [00:03.0] fault addr 300000 [fault reason 05] "
+                               "bad\x1b[31m\xff\n SUBSYSTEM=pci\n DEVICE=+pci:0000:00:03.0\n";
+    char *big = malloc(9000);
+
+    memset(&f, 0, sizeof(f));
+    cr_assert(vgpu_iommu_faults_record(&f, good, sizeof(good) - 1));
+    cr_expect_float_eq(f.faults[0].last_s, 5.5, 0.001);
+    cr_expect_str_eq(f.faults[0].reason, "bad?[31m?");
+    memset(big, 'x', 9000);
+    cr_expect_not(vgpu_iommu_faults_record(&f, big, 9000));
+    memcpy(big, "3,1,2,-;DMAR: [DMA Write] Request device [", 42);
+    cr_expect_not(vgpu_iommu_faults_record(&f, big, 9000));
+    cr_expect_not(vgpu_iommu_faults_record(&f, "", 0));
+    cr_expect_not(vgpu_iommu_faults_record(&f, ";", 1));
+    free(big);
+}
+
+Test(faults, a_log_that_cannot_be_read_says_why)
+{
+    vgpu_iommu_faults_read(&f, "/nonexistent/kmsg");
+    cr_expect_str_eq(f.unreadable, "/nonexistent/kmsg: No such file or directory");
+    cr_expect_eq(f.count, 0);
+}
