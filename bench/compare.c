@@ -49,8 +49,12 @@ static int row_read(struct rows *r, const json_t *row)
     const char *unit = json_string_value(json_object_get(row, "unit"));
     const json_t *values = json_object_get(row, "values");
     char *params = json_dumps(json_object_get(row, "params"), JSON_COMPACT | JSON_SORT_KEYS);
-    struct side *s = realloc(r->side, (r->count + 1) * sizeof(*s));
 
+    if (metric && strcmp(metric, "hist") == 0) { /* its percentiles have rows of their own */
+        free(params);
+        return 0;
+    }
+    struct side *s = realloc(r->side, (r->count + 1) * sizeof(*s));
     if (s)
         r->side = s;
     if (!bench || !subject || !metric || !unit || !params || !s) {

@@ -30,6 +30,8 @@ extern "C" {
 #define BENCH_CORES_MAX 64
 #define BENCH_REPS_MAX  101
 
+struct bench_hist;
+
 /* A measurement repeated round by round. */
 struct bench_row {
     char *bench;                  /* "rings.rtt" */
@@ -39,6 +41,7 @@ struct bench_row {
     char *unit;                   /* "ns" */
     double value[BENCH_REPS_MAX]; /* by round; NAN where it did not run */
     int rounds;
+    struct bench_hist *hist; /* metric "hist": all rounds together; else NULL */
 };
 
 struct bench {
@@ -117,6 +120,9 @@ void *bench_mem_take(struct bench_mem *m, size_t bytes);
 /* ---- report.c ---- */
 void bench_record(struct bench *b, const char *bench, const char *subject, const char *params, const char *metric,
                   const char *unit, double value);
+/* One round's latencies: p50, p99, p99.9, p99.99 and max, and the histogram over all rounds for the JSON rows. */
+void bench_record_latency(struct bench *b, const char *bench, const char *subject, const char *params,
+                          const struct bench_hist *hist);
 /* NULL when nothing was recorded. */
 const struct bench_row *bench_find(const struct bench *b, const char *bench, const char *subject, const char *params,
                                    const char *metric);
@@ -152,21 +158,65 @@ void bench_table_names(struct bench_table *t, const char *const *names);
 /* Prints a table that has more cells than its heading, and an empty line; frees either way. */
 void bench_table_show(struct bench_table *t, int heading_cells, FILE *to);
 
-/* ---- Histogram of ticks: two ticks a bucket, so a ratio of two medians near 100 ns is good to about 1 %. ---- */
-#define BENCH_HIST_SHIFT   1u
-#define BENCH_HIST_BUCKETS (1u << 15)
-struct bench_hist {
-    uint64_t count;
-    uint32_t bucket[BENCH_HIST_BUCKETS]; /* the last one keeps all that is larger */
+/* ---- goals.c ---- */
+struct bench_goals {
+    struct bench *b;
+    const char *suite; /* rows are of "SUITE.goal" */
+    bool judge;        /* else all is shown and nothing judged */
+    bool show_missing; /* also goals of which a side was not measured */
+    struct bench_table table;
+    int met, judged;
 };
+void bench_goals_begin(struct bench_goals *g, struct bench *b, const char *suite, bool judge, bool show_missing);
+/*
+ * ours / other, round by round; against "": ours alone. at_most: it should not exceed the bound, else it should reach it.
+ * Rows may be NULL: not measured. bound NAN: shown, not judged. Adds rows, so pointers to rows are void afterwards.
+ */
+void bench_goal(struct bench_goals *g, const char *what, const char *against, bool at_most, double bound,
+                const struct bench_row *ours, const struct bench_row *other);
+/* Prints and frees. */
+void bench_goals_end(struct bench_goals *g, const char *note);
+
+/*
+ * ---- Histogram of ticks: log-linear, 1024 steps in each power of two, so a reading is within 0.1 % and below 1024 ticks
+ * exact. Up to 2^40 ticks (some minutes); what is larger counts in the last bucket, and max keeps it exactly. Adding two
+ * of them loses nothing. ----
+ */
+#define BENCH_HIST_SUB_BITS 10u
+#define BENCH_HIST_SUB      (1u << BENCH_HIST_SUB_BITS)
+#define BENCH_HIST_MAX_BITS 40u
+#define BENCH_HIST_BUCKETS  ((BENCH_HIST_MAX_BITS - BENCH_HIST_SUB_BITS + 1) * BENCH_HIST_SUB)
+struct bench_hist {
+    uint64_t count, max;
+    uint32_t bucket[BENCH_HIST_BUCKETS];
+};
+static inline uint32_t bench_hist_index(uint64_t ticks)
+{
+    if (ticks < BENCH_HIST_SUB)
+        return (uint32_t)ticks;
+    uint32_t msb = 63u - (uint32_t)__builtin_clzll(ticks);
+    if (msb >= BENCH_HIST_MAX_BITS)
+        return BENCH_HIST_BUCKETS - 1;
+    uint32_t shift = msb - BENCH_HIST_SUB_BITS;
+    return ((shift + 1) << BENCH_HIST_SUB_BITS) + (uint32_t)((ticks >> shift) & (BENCH_HIST_SUB - 1));
+}
+/* The smallest value of a bucket; that of the bucket behind it ends it. */
+static inline uint64_t bench_hist_lower(uint32_t index)
+{
+    if (index < BENCH_HIST_SUB)
+        return index;
+    uint32_t shift = (index >> BENCH_HIST_SUB_BITS) - 1;
+    return (uint64_t)((index & (BENCH_HIST_SUB - 1)) | BENCH_HIST_SUB) << shift;
+}
 static inline void bench_hist_add(struct bench_hist *h, uint64_t ticks)
 {
-    uint64_t i = ticks >> BENCH_HIST_SHIFT;
-
-    h->bucket[i < BENCH_HIST_BUCKETS ? i : BENCH_HIST_BUCKETS - 1]++;
+    h->bucket[bench_hist_index(ticks)]++;
     h->count++;
+    if (ticks > h->max)
+        h->max = ticks;
 }
-/* In nanoseconds; NAN when empty, and when it lies in the last bucket, whose width nobody knows. */
+void bench_hist_merge(struct bench_hist *to, const struct bench_hist *from);
+/* In nanoseconds; never above the largest reading; NAN when empty. */
 double bench_hist_quantile_ns(const struct bench_hist *h, double q);
 
 #ifdef __cplusplus

@@ -17,6 +17,11 @@ static void *must(void *p)
     return p;
 }
 
+static double ticks_ns(double ticks)
+{
+    return ticks * 1e9 / (double)vgpu_clock.ticks_hz;
+}
+
 static struct bench_row *find(const struct bench *b, const char *bench, const char *subject, const char *params,
                               const char *metric)
 {
@@ -35,8 +40,9 @@ const struct bench_row *bench_find(const struct bench *b, const char *bench, con
     return find(b, bench, subject, params, metric);
 }
 
-void bench_record(struct bench *b, const char *bench, const char *subject, const char *params, const char *metric,
-                  const char *unit, double value)
+/* The row of this name, made where there is none. */
+static struct bench_row *row_of(struct bench *b, const char *bench, const char *subject, const char *params,
+                                const char *metric, const char *unit)
 {
     struct bench_row *r = find(b, bench, subject, params, metric);
 
@@ -52,12 +58,38 @@ void bench_record(struct bench *b, const char *bench, const char *subject, const
         r->metric = must(strdup(metric));
         r->unit = must(strdup(unit));
         r->rounds = 0;
+        r->hist = NULL;
         for (int i = 0; i < BENCH_REPS_MAX; i++)
             r->value[i] = NAN;
     }
+    return r;
+}
+
+void bench_record(struct bench *b, const char *bench, const char *subject, const char *params, const char *metric,
+                  const char *unit, double value)
+{
+    struct bench_row *r = row_of(b, bench, subject, params, metric, unit);
+
     r->value[b->round] = value;
     if (b->round >= r->rounds)
         r->rounds = b->round + 1;
+}
+
+void bench_record_latency(struct bench *b, const char *bench, const char *subject, const char *params,
+                          const struct bench_hist *hist)
+{
+    static const struct {
+        const char *metric;
+        double q;
+    } quantiles[] = {{"p50", 0.5}, {"p99", 0.99}, {"p99.9", 0.999}, {"p99.99", 0.9999}, {"max", 1}};
+
+    for (size_t i = 0; i < sizeof(quantiles) / sizeof(quantiles[0]); i++)
+        bench_record(b, bench, subject, params, quantiles[i].metric, "ns",
+                     bench_hist_quantile_ns(hist, quantiles[i].q));
+    struct bench_row *r = row_of(b, bench, subject, params, "hist", "ns");
+    if (!r->hist)
+        r->hist = must(calloc(1, sizeof(*r->hist)));
+    bench_hist_merge(r->hist, hist);
 }
 
 static int by_value(const void *a, const void *b)
@@ -131,12 +163,33 @@ static void values_print(FILE *to, const struct bench_row *r)
             fprintf(to, "%s%.6g", i ? "," : "", r->value[i]);
 }
 
+/* [lower end in ns, how many] of each bucket that is not empty. */
+static void hist_print(const struct bench *b, const struct bench_row *r)
+{
+    const char *comma = "";
+
+    fprintf(b->json,
+            "{\"bench\":\"%s\",\"subject\":\"%s\",\"params\":%s,\"metric\":\"hist\",\"unit\":\"ns\",\"count\":%llu,"
+            "\"max\":%.6g,\"buckets\":[",
+            r->bench, r->subject, r->params, (unsigned long long)r->hist->count, ticks_ns((double)r->hist->max));
+    for (uint32_t i = 0; i < BENCH_HIST_BUCKETS; i++)
+        if (r->hist->bucket[i]) {
+            fprintf(b->json, "%s[%.7g,%u]", comma, ticks_ns((double)bench_hist_lower(i)), r->hist->bucket[i]);
+            comma = ",";
+        }
+    fprintf(b->json, "],\"host\":%s}\n", b->host_json);
+}
+
 static void rows_print(const struct bench *b)
 {
     double v[BENCH_REPS_MAX];
 
     for (size_t i = 0; i < b->n_rows; i++) {
         const struct bench_row *r = &b->rows[i];
+        if (r->hist) {
+            hist_print(b, r);
+            continue;
+        }
         int n = sorted(r, v);
         if (n == 0)
             continue;
@@ -182,6 +235,7 @@ void bench_json_flush(struct bench *b)
         free(r->params);
         free(r->metric);
         free(r->unit);
+        free(r->hist);
     }
     b->n_rows = 0;
 }
@@ -241,12 +295,22 @@ double bench_hist_quantile_ns(const struct bench_hist *h, double q)
         if (h->bucket[i] && seen + h->bucket[i] > want) {
             /* Inside a bucket: by its share, so that the bucket's width does not show in ratios. */
             double part = (double)(want - seen) / (double)h->bucket[i];
-            double ticks = ((double)i + part) * (double)(1u << BENCH_HIST_SHIFT);
-            return ticks * 1e9 / (double)vgpu_clock.ticks_hz;
+            double from = (double)bench_hist_lower(i), to = (double)bench_hist_lower(i + 1);
+            double ticks = from + part * (to - from);
+            return ticks_ns(ticks > (double)h->max ? (double)h->max : ticks);
         }
         seen += h->bucket[i];
     }
-    return NAN;
+    return h->count ? ticks_ns((double)h->max) : NAN;
+}
+
+void bench_hist_merge(struct bench_hist *to, const struct bench_hist *from)
+{
+    to->count += from->count;
+    if (from->max > to->max)
+        to->max = from->max;
+    for (uint32_t i = 0; i < BENCH_HIST_BUCKETS; i++)
+        to->bucket[i] += from->bucket[i];
 }
 
 void bench_table_names(struct bench_table *t, const char *const *names)

@@ -12,7 +12,7 @@ usage: ./run COMMAND [ARGUMENTS]
   demo [--backend B] [--json] ...    ten guest processes share the device; checks every result
   test conformance [CASE...]         the cpu backend's conformance cases
   test gpu [PART...] [--list]        the cuda backend on this machine's GPU; ends with "N passed, N failed"
-  bench SUITE... [--json[=FILE]]     measure; --list names the suites
+  bench [SUITE...] [--json[=FILE]]   measure, and write build/bench/report.html; --list names the suites
   help                               this text
 
 bin/ holds the programs themselves, include/ and lib/ libvgpu, config/ a configuration to start from, docs/ the rest.
@@ -51,7 +51,7 @@ demo)
     exec python3 "$root/scripts/demo.py" "$@"
     ;;
 bench)
-    exec "$root/build/bench/vgpu-bench" "$@"
+    exec "$root/scripts/bench.sh" "$@"
     ;;
 test)
     case ${1:-} in

@@ -2,60 +2,22 @@
 /* The goals: each is a ratio of two rows of one run, taken round by round, and a bound. */
 #include "bench/gpu/gpu.h"
 
-#include <math.h>
-#include <string.h>
-
-struct goals {
-    struct gpu *g;
-    struct bench_table table;
-    int met, judged;
-};
-
 struct side_row {
     const char *bench, *subject, *params, *metric;
 };
 
-static const struct bench_row *row(const struct goals *s, struct side_row r)
+static const struct bench_row *row(const struct bench_goals *s, struct side_row r)
 {
-    return bench_find(s->g->b, r.bench, r.subject, r.params, r.metric);
+    return bench_find(s->b, r.bench, r.subject, r.params, r.metric);
 }
 
-/* Rows of gpu.goal hold the ratio of each round; its parameters the bound, and for bench/gpu/table the words. */
-static void goal_record(struct goals *s, const char *what, const char *against, bool at_most, double bound,
-                        const struct bench_row *ours, const struct bench_row *other)
-{
-    char params[256];
-    struct bench *b = s->g->b;
-
-    snprintf(params, sizeof(params), "{\"against\":\"%s\",\"%s\":%g,\"judged\":%s}", against,
-             at_most ? "at_most" : "at_least", bound, s->g->judged ? "true" : "false");
-    for (b->round = 0; b->round < ours->rounds && b->round < other->rounds; b->round++)
-        if (other->value[b->round] > 0)
-            bench_record(b, "gpu.goal", what, params, "ratio", "", ours->value[b->round] / other->value[b->round]);
-}
-
-static void goal(struct goals *s, const char *what, const char *against, bool at_most, double bound,
+static void goal(struct bench_goals *s, const char *what, const char *against, bool at_most, double bound,
                  struct side_row ours, struct side_row other)
 {
-    const struct bench_row *a = row(s, ours), *b = row(s, other);
-    double ratio = bench_ratio(a, b);
-
-    if (isnan(ratio))
-        return;
-    /* Taken before rows are added: they may move. */
-    struct bench_row first = *a, second = *b;
-    goal_record(s, what, against, at_most, bound, &first, &second);
-    bool met = at_most ? ratio <= bound : ratio >= bound;
-    bench_table_add(&s->table, "%s", what);
-    bench_table_add(&s->table, "%s", against);
-    bench_table_add(&s->table, "%s %g", at_most ? "<=" : ">=", bound);
-    bench_table_add(&s->table, ratio < 10 ? "%.3f" : "%.1f", ratio);
-    bench_table_add(&s->table, "%s", !s->g->judged ? "not judged" : met ? "met" : "MISSED");
-    s->judged += s->g->judged;
-    s->met += s->g->judged && met;
+    bench_goal(s, what, against, at_most, bound, row(s, ours), row(s, other));
 }
 
-static void latency_goals(struct goals *s)
+static void latency_goals(struct bench_goals *s)
 {
     static const struct {
         const char *data, *what, *tail, *against;
@@ -77,7 +39,7 @@ static void latency_goals(struct goals *s)
     }
 }
 
-static void tenants_goals(struct goals *s)
+static void tenants_goals(struct bench_goals *s)
 {
     static const struct {
         uint32_t depth;
@@ -104,7 +66,7 @@ static void tenants_goals(struct goals *s)
          (struct side_row){"gpu.bandwidth", "one-context", params, "rate"});
 }
 
-static void bulk_goals(struct goals *s)
+static void bulk_goals(struct bench_goals *s)
 {
     char params[GPU_PARAMS_BYTES], what[80];
 
@@ -124,7 +86,7 @@ static void bulk_goals(struct goals *s)
         }
 }
 
-static void isolation_goal(struct goals *s, const char *bench, const char *what, const char *op, uint64_t n,
+static void isolation_goal(struct bench_goals *s, const char *bench, const char *what, const char *op, uint64_t n,
                            const char *key, uint32_t value, double bound)
 {
     char params[GPU_PARAMS_BYTES];
@@ -134,7 +96,7 @@ static void isolation_goal(struct goals *s, const char *bench, const char *what,
          (struct side_row){bench, "alone", params, "p99"});
 }
 
-static void isolation_goals(struct goals *s)
+static void isolation_goals(struct bench_goals *s)
 {
     isolation_goal(s, "gpu.priority", "high priority p99, resident n = 256, low saturates (compute)", "vadd", 256,
                    "reserve_sms", 0, 1.3);
@@ -157,17 +119,12 @@ static void isolation_goals(struct goals *s)
 
 void gpu_goals(struct gpu *g)
 {
-    struct goals s = {.g = g};
+    struct bench_goals s;
 
-    bench_table_init(&s.table, 5);
-    for (const char *const *c = (const char *const[]){"goal", "against", "bound", "reached", "", NULL}; *c; c++)
-        bench_table_add(&s.table, "%s", *c);
+    bench_goals_begin(&s, g->b, "gpu", g->judged, false);
     latency_goals(&s);
     tenants_goals(&s);
     bulk_goals(&s);
     isolation_goals(&s);
-    if (s.table.cells == s.table.columns) /* nothing that a goal is about */
-        fprintf(g->b->text, "  (no goal's two sides were measured)\n");
-    bench_table_print(&s.table, g->b->text);
-    fprintf(g->b->text, "  %d of %d judged goals met (ratios are medians of each round's)\n", s.met, s.judged);
+    bench_goals_end(&s, "ratios are medians of each round's");
 }

@@ -65,9 +65,7 @@ static void loads_reset(struct run *run, uint32_t *running, uint32_t threads, ui
 static void record_latency(struct run *run, const char *bench, const char *subject, const char *params,
                            const struct bench_hist *hist)
 {
-    bench_record(run->b, bench, subject, params, "p50", "ns", bench_hist_quantile_ns(hist, 0.5));
-    bench_record(run->b, bench, subject, params, "p99", "ns", bench_hist_quantile_ns(hist, 0.99));
-    bench_record(run->b, bench, subject, params, "p99.9", "ns", bench_hist_quantile_ns(hist, 0.999));
+    bench_record_latency(run->b, bench, subject, params, hist);
 }
 
 static void record_rate(struct run *run, const char *subject, const char *params, const struct path_load *loads,

@@ -56,7 +56,7 @@ int path_daemon_measure(struct path_daemon *d, struct bench *b, bool stream, str
 /* ---- report.c ---- */
 #define PATH_PARAMS_BYTES 96
 const char *path_params(char out[PATH_PARAMS_BYTES], uint32_t attached, uint32_t active, uint32_t burst);
-void path_report(const struct bench *b);
+void path_report(struct bench *b); /* prints, and records goals as rows of path.goal */
 extern const uint32_t path_idle_counts[];
 #define PATH_IDLE_COUNTS 5u
 

@@ -128,79 +128,55 @@ static void idle_table(const struct bench *b)
 }
 
 /* ---- Goals ---- */
-struct goals {
-    const struct bench *b;
-    struct bench_table t;
-    int met, judged;
-};
-
-static void goal(struct goals *g, const char *what, const char *against, bool at_most, double bound, double value,
-                 int decimals)
-{
-    bench_table_add(&g->t, "%s", what);
-    bench_table_add(&g->t, "%s", against);
-    bench_table_add(&g->t, "%s %.*f", at_most ? "<=" : ">=", decimals, bound);
-    bench_table_num(&g->t, value, decimals);
-    if (isnan(value)) {
-        bench_table_add(&g->t, "not measured");
-        return;
-    }
-    bool met = at_most ? value <= bound : value >= bound;
-    bench_table_add(&g->t, met ? "met" : "MISSED");
-    g->judged++;
-    g->met += met;
-}
-
-static void latency_goals(struct goals *g)
+static void latency_goals(struct bench_goals *g)
 {
     const struct bench *b = g->b;
 
-    goal(g, "run to completion, p50", "floor, two lines", true, 1.5,
-         bench_ratio(row(b, "path.rtt", "rtc", 1, 1, 1, "p50"), row(b, "path.rtt", "floor", 0, 0, 1, "p50")), 2);
-    goal(g, "run to completion, p99, ns", "", true, 1000, bench_median(row(b, "path.rtt", "rtc", 1, 1, 1, "p99")), 0);
-    goal(g, "executor on its own core, p50", "floor, three lines", true, 1.3,
-         bench_ratio(row(b, "path.hops", "split", 1, 1, 1, "p50"), row(b, "path.hops", "floor", 0, 0, 1, "p50")), 2);
-    goal(g, "executor on its own core, p99, ns", "", true, 1500,
-         bench_median(row(b, "path.hops", "split", 1, 1, 1, "p99")), 0);
+    bench_goal(g, "run to completion, p50", "floor, two lines", true, 1.5, row(b, "path.rtt", "rtc", 1, 1, 1, "p50"),
+               row(b, "path.rtt", "floor", 0, 0, 1, "p50"));
+    bench_goal(g, "run to completion, p99, ns", "", true, 1000, row(b, "path.rtt", "rtc", 1, 1, 1, "p99"), NULL);
+    bench_goal(g, "executor on its own core, p50", "floor, three lines", true, 1.3,
+               row(b, "path.hops", "split", 1, 1, 1, "p50"), row(b, "path.hops", "floor", 0, 0, 1, "p50"));
+    bench_goal(g, "executor on its own core, p99, ns", "", true, 1500, row(b, "path.hops", "split", 1, 1, 1, "p99"), NULL);
 }
 
-static void stream_goals(struct goals *g, const char *subject)
+static void stream_goals(struct bench_goals *g, const char *subject)
 {
     const struct bench *b = g->b;
-    const struct bench_row *one = row(b, "path.stream", subject, 1, 1, PATH_BURST, "rate");
     char what[64];
 
     snprintf(what, sizeof(what), "stream, %s, 1 VM", subject);
-    goal(g, what, "bare validated ring", false, 0.5,
-         bench_ratio(one, row(b, "path.stream", "ring", 0, 0, PATH_BURST, "rate")), 2);
+    bench_goal(g, what, "bare validated ring", false, 0.5, row(b, "path.stream", subject, 1, 1, PATH_BURST, "rate"),
+               row(b, "path.stream", "ring", 0, 0, PATH_BURST, "rate"));
     snprintf(what, sizeof(what), "stream, %s, 64 VMs attached", subject);
-    goal(g, what, "1 VM attached", false, 0.9,
-         bench_ratio(row(b, "path.stream", subject, PATH_VMS_MAX, 1, PATH_BURST, "rate"), one), 2);
+    bench_goal(g, what, "1 VM attached", false, 0.9, row(b, "path.stream", subject, PATH_VMS_MAX, 1, PATH_BURST, "rate"),
+               row(b, "path.stream", subject, 1, 1, PATH_BURST, "rate"));
 }
 
-static void idle_goals(struct goals *g)
+static void idle_goals(struct bench_goals *g)
 {
-    double worst = NAN;
+    const struct bench_row *worst = NULL;
 
-    for (uint32_t k = 0; k < PATH_IDLE_COUNTS; k++)
-        worst = fmax(worst, bench_median(row(g->b, "path.idle", "rtc", path_idle_counts[k], 0, 0, "vm")));
-    goal(g, "an idle VM, a round, ns (worst count)", "", true, 5, worst, 1);
+    for (uint32_t k = 0; k < PATH_IDLE_COUNTS; k++) {
+        const struct bench_row *one = row(g->b, "path.idle", "rtc", path_idle_counts[k], 0, 0, "vm");
+        if (!worst || bench_median(one) > bench_median(worst))
+            worst = one;
+    }
+    bench_goal(g, "an idle VM, a round, ns (worst count)", "", true, 5, worst, NULL);
 }
 
-void path_report(const struct bench *b)
+void path_report(struct bench *b)
 {
-    struct goals g = {.b = b};
+    struct bench_goals g;
 
     latency_table(b, false);
     latency_table(b, true);
     stream_table(b);
     idle_table(b);
-    bench_table_init(&g.t, 5);
-    bench_table_names(&g.t, (const char *const[]){"goal", "against", "bound", "reached", "", NULL});
+    bench_goals_begin(&g, b, "path", true, true);
     latency_goals(&g);
     stream_goals(&g, "rtc");
     stream_goals(&g, "split");
     idle_goals(&g);
-    bench_table_print(&g.t, b->text);
-    fprintf(b->text, "  %d of %d judged goals met (ratios are medians of each round's)\n", g.met, g.judged);
+    bench_goals_end(&g, "ratios are medians of each round's");
 }

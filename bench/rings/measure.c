@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define UNSTEADY_NS 30000.0
 #define DEFAULT_SECONDS 45.0
 #define IDLE_MS         3.0
 
@@ -47,21 +48,20 @@ static bool sound(struct run *run, const char *bench, const char *subject)
     return false;
 }
 
-/* A median that does not fit the histogram is a thread that was not running: dropped, and said at the end. */
+/* So long a median is that of a thread which was not running: dropped, and said at the end. */
 static bool steady(struct run *run)
 {
-    bool fits = !isnan(bench_hist_quantile_ns(run->hist, 0.5));
+    bool ran = bench_hist_quantile_ns(run->hist, 0.5) < UNSTEADY_NS;
 
-    run->dropped += !fits;
-    return fits;
+    run->dropped += !ran;
+    return ran;
 }
 
 static int record_latency(struct run *run, const char *bench, const struct ring_subject *s, const char *params)
 {
     if (!sound(run, bench, s->name) || !steady(run))
         return 0;
-    bench_record(run->b, bench, s->name, params, "p50", "ns", bench_hist_quantile_ns(run->hist, 0.5));
-    bench_record(run->b, bench, s->name, params, "p99", "ns", bench_hist_quantile_ns(run->hist, 0.99));
+    bench_record_latency(run->b, bench, s->name, params, run->hist);
     return 0;
 }
 

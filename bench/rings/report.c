@@ -155,34 +155,6 @@ static void idle_table(const struct bench *b)
 }
 
 /* ---- Goals ---- */
-struct goals {
-    const struct bench *b;
-    struct bench_table t;
-    int met, judged;
-};
-
-/* at_most: the ratio should not exceed the goal; else it should reach it. goal NAN: shown, not judged. */
-static void goal(struct goals *g, const char *what, const char *against, bool at_most, double bound, double ratio)
-{
-    if (isnan(ratio) && g->b->filter) /* left out on purpose */
-        return;
-    bench_table_add(&g->t, "%s", what);
-    bench_table_add(&g->t, "%s", against);
-    if (isnan(bound))
-        bench_table_add(&g->t, "-");
-    else
-        bench_table_add(&g->t, "%s %.2f", at_most ? "<=" : ">=", bound);
-    bench_table_num(&g->t, ratio, 2);
-    if (isnan(bound) || isnan(ratio) || g->b->cores_shared) {
-        bench_table_add(&g->t, isnan(ratio) ? "not measured" : "not judged");
-        return;
-    }
-    bool met = at_most ? ratio <= bound : ratio >= bound;
-    bench_table_add(&g->t, met ? "met" : "MISSED");
-    g->judged++;
-    g->met += met;
-}
-
 /* The packaged peer with the best median; "" when there is none. */
 static const char *best_rtt(const struct bench *b)
 {
@@ -208,27 +180,26 @@ static const char *best_stream(const struct bench *b, uint32_t burst)
     return best;
 }
 
-static void latency_goals(struct goals *g)
+static void latency_goals(struct bench_goals *g)
 {
     const struct bench *b = g->b;
     const char *best = best_rtt(b);
 
-    goal(g, "round trip, validated", "floor, two lines", true, b->is_amd ? 1.2 : 1.35,
-         bench_ratio(rtt(b, "vgpu+validate"), rtt(b, "floor")));
-    goal(g, "round trip", "rte_ring", true, 0.65, bench_ratio(rtt(b, "vgpu"), rtt(b, "rte_ring")));
-    goal(g, "round trip", best, true, 0.85, bench_ratio(rtt(b, "vgpu"), rtt(b, best)));
-    goal(g, "round trip", "b-queue", true, 1.1, bench_ratio(rtt(b, "vgpu"), rtt(b, "b-queue")));
-    goal(g, "three hops, validated", "floor, three lines", true, 1.2,
-         bench_ratio(hops(b, "vgpu+validate"), hops(b, "floor")));
+    bench_goal(g, "round trip, validated", "floor, two lines", true, b->is_amd ? 1.2 : 1.35, rtt(b, "vgpu+validate"),
+               rtt(b, "floor"));
+    bench_goal(g, "round trip", "rte_ring", true, 0.65, rtt(b, "vgpu"), rtt(b, "rte_ring"));
+    bench_goal(g, "round trip", best[0] ? best : "best packaged peer", true, 0.85, rtt(b, "vgpu"), rtt(b, best));
+    bench_goal(g, "round trip", "b-queue", true, 1.1, rtt(b, "vgpu"), rtt(b, "b-queue"));
+    bench_goal(g, "three hops, validated", "floor, three lines", true, 1.2, hops(b, "vgpu+validate"), hops(b, "floor"));
 }
 
-static void stream_goals(struct goals *g)
+static void stream_goals(struct bench_goals *g)
 {
     const struct bench *b = g->b;
     char what[64];
 
-    goal(g, "stream b=32, validated", "rte_ring", false, b->is_amd ? 2.5 : 1.4,
-         bench_ratio(stream(b, "vgpu+validate", 32), stream(b, "rte_ring", 32)));
+    bench_goal(g, "stream b=32, validated", "rte_ring", false, b->is_amd ? 2.5 : 1.4, stream(b, "vgpu+validate", 32),
+               stream(b, "rte_ring", 32));
     for (uint32_t k = 0; k < RING_BURSTS; k++) {
         uint32_t burst = ring_bursts[k];
         const char *best = best_stream(b, burst);
@@ -238,12 +209,13 @@ static void stream_goals(struct goals *g)
             over_best = b->is_amd ? 1.8 : 1.2;
         }
         snprintf(what, sizeof(what), "stream b=%u", burst);
-        goal(g, what, "b-queue", false, over_paper, bench_ratio(stream(b, "vgpu", burst), stream(b, "b-queue", burst)));
-        goal(g, what, best, false, over_best, bench_ratio(stream(b, "vgpu", burst), stream(b, best, burst)));
+        bench_goal(g, what, "b-queue", false, over_paper, stream(b, "vgpu", burst), stream(b, "b-queue", burst));
+        bench_goal(g, what, best[0] ? best : "best packaged peer", false, over_best, stream(b, "vgpu", burst),
+                   stream(b, best, burst));
     }
 }
 
-static void fan_goals(struct goals *g)
+static void fan_goals(struct bench_goals *g)
 {
     const struct bench *b = g->b;
     uint32_t producers = ring_fan_producers(b);
@@ -254,27 +226,24 @@ static void fan_goals(struct goals *g)
         uint32_t burst = fan_bursts[k];
         snprintf(what, sizeof(what), "fan-in of %u, b=%u", producers, burst);
         double bound = burst == 1 ? 10 : 3;
-        goal(g, what, "rte_ring-mp", false, apart ? bound : (double)NAN,
-             bench_ratio(fan(b, "vgpu-fanin", producers, burst), fan(b, "rte_ring-mp", producers, burst)));
+        bench_goal(g, what, "rte_ring-mp", false, apart ? bound : (double)NAN, fan(b, "vgpu-fanin", producers, burst),
+                   fan(b, "rte_ring-mp", producers, burst));
     }
 }
 
-void ring_report(const struct bench *b)
+void ring_report(struct bench *b)
 {
-    struct goals g = {.b = b};
+    struct bench_goals g;
 
     latency_table(b, "rings.rtt", "round trip, one in flight", "x floor");
     latency_table(b, "rings.hops", "three hops, one in flight", "x relay");
     stream_table(b);
     fan_table(b);
     idle_table(b);
-    bench_table_init(&g.t, 5);
-    for (const char *const *head = (const char *const[]){"goal", "against", "bound", "ratio", "", NULL}; *head; head++)
-        bench_table_add(&g.t, "%s", *head);
+    bench_goals_begin(&g, b, "rings", !b->cores_shared, !b->filter);
     latency_goals(&g);
     stream_goals(&g);
     fan_goals(&g);
-    bench_table_print(&g.t, b->text);
-    fprintf(b->text, "  %d of %d judged goals met (bounds for %s; ratios are medians of each round's)\n", g.met,
-            g.judged, b->is_amd ? "AMD" : "Intel");
+    bench_goals_end(&g, b->is_amd ? "bounds for AMD; ratios are medians of each round's"
+                                  : "bounds for Intel; ratios are medians of each round's");
 }

@@ -46,6 +46,6 @@ static inline uint32_t ring_fan_threads(const struct bench *b, uint32_t producer
     return producers < cores ? producers : cores;
 }
 
-void ring_report(const struct bench *b);
+void ring_report(struct bench *b); /* prints, and records goals as rows of rings.goal */
 
 #endif

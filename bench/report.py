@@ -1,0 +1,277 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Turns the JSON rows of vgpu-bench into something to read.
+
+  bench/report.py ROWS.jsonl... --html report.html   tables and plots in one file that loads nothing
+  bench/report.py ROWS.jsonl... --csv rows.csv       one line a row, histograms left out
+  bench/report.py ROWS.jsonl... --goals              goals and what was reached, as a Markdown table
+"""
+import argparse
+import csv
+import html
+import json
+import math
+import sys
+
+COLOURS = ('#2a78d6', '#d9622b', '#1f9d6b', '#b3489b', '#8a6d1d', '#5b5fd0', '#c43d4b', '#4b8a9c', '#77933c', '#8d6e63', '#00897b', '#6d4c41')
+STYLE = '''
+:root { color-scheme: light dark; --ink: #1c2330; --dim: #667085; --line: #d8dde6; --ground: #ffffff; --card: #f6f8fb;
+  --good: #1f7a4d; --bad: #b3261e; --bar: #2a78d6 }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6e9ef; --dim: #98a2b3; --line: #333b49; --ground: #12161d;
+  --card: #1a202b; --good: #5cc98f; --bad: #ff8a80; --bar: #5b9ff0 } }
+body { margin: 0 auto; max-width: 1080px; padding: 1.2rem; background: var(--ground); color: var(--ink);
+  font: 15px/1.5 system-ui, sans-serif }
+h1 { font-size: 1.5rem; margin: 0 0 .2rem } h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem }
+h3 { font-size: .95rem; margin: 1rem 0 .3rem; font-weight: 600 }
+p, dl { color: var(--dim); margin: .2rem 0 } dl { display: grid; grid-template-columns: max-content 1fr; gap: 0 .8rem }
+dd { margin: 0; color: var(--ink) } .scroll { overflow-x: auto }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100% }
+th, td { text-align: right; padding: .22rem .6rem; border-bottom: 1px solid var(--line); white-space: nowrap }
+th { color: var(--dim); font-weight: 500 } td:first-child, th:first-child, td.text, th.text { text-align: left }
+td.bar { width: 30%; min-width: 6rem } td.bar div { background: var(--bar); height: .7rem; border-radius: 2px }
+.met { color: var(--good) } .missed { color: var(--bad); font-weight: 600 } .warn { color: var(--bad) }
+.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 30rem), 1fr)); gap: 1rem }
+figure { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: .6rem }
+figcaption { color: var(--dim); font-size: .85rem } svg { width: 100%; height: auto; display: block }
+svg text { fill: var(--dim); font-size: 11px } .grid { stroke: var(--line) } .key { display: flex; flex-wrap: wrap;
+  gap: .1rem .9rem; font-size: .82rem } .key i { display: inline-block; width: .8rem; height: .2rem; margin-right: .3rem;
+  vertical-align: middle }
+'''
+
+
+def load(paths):
+    rows = []
+    for path in paths:
+        with open(path, encoding='utf-8') as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.strip():
+                    continue
+                try:
+                    row = json.loads(line)
+                    row['bench'], row['subject'], row['params'], row['metric'], row['unit']
+                except (ValueError, KeyError, TypeError) as error:
+                    sys.exit(f'report: {path}:{number}: no row of a benchmark ({error!r}); expected what --json wrote')
+                rows.append(row)
+    if not rows:
+        sys.exit('report: no rows in ' + ', '.join(paths))
+    return rows
+
+
+def words(params):
+    return ', '.join(f'{k} {v:,}' if isinstance(v, int) and not isinstance(v, bool) else f'{k} {v}'
+                     for k, v in params.items())
+
+
+def number(value, unit=''):
+    if value is None:
+        return '–'
+    for limit, letter in ((1e9, 'G'), (1e6, 'M'), (1e4, 'k')):
+        if abs(value) >= limit and unit not in ('ns', 'us'):
+            return f'{value / (1e3 if letter == "k" else limit):.4g} {letter}'
+    return f'{value:,.0f}' if abs(value) >= 100 else f'{value:.3g}'
+
+
+def goals_of(rows):
+    """(what, against, bound as text, reached, unit, verdict)"""
+    for r in rows:
+        if not r['bench'].endswith('.goal'):
+            continue
+        p, at_most = r['params'], 'at_most' in r['params']
+        bound = p['at_most' if at_most else 'at_least']
+        if not p.get('judged') or bound is None:
+            verdict = 'not judged'
+        else:
+            verdict = 'met' if (r['value'] <= bound if at_most else r['value'] >= bound) else 'missed'
+        limit = '–' if bound is None else f'{"≤" if at_most else "≥"} {bound:g}'
+        yield r, p['against'], limit, verdict
+
+
+def spread(row):
+    return f'{number(row["min"], row["unit"])} … {number(row["max"], row["unit"])}' if row.get('reps', 1) > 1 else ''
+
+
+def goals_markdown(rows):
+    print('| what | goal | reached | |\n|---|---|---|---|')
+    for r, against, limit, verdict in goals_of(rows):
+        what = f'{r["subject"]} / {against}' if against else r['subject']
+        between = f' ({spread(r)})' if spread(r) else ''
+        print(f'| {what} | {limit} | {r["value"]:.3g}{between} | {"**missed**" if verdict == "missed" else verdict} |')
+
+
+def rows_csv(rows, path):
+    with open(path, 'w', newline='', encoding='utf-8') as out:
+        table = csv.writer(out)
+        table.writerow(['bench', 'subject', 'params', 'metric', 'value', 'min', 'max', 'unit', 'reps'])
+        for r in rows:
+            if r['metric'] != 'hist':
+                table.writerow([r['bench'], r['subject'], json.dumps(r['params'], sort_keys=True), r['metric'], r['value'],
+                                r['min'], r['max'], r['unit'], r['reps']])
+
+
+# ---- HTML ----
+
+def esc(text):
+    return html.escape(str(text), quote=True)
+
+
+def goals_html(rows):
+    lines = []
+    for r, against, limit, verdict in goals_of(rows):
+        kind = verdict if verdict in ('met', 'missed') else ''
+        lines.append(f'<tr><td>{esc(r["subject"])}</td><td class="text">{esc(against)}</td><td>{esc(limit)}</td>'
+                     f'<td>{number(r["value"], r["unit"])}</td><td>{esc(spread(r))}</td><td class="{kind}">{esc(verdict)}</td></tr>')
+    if not lines:
+        return ''
+    return ('<h2>Goals</h2><div class="scroll"><table><tr><th>what</th><th class="text">against</th><th>bound</th><th>reached</th>'
+            '<th>rounds</th><th></th></tr>' + ''.join(lines) + '</table></div>')
+
+
+class Axis:
+    """Decades of a logarithmic axis between two pixels."""
+
+    def __init__(self, low, high, start, end):
+        self.low, self.high = math.floor(math.log10(low)), math.ceil(math.log10(high))
+        if self.low == self.high:
+            self.high += 1
+        self.start, self.end = start, end
+
+    def at(self, value):
+        share = (math.log10(value) - self.low) / (self.high - self.low)
+        return self.start + share * (self.end - self.start)
+
+    def decades(self):
+        return [10.0 ** d for d in range(self.low, self.high + 1)]
+
+
+def percentile_points(hist):
+    """(share above, latency): from the median down to the last reading."""
+    total, seen, points = hist['count'], 0, []
+    for lower, count in hist['buckets']:
+        seen += count
+        above = (total - seen) / total
+        if above <= 0.5:
+            points.append((max(above, 1 / total), max(lower, 0.1)))
+    return points
+
+
+def time_label(ns):
+    for limit, unit in ((1e9, 's'), (1e6, 'ms'), (1e3, 'µs')):
+        if ns >= limit:
+            return f'{ns / limit:g} {unit}'
+    return f'{ns:g} ns'
+
+
+def latency_plot(hists, caption):
+    """Latency against percentile, both axes logarithmic, one line a subject."""
+    curves = [(h['subject'], percentile_points(h)) for h in hists if h['count'] > 1]
+    curves = [(name, points) for name, points in curves if points]
+    if not curves:
+        return ''
+    every = [p for _, points in curves for p in points]
+    x = Axis(min(a for a, _ in every), 0.5, 590, 48)
+    x.high = math.log10(0.5)
+    y = Axis(min(v for _, v in every), max(v for _, v in every), 250, 12)
+    body = []
+    for v in y.decades():
+        body.append(f'<line class="grid" x1="48" x2="590" y1="{y.at(v):.1f}" y2="{y.at(v):.1f}"/>'
+                    f'<text x="44" y="{y.at(v) + 4:.1f}" text-anchor="end">{time_label(v)}</text>')
+    for d in range(math.floor(x.high), x.low - 1, -1):
+        share = 10.0 ** d
+        label = f'{100 * (1 - share):.{max(0, -d - 2)}f} %'
+        body.append(f'<line class="grid" y1="12" y2="250" x1="{x.at(share):.1f}" x2="{x.at(share):.1f}"/>'
+                    f'<text x="{x.at(share):.1f}" y="266" text-anchor="middle">{label}</text>')
+    for i, (name, points) in enumerate(curves):
+        path = ' '.join(f'{x.at(a):.1f},{y.at(v):.1f}' for a, v in thinned(points))
+        body.append(f'<polyline fill="none" stroke="{COLOURS[i % len(COLOURS)]}" stroke-width="1.8" points="{path}">'
+                    f'<title>{esc(name)}</title></polyline>')
+    key = ''.join(f'<span><i style="background:{COLOURS[i % len(COLOURS)]}"></i>{esc(name)}</span>'
+                  for i, (name, _) in enumerate(curves))
+    return (f'<figure><svg viewBox="0 0 600 275" role="img" aria-label="{esc(caption)}">{"".join(body)}</svg>'
+            f'<div class="key">{key}</div><figcaption>{esc(caption)}</figcaption></figure>')
+
+
+def thinned(points, most=400):
+    step = max(1, len(points) // most)
+    return points[::step] + ([points[-1]] if (len(points) - 1) % step else [])
+
+
+def bench_html(name, rows):
+    """Tables by metric and parameters, bars against the largest, and percentile curves where there are histograms."""
+    plots, tables = [], []
+    groups = {}
+    for r in rows:
+        key = (r['metric'] == 'hist', '' if r['metric'] == 'hist' else r['metric'], json.dumps(r['params'], sort_keys=True))
+        groups.setdefault(key, []).append(r)
+    for (is_hist, metric, _), group in groups.items():
+        title = words(group[0]['params'])
+        if is_hist:
+            continue
+        top = max((r['value'] for r in group if r['value'] is not None), default=0) or 1
+        lines = ''.join(f'<tr><td>{esc(r["subject"])}</td><td>{number(r["value"], r["unit"])}</td><td>{esc(spread(r))}</td>'
+                        f'<td class="bar"><div style="width:{max(0.5, 100 * max(r["value"], 0) / top):.1f}%"></div></td></tr>'
+                        for r in group)
+        tables.append(f'<h3>{esc(metric)}, {esc(group[0]["unit"] or "ratio")} <small>{esc(title)}</small></h3>'
+                      f'<div class="scroll"><table><tr><th></th><th>median</th><th>rounds</th><th></th></tr>{lines}</table></div>')
+    hists = {}
+    for r in rows:
+        if r['metric'] == 'hist':
+            # Subjects are compared under like conditions; what a floor lacks (attached, active) does not part it.
+            hists.setdefault(r['params'].get('burst', ''), []).append(
+                {**r, 'subject': r['subject'] + (f' ({r["params"]["attached"]} VMs)' if 'attached' in r['params'] else '')})
+    for group in hists.values():
+        plots.append(latency_plot(group, f'{name}: latency by percentile, all rounds together'))
+    plots = ''.join(p for p in plots if p)
+    return (f'<h2>{esc(name)}</h2>' + (f'<div class="plots">{plots}</div>' if plots else '') +
+            f'<details{"" if plots else " open"}><summary>tables</summary>{"".join(tables)}</details>')
+
+
+def host_html(rows):
+    seen, parts = set(), []
+    for r in rows:
+        text = json.dumps(r.get('host', {}), sort_keys=True)
+        if text in seen:
+            continue
+        seen.add(text)
+        facts = ''.join(f'<dt>{esc(k)}</dt><dd>{esc(v if not isinstance(v, list) else ", ".join(map(str, v)))}</dd>'
+                        for k, v in r.get('host', {}).items())
+        load = r.get('host', {}).get('load', 0)
+        busy = '<p class="warn">The machine was busy when this started: trust ratios, not times.</p>' if load > 1 else ''
+        parts.append(f'<dl>{facts}</dl>{busy}')
+    more = '<p class="warn">Rows of several machines or runs: nothing is compared across them.</p>' if len(seen) > 1 else ''
+    return '<details><summary>machine</summary>' + '<hr>'.join(parts) + '</details>' + more
+
+
+def report_html(rows, path):
+    benches = {}
+    for r in rows:
+        if not r['bench'].endswith('.goal'):
+            benches.setdefault(r['bench'], []).append(r)
+    body = ''.join(bench_html(name, group) for name, group in benches.items())
+    text = (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>vgpu-bench</title>'
+            f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head><body>'
+            f'<h1>vgpu-bench</h1><p>What is compared ran interleaved in one run. Values are medians over rounds; only ratios '
+            f'within a run mean something.</p>{host_html(rows)}{goals_html(rows)}{body}</body></html>\n')
+    with open(path, 'w', encoding='utf-8') as out:
+        out.write(text)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('rows', nargs='+', metavar='ROWS.jsonl')
+    parser.add_argument('--html', metavar='FILE')
+    parser.add_argument('--csv', metavar='FILE')
+    parser.add_argument('--goals', action='store_true')
+    args = parser.parse_args()
+    if not (args.html or args.csv or args.goals):
+        parser.error('nothing to make: --html, --csv or --goals')
+    rows = load(args.rows)
+    if args.goals:
+        goals_markdown(rows)
+    if args.csv:
+        rows_csv(rows, args.csv)
+    if args.html:
+        report_html(rows, args.html)
+
+
+if __name__ == '__main__':
+    main()

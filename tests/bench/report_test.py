@@ -1,0 +1,98 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""bench/report.py: rows in, a report that loads nothing, shows what is in them, and lets nothing in them become HTML."""
+import html.parser
+import json
+import os
+import subprocess
+import sys
+import tempfile
+
+HOST = {'cpu': '<script>x</script>', 'cpus': 2, 'load': 3.0}
+ROWS = [
+    {'bench': 'made.rtt', 'subject': 'one & <b>', 'params': {'burst': 1}, 'metric': 'p50', 'value': 120.0, 'min': 119.0,
+     'max': 121.0, 'unit': 'ns', 'reps': 3, 'host': HOST},
+    {'bench': 'made.rtt', 'subject': 'one & <b>', 'params': {'burst': 1}, 'metric': 'hist', 'unit': 'ns', 'count': 1000,
+     'max': 9000.0, 'buckets': [[100.0, 500], [120.0, 490], [3000.0, 9], [8999.0, 1]], 'host': HOST},
+    {'bench': 'made.goal', 'subject': 'fast', 'params': {'against': 'floor', 'at_most': 1.5, 'judged': True}, 'metric': 'ratio',
+     'value': 1.7, 'min': 1.6, 'max': 1.8, 'unit': '', 'reps': 3, 'host': HOST},
+    {'bench': 'made.goal', 'subject': 'large', 'params': {'against': '', 'at_least': 2, 'judged': True}, 'metric': 'value',
+     'value': 3, 'min': 3, 'max': 3, 'unit': 'M/s', 'reps': 1, 'host': HOST},
+]
+
+
+class Page(html.parser.HTMLParser):
+    """What a browser would load or run, tags that are left open, and the text."""
+    EMPTY = {'meta', 'hr', 'br', 'line', 'link', 'img'}
+
+    def __init__(self):
+        super().__init__()
+        self.loads, self.open, self.text, self.tags = [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.loads += [f'{tag} {k}={v}' for k, v in attrs if k in ('src', 'href', 'srcset', 'data') or k.startswith('on')]
+        if tag in ('script', 'link', 'iframe', 'img'):
+            self.loads.append(tag)
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag):
+        if self.open and self.open[-1] == tag:
+            self.open.pop()
+        else:
+            self.open.append('/' + tag)
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def run(program, rows, *options):
+    with tempfile.TemporaryDirectory() as directory:
+        path, page, table = (os.path.join(directory, n) for n in ('rows', 'page.html', 'rows.csv'))
+        with open(path, 'w', encoding='utf-8') as out:
+            out.write(rows)
+        done = subprocess.run([sys.executable, program, path, *(o.format(page=page, table=table) for o in options)],
+                              stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+        made = {}
+        for name in (page, table):
+            if os.path.exists(name):
+                with open(name, encoding='utf-8') as text:
+                    made[os.path.basename(name)] = text.read()
+        return done.returncode, done.stdout + done.stderr, made
+
+
+def main():
+    program, failed, number = sys.argv[1], 0, 0
+    rows = ''.join(json.dumps(r) + '\n' for r in ROWS)
+    code, text, made = run(program, rows, '--html', '{page}', '--csv', '{table}', '--goals')
+    page = Page()
+    page.feed(made.get('page.html', ''))
+    shown = ' '.join(page.text)
+    checks = [
+        ('it ends well', code == 0),
+        ('nothing is loaded or run', not page.loads and 'http' not in made.get('page.html', '')),
+        ('every tag is closed', not page.open),
+        ('what rows say stays text', 'script' not in page.tags and 'one & <b>' in shown),
+        ('latencies are drawn', 'polyline' in page.tags),
+        ('a missed goal is missed', 'missed' in shown and '**missed**' in text),
+        ('a goal that is a number is met', '| large | ≥ 2 | 3 | met |' in text),
+        ('a busy machine is said to be', 'busy' in shown),
+        ('CSV has a line a row but histograms', len(made.get('rows.csv', '').splitlines()) == 4),
+    ]
+    code, text, _ = run(program, rows + 'junk\n', '--goals')
+    checks.append(('a line that is no row is named', code == 1 and ':5:' in text))
+    code, text, _ = run(program, '', '--goals')
+    checks.append(('a file without rows is refused', code == 1 and 'no rows' in text))
+    print(f'1..{len(checks)}')
+    for number, (what, ok) in enumerate(checks, 1):
+        failed += not ok
+        print(f'{"ok" if ok else "not ok"} {number} {what}')
+    return 1 if failed else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
