@@ -13,7 +13,8 @@ import json
 import math
 import sys
 
-COLOURS = ('#2a78d6', '#d9622b', '#1f9d6b', '#b3489b', '#8a6d1d', '#5b5fd0', '#c43d4b', '#4b8a9c', '#77933c', '#8d6e63', '#00897b', '#6d4c41')
+COLOURS = ('#2a78d6', '#d9622b', '#1f9d6b', '#b3489b', '#8a6d1d', '#5b5fd0', '#c43d4b', '#4b8a9c',
+           '#77933c', '#8d6e63', '#00897b', '#6d4c41')
 STYLE = '''
 :root { color-scheme: light dark; --ink: #1c2330; --dim: #667085; --line: #d8dde6; --ground: #ffffff; --card: #f6f8fb;
   --good: #1f7a4d; --bad: #b3261e; --bar: #2a78d6 }
@@ -119,11 +120,12 @@ def goals_html(rows):
     for r, against, limit, verdict in goals_of(rows):
         kind = verdict if verdict in ('met', 'missed') else ''
         lines.append(f'<tr><td>{esc(r["subject"])}</td><td class="text">{esc(against)}</td><td>{esc(limit)}</td>'
-                     f'<td>{number(r["value"], r["unit"])}</td><td>{esc(spread(r))}</td><td class="{kind}">{esc(verdict)}</td></tr>')
+                     f'<td>{number(r["value"], r["unit"])}</td><td>{esc(spread(r))}</td>'
+                     f'<td class="{kind}">{esc(verdict)}</td></tr>')
     if not lines:
         return ''
-    return ('<h2>Goals</h2><div class="scroll"><table><tr><th>what</th><th class="text">against</th><th>bound</th><th>reached</th>'
-            '<th>rounds</th><th></th></tr>' + ''.join(lines) + '</table></div>')
+    return ('<h2>Goals</h2><div class="scroll"><table><tr><th>what</th><th class="text">against</th><th>bound</th>'
+            '<th>reached</th><th>rounds</th><th></th></tr>' + ''.join(lines) + '</table></div>')
 
 
 class Axis:
@@ -211,7 +213,8 @@ def bench_html(name, rows):
                         f'<td class="bar"><div style="width:{max(0.5, 100 * max(r["value"], 0) / top):.1f}%"></div></td></tr>'
                         for r in group)
         tables.append(f'<h3>{esc(metric)}, {esc(group[0]["unit"] or "ratio")} <small>{esc(title)}</small></h3>'
-                      f'<div class="scroll"><table><tr><th></th><th>median</th><th>rounds</th><th></th></tr>{lines}</table></div>')
+                      f'<div class="scroll"><table><tr><th></th><th>median</th><th>rounds</th><th></th></tr>{lines}'
+                      f'</table></div>')
     hists = {}
     for r in rows:
         if r['metric'] == 'hist':
