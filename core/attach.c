@@ -85,12 +85,12 @@ static void props_state(struct vgpud *d, struct vgpu_attachment *a, uint32_t sta
         state = VGPU_VM_BROKEN;
         reason = broken;
     }
-    vgpu_props_begin(p);
+    vgpu_session_props_begin(a->session);
     p->state = state;
     p->reason = reason;
     p->device_generation = d->executors[a->vm->executor].generation;
-    vgpu_props_end(p);
-    vgpu_doorbell_ring(a->session->doorbell_out); /* a guest that sleeps looks */
+    vgpu_session_props_end(a->session);
+    a->session->ops->doorbell_ring(a->session); /* a guest that sleeps looks */
 }
 
 static void props_fill(struct vgpud *d, struct vgpu_attachment *a, uint32_t state)
@@ -99,7 +99,7 @@ static void props_fill(struct vgpud *d, struct vgpu_attachment *a, uint32_t stat
     const struct vgpu_vm *vm = a->vm;
     const struct vgpu_executor *e = &d->executors[vm->executor];
 
-    vgpu_props_begin(p);
+    vgpu_session_props_begin(a->session);
     p->magic = VGPU_PROPS_MAGIC;
     p->abi_version = VGPU_ABI_VERSION;
     p->props_bytes = sizeof(*p);
@@ -124,7 +124,7 @@ static void props_fill(struct vgpud *d, struct vgpu_attachment *a, uint32_t stat
     else
         snprintf(p->vm_name, sizeof(p->vm_name), "vm-%u", vm->vm_id);
     snprintf(p->backend, sizeof(p->backend), "%s", e->choice.backend);
-    vgpu_props_end(p);
+    vgpu_session_props_end(a->session);
 }
 
 /* ---- making and freeing ---- */
@@ -217,6 +217,7 @@ static struct vgpu_vm *vm_make(struct vgpud *d, struct vgpu_attachment *a, uint3
     vm->sq_event = &region->host_ctrl->sq_event;
     vm->region_broken = &a->session->region.broken;
     vm->doorbell_in = a->session->doorbell_in;
+    vm->session = a->session->ops->doorbell_ack ? a->session : NULL;
     vm->fifo_mask = 1;
     while (vm->fifo_mask < vm->cap)
         vm->fifo_mask <<= 1;
@@ -242,7 +243,7 @@ static struct vgpu_vm *vm_make(struct vgpud *d, struct vgpu_attachment *a, uint3
     vm->view = (struct vgpu_vm_view){
         .arena_bytes = region->layout.arena_bytes, .space = &vm->space, .debug_ops = d->config.debug_ops};
     vgpu_cons_init(&vm->sq, region->sq, region->layout.sq_slots, &region->host_ctrl->sq_head, vm->sq_start,
-                   !vgpu_ring_ownership_pays());
+                   region->sq_read_only || !vgpu_ring_ownership_pays());
     vgpu_store_relaxed(vm->sq_event, vm->sq_start - 1); /* no doorbell wanted; relaxed: the guest is told later */
     return vm;
 
@@ -467,6 +468,9 @@ static void attachment_accept(struct vgpud *d, struct vgpu_attachment *a)
         props_state(d, a, VGPU_VM_RUNNING, VGPU_BROKEN_NONE);
     }
     vgpud_tables_publish(d);
+    /* A doorbell that rang before the poll core knew the VM was not taken in, and cannot ring again until it is. */
+    if (vm->session)
+        vm->session->ops->doorbell_ack(vm->session);
 }
 
 /* An executor's control thread does one thing after another. That it has answered shows that it works: those who wait
@@ -690,6 +694,17 @@ bool vgpud_attach_drained(struct vgpud *d)
 
 /* ---- open, close ---- */
 
+static int transport_open(struct vgpud *d, const struct vgpu_transport_ops *ops,
+                          const struct vgpu_transport_options *options, const struct vgpu_transport_events *events,
+                          struct vgpu_err *err)
+{
+    int rc = ops->open(options, events, d, &d->transports[d->transport_count].t, err);
+
+    if (rc == 0)
+        d->transports[d->transport_count++].ops = ops;
+    return rc;
+}
+
 int vgpud_attach_open(struct vgpud *d, struct vgpu_err *err)
 {
     static const struct vgpu_transport_events events = {.hello = on_hello, .attach = on_attach, .gone = on_gone};
@@ -697,8 +712,25 @@ int vgpud_attach_open(struct vgpud *d, struct vgpu_err *err)
     d->attachments = calloc(d->config.max_vms, sizeof(*d->attachments));
     if (!d->attachments)
         return vgpu_err_set(err, ENOMEM, "no memory for %u attachments", d->config.max_vms);
-    d->transport_ops = &vgpu_transport_local;
-    return d->transport_ops->open(d->config.attach_socket, &events, d, &d->transport, err);
+    const struct vgpu_transport_options options = {.address = d->config.attach_socket,
+                                                   .strict_ro = d->config.strict_ro,
+                                                   .make_devices = d->config.xen_devices};
+    int rc = 0;
+
+    if (d->config.transport_local)
+        rc = transport_open(d, &vgpu_transport_local, &options, &events, err);
+    if (rc == 0 && d->config.transport_xen != VGPU_TRI_NO) {
+        rc = transport_open(d, &vgpu_transport_xen, &options, &events, err);
+        if (rc && d->config.transport_xen == VGPU_TRI_AUTO) {
+            /* Not a Xen host, or a build without: nothing to say. A Xen host where it does not work: say why. */
+            if (rc != -ENODEV && rc != -ENOTSUP)
+                vgpu_log(VGPU_LOG_WARN, "Xen guests cannot attach: %s", err->text);
+            rc = 0;
+        }
+    }
+    if (rc == 0 && d->transport_count == 0)
+        rc = vgpu_err_set(err, EINVAL, "no transport is on: guests could not attach (transports.local, transports.xen)");
+    return rc;
 }
 
 /* Poll cores and executors have ended. */
@@ -707,9 +739,10 @@ void vgpud_attach_close(struct vgpud *d)
     for (uint32_t s = 0; d->attachments && s < d->config.max_vms; s++)
         if (d->attachments[s].state != VGPU_ATTACH_FREE)
             attachment_free(d, s);
-    if (d->transport)
-        d->transport_ops->close(d->transport);
-    d->transport = NULL;
+    while (d->transport_count) {
+        d->transport_count--;
+        d->transports[d->transport_count].ops->close(d->transports[d->transport_count].t);
+    }
     for (uint32_t i = 0; i < d->poller_count; i++)
         table_free(vgpu_poller_publish(d->pollers[i], NULL));
     free(d->attachments);

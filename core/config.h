@@ -22,6 +22,7 @@
 #define VGPU_CONFIG_PATH_BYTES 108 /* a unix socket path's limit */
 #define VGPU_CPU_ANY (-1)
 
+enum vgpu_tri { VGPU_TRI_AUTO = 0, VGPU_TRI_YES = 1, VGPU_TRI_NO = 2 };
 enum vgpu_scope { VGPU_SCOPE_POOL = 0, VGPU_SCOPE_HOST = 1 };
 
 /* spin, then pause-spin, then sleep; UINT64_MAX in sleep_after means never sleep. */
@@ -64,6 +65,11 @@ struct vgpu_config {
     char store[PATH_MAX];
     char token_dir[PATH_MAX];
     char executor_path[PATH_MAX]; /* vgpu-exec binary; "" : beside vgpud */
+    /* transports */
+    bool transport_local;
+    enum vgpu_tri transport_xen;
+    bool xen_devices;  /* make device nodes of registered domains */
+    bool strict_ro;    /* Xen guests grant submission slots read-only */
     /* poll cores */
     uint32_t poll_core_count;
     int poll_cpu[VGPU_CONFIG_MAX_POLL_CORES]; /* or VGPU_CPU_ANY */

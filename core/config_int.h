@@ -28,6 +28,7 @@ enum vgpu_key_type {
     VGPU_KEY_SIZE,   /* uint64_t bytes, K/M/G suffix */
     VGPU_KEY_MICROS, /* microseconds in the file, uint64_t nanoseconds in the struct */
     VGPU_KEY_BOOL,
+    VGPU_KEY_TRI, /* auto, true or false */
     VGPU_KEY_SCOPE,
     VGPU_KEY_CPU,  /* int: a CPU number or any */
     VGPU_KEY_CPUS, /* list of the former */

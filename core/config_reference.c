@@ -55,6 +55,12 @@ static void write_value(FILE *out, const struct vgpu_key *k, const void *base, c
     case VGPU_KEY_BOOL:
         fputs(*(const bool *)p ? "true" : "false", out);
         break;
+    case VGPU_KEY_TRI:
+        fputs(*(const enum vgpu_tri *)p == VGPU_TRI_YES  ? "true"
+              : *(const enum vgpu_tri *)p == VGPU_TRI_NO ? "false"
+                                                         : "auto",
+              out);
+        break;
     case VGPU_KEY_SCOPE:
         fputs(*(const enum vgpu_scope *)p == VGPU_SCOPE_HOST ? "host" : "pool", out);
         break;

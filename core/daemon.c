@@ -29,7 +29,7 @@
 #define LOCK_WAIT_MS 15000
 
 /* What the loop watches; executors are told apart by their address. */
-static char tag_transport, tag_control, tag_signals, tag_notify, tag_timer;
+static char tag_transport[VGPU_TRANSPORTS_MAX], tag_control, tag_signals, tag_notify, tag_timer;
 
 /* ---- start ---- */
 
@@ -273,8 +273,9 @@ int vgpud_open(struct vgpud *d, struct vgpu_err *err)
         rc = pollers_open(d, err);
     if (rc == 0)
         rc = vgpud_attach_open(d, err);
-    if (rc == 0 && watch(d, d->transport_ops->fd(d->transport), &tag_transport))
-        rc = vgpu_err_set(err, errno, "cannot watch the attach socket: %s", strerror(errno));
+    for (uint32_t i = 0; rc == 0 && i < d->transport_count; i++)
+        if (watch(d, d->transports[i].ops->fd(d->transports[i].t), &tag_transport[i]))
+            rc = vgpu_err_set(err, errno, "cannot watch transport %s: %s", d->transports[i].ops->name, strerror(errno));
     if (rc == 0)
         rc = control_open(d, err);
     if (rc)
@@ -352,9 +353,12 @@ static void drain_fd(int fd)
 
 static void dispatch(struct vgpud *d, void *tag)
 {
-    if (tag == &tag_transport)
-        d->transport_ops->dispatch(d->transport);
-    else if (tag == &tag_control)
+    for (uint32_t i = 0; i < d->transport_count; i++)
+        if (tag == &tag_transport[i]) {
+            d->transports[i].ops->dispatch(d->transports[i].t);
+            return;
+        }
+    if (tag == &tag_control)
         vgpu_control_dispatch(d->control);
     else if (tag == &tag_signals)
         on_signals(d);

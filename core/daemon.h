@@ -24,6 +24,8 @@
 #define VGPU_SHUTDOWN_DEADLINE_NS UINT64_C(10000000000) /* after that what is in flight is abandoned */
 #define VGPU_SUSPECT_DEATHS 3u /* a VM with work in flight at each of so many deaths is named */
 
+#define VGPU_TRANSPORTS_MAX 2u
+
 /* ---- executors ---- */
 enum vgpu_executor_state {
     VGPU_EXECUTOR_DOWN = 0,     /* will be started at restart_at_ns */
@@ -100,8 +102,11 @@ struct vgpud {
     struct vgpu_config config;
     struct vgpu_store *store;
     struct vgpu_control *control;
-    struct vgpu_transport *transport;
-    const struct vgpu_transport_ops *transport_ops;
+    uint32_t transport_count; /* open ones */
+    struct {
+        const struct vgpu_transport_ops *ops;
+        struct vgpu_transport *t;
+    } transports[VGPU_TRANSPORTS_MAX];
     int epoll, timer, signals, notify_fd, lock_fd;
     bool stopping, stop_done;
     uint64_t stop_deadline_ns;

@@ -389,9 +389,7 @@ int vgpud_executor_attach(struct vgpud *d, struct vgpu_executor *e, uint32_t slo
     if (e->state != VGPU_EXECUTOR_READY)
         return -EAGAIN;
     m.region = (struct vgpu_exec_region){
-        .fd = a->session->region.fd,
-        .page_bytes = a->session->region.page_bytes,
-        .region_bytes = h->region_bytes,
+        .ops = a->session->ops->region,
         .guest_ctrl_off = h->guest_ctrl_off,
         .cq_off = h->cq_off,
         .arena_off = h->arena_off,
@@ -402,17 +400,17 @@ int vgpud_executor_attach(struct vgpud *d, struct vgpu_executor *e, uint32_t slo
         .heap_off = a->vm->space.base,
         .heap_bytes = a->vm->space.bytes,
         .engine = a->record.engine,
-        .doorbell_out = a->session->doorbell_out,
     };
+    a->session->ops->source(a->session, &m.region.source);
     if (e->in_process) {
         struct vgpu_err err = {0};
-        m.region.doorbell_out = fcntl(a->session->doorbell_out, F_DUPFD_CLOEXEC, 3);
+        m.region.source.doorbell_fd = fcntl(m.region.source.doorbell_fd, F_DUPFD_CLOEXEC, 3);
         int rc = vgpu_exec_attach(e->in_process, slot, &m.region, &err);
         uint32_t flags = rc == 0 && vgpu_exec_bounced(e->in_process, slot) ? VGPU_EXEC_FLAG_BOUNCED : 0;
         vgpud_vm_mapped(d, slot, rc, flags, err.text);
         return 0;
     }
-    int fds[2] = {a->session->region.fd, a->session->doorbell_out};
+    int fds[2] = {m.region.source.fd, m.region.source.doorbell_fd};
     ssize_t n = vgpu_fd_send(e->control_fd, &m, sizeof(m), fds, 2, MSG_DONTWAIT);
     return n == sizeof(m) ? 0 : -EAGAIN;
 }

@@ -507,6 +507,8 @@ static void drain_events(struct vgpu_poller *p, struct vgpu_poll_table *table, s
         struct vgpu_vm *vm = table && slot < table->max_vms ? table->by_slot[slot] : NULL;
         if (!vm || vm->doorbell_in != fd)
             continue; /* not served now; the control thread stops watching it when it goes */
+        if (vm->session)
+            vm->session->ops->doorbell_ack(vm->session);
         vgpu_count(&vm->stat_doorbells_in, 1);
         vgpu_count(&p->stats.doorbells_in, 1);
         for (uint32_t c = 0; c < p->cold_count; c++)

@@ -36,6 +36,7 @@ struct vgpu_vm {
     struct vgpu_inflight *inflight;
     uint32_t inflight_mask;
     int doorbell_in;
+    struct vgpu_session *session; /* where the doorbell has to be acknowledged, else NULL */
 
     /* P: hot */
     struct vgpu_cons sq VGPU_ALIGNED(64);

@@ -117,7 +117,7 @@ int vgpu_arena_alloc(struct vgpu *v, uint64_t bytes, struct vgpu_buffer *out)
     out->handle = VGPU_HANDLE_ARENA;
     out->offset = off;
     out->bytes = bytes;
-    out->host_ptr = v->region + v->header.arena_off + off;
+    out->host_ptr = (uint8_t *)v->region.arena + off;
     return 0;
 }
 

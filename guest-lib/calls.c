@@ -214,7 +214,7 @@ static void handle_mark(struct vgpu *v, uint32_t h, bool used)
 /* After the device was lost the host knows none of the handles. */
 static void handles_follow_generation(struct vgpu *v)
 {
-    uint64_t generation = v->local.props ? vgpu_props_page(v)->device_generation : v->handle_generation;
+    uint64_t generation = v->carrier->props ? vgpu_props_page(v)->device_generation : v->handle_generation;
 
     if (generation != v->handle_generation) {
         memset(v->handle_used, 0, sizeof(v->handle_used));

@@ -19,7 +19,7 @@
 #pragma GCC visibility pop
 
 #include "core/base/log.h"
-#include "local-transport/guest.h"
+#include "core/base/carrier.h"
 #include "rings/spsc.h"
 
 #define VGPU_RING_SLOTS_DEFAULT 1024u
@@ -82,9 +82,7 @@ struct vgpu {
     uint64_t attach_deadline_ns;
 
     /* Region. */
-    int region_fd;
-    uint8_t *region;
-    uint64_t region_bytes;
+    struct vgpu_carrier_region region;
     struct vgpu_region_header header; /* our own copy: what the shared one must say at each attach */
     struct vgpu_arena arena;
 
@@ -94,12 +92,9 @@ struct vgpu {
     uint64_t handle_generation;
 
     /* Attachment. */
-    struct vgpu_local local;
-    int event_fd;                 /* epoll over doorbell and socket */
-    uint32_t vm_id;
+    struct vgpu_carrier *carrier; /* how we reach the host */
+    int event_fd;                 /* epoll over doorbell and what else the carrier watches */
     uint64_t spin_ns;
-    uint8_t token[VGPU_TOKEN_BYTES];
-    char socket_path[256];
 
     struct vgpu_completion last;  /* of a blocking call */
     const char *error_static;     /* set without formatting, or NULL: then error.text */
@@ -108,7 +103,7 @@ struct vgpu {
 
 /* open.c: one bounded, non-blocking step towards a new attachment. 0: attached; -ENOTCONN: not yet. */
 int vgpu_reattach(struct vgpu *v);
-/* Prepares the data path for the attachment that v->local just got. */
+/* Prepares the data path for the attachment that v->carrier just got. */
 int vgpu_link_begin(struct vgpu *v, struct vgpu_err *err);
 /* ring.c: looks whether the host is there and the attachment whole; cheap when called often. */
 void vgpu_link_check(struct vgpu *v);
@@ -131,7 +126,7 @@ static inline int vgpu_fail(struct vgpu *v, int code, const char *sentence)
 
 static inline const volatile struct vgpu_props *vgpu_props_page(const struct vgpu *v)
 {
-    return v->local.props;
+    return v->carrier->props;
 }
 
 #endif

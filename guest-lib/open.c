@@ -9,17 +9,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include "core/base/clock.h"
 #include "guest-lib/internal.h"
+#include "local-transport/guest.h"
 #include "rings/opcode.h"
 
-#ifndef MFD_HUGE_2MB
-#define MFD_HUGE_2MB (21u << 26) /* log2 of the page size above bit 26; older libc headers lack it */
-#endif
-#define HUGE_BYTES (UINT64_C(2) << 20)
 #define OPEN_PATIENCE_NS UINT64_C(2000000000) /* how long vgpu_open() waits for a pool that is down */
 #define FEATURES_UNDERSTOOD (VGPU_FEATURE_ALWAYS_POLL | VGPU_FEATURE_EXEC_SEQ | VGPU_FEATURE_DEBUG_OPS)
 
@@ -122,7 +118,7 @@ static int choose_socket(const char *option, char *out, size_t bytes, struct vgp
 /* Sizes of rings and arena within what the host allows. */
 static int choose_sizes(struct vgpu *v, const struct vgpu_options *o, struct vgpu_err *err)
 {
-    const struct vgpu_msg_welcome *w = &v->local.welcome;
+    const struct vgpu_msg_welcome *w = &v->carrier->welcome;
     uint32_t slots = o->ring_slots;
     uint64_t arena = o->arena_bytes ? o->arena_bytes : w->max_arena_bytes;
 
@@ -137,7 +133,7 @@ static int choose_sizes(struct vgpu *v, const struct vgpu_options *o, struct vgp
     if (arena > w->max_arena_bytes)
         return vgpu_err_set(err, E2BIG,
                             "arena_bytes is %llu, VM %u may have %llu; ask for less, or register it with more",
-                            (unsigned long long)arena, v->vm_id, (unsigned long long)w->max_arena_bytes);
+                            (unsigned long long)arena, v->carrier->vm_id, (unsigned long long)w->max_arena_bytes);
     if (arena > VGPU_ARENA_BYTES_MAX)
         return vgpu_err_set(err, E2BIG, "arena_bytes is %llu, more than the 2^46 that an arena may have; ask for less",
                             (unsigned long long)arena);
@@ -159,52 +155,15 @@ static int choose_sizes(struct vgpu *v, const struct vgpu_options *o, struct vgp
     return 0;
 }
 
-/* A sealed memfd of region_bytes, mapped. */
-static int region_try(struct vgpu *v, unsigned memfd_flags, uint64_t bytes)
-{
-    int fd = memfd_create("vgpu-region", MFD_CLOEXEC | MFD_ALLOW_SEALING | memfd_flags);
-    void *map;
-    int saved;
-
-    if (fd < 0)
-        return -errno;
-    if (ftruncate(fd, (off_t)bytes) < 0)
-        goto err_close;
-    map = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    if (map == MAP_FAILED)
-        goto err_close;
-    /* The host maps the same memory: sealing its size is our promise that it will not fault there. */
-    if (fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
-        goto err_unmap;
-    v->region_fd = fd;
-    v->region = map;
-    v->region_bytes = bytes;
-    return 0;
-err_unmap:
-    saved = errno;
-    munmap(map, bytes);
-    errno = saved;
-err_close:
-    saved = errno;
-    close(fd);
-    return -saved;
-}
-
 static int region_make(struct vgpu *v, unsigned open_flags, struct vgpu_err *err)
 {
-    uint64_t bytes = v->header.region_bytes;
-    int rc = -ENOMEM;
+    int rc = v->carrier->ops->region_make(v->carrier, &v->header, open_flags & VGPU_OPEN_HUGEPAGES, &v->region, err);
 
-    if (open_flags & VGPU_OPEN_HUGEPAGES)
-        rc = region_try(v, MFD_HUGETLB | MFD_HUGE_2MB, round_up(bytes, HUGE_BYTES));
     if (rc < 0)
-        rc = region_try(v, 0, bytes);
-    if (rc < 0)
-        return vgpu_err_set(err, -rc, "cannot make a memory region of %llu bytes: %s; ask for a smaller arena",
-                            (unsigned long long)bytes, strerror(-rc));
-    v->header.region_bytes = v->region_bytes;
-    v->guest_ctrl = (struct vgpu_guest_ctrl *)(v->region + v->header.guest_ctrl_off);
-    v->host_ctrl = (struct vgpu_host_ctrl *)(v->region + v->header.host_ctrl_off);
+        return rc;
+    v->header.region_bytes = v->region.bytes;
+    v->guest_ctrl = v->region.guest_ctrl;
+    v->host_ctrl = v->region.host_ctrl;
     return 0;
 }
 
@@ -212,8 +171,14 @@ static int region_make(struct vgpu *v, unsigned open_flags, struct vgpu_err *err
  * attachment can be taken for a new one. The arena keeps what the application put there. */
 static void region_prepare(struct vgpu *v)
 {
-    memset(v->region, 0, v->header.arena_off);
-    memcpy(v->region, &v->header, sizeof(v->header));
+    const struct vgpu_region_header *h = &v->header;
+
+    memset(v->region.header, 0, VGPU_PAGE_BYTES);
+    memset(v->region.guest_ctrl, 0, VGPU_PAGE_BYTES);
+    memset(v->region.host_ctrl, 0, VGPU_PAGE_BYTES);
+    memset(v->region.sq, 0, (size_t)h->sq_slots * VGPU_SLOT_BYTES);
+    memset(v->region.cq, 0, (size_t)h->cq_slots * VGPU_SLOT_BYTES);
+    memcpy(v->region.header, h, sizeof(*h));
 }
 
 /* ---- Attach ---- */
@@ -228,17 +193,18 @@ static int watch(struct vgpu *v, int fd, uint32_t events)
 int vgpu_link_begin(struct vgpu *v, struct vgpu_err *err)
 {
     const struct vgpu_region_header *h = &v->header;
-    const struct vgpu_props *p = v->local.props;
+    const struct vgpu_carrier *c = v->carrier;
+    const struct vgpu_props *p = c->props;
 
     /* Closed descriptors left the epoll set by themselves. */
-    if (watch(v, v->local.doorbell_in_fd, EPOLLIN) < 0 || watch(v, v->local.socket_fd, EPOLLIN | EPOLLRDHUP) < 0)
+    if (watch(v, c->doorbell_fd, EPOLLIN) < 0 || (c->watch_fd >= 0 && watch(v, c->watch_fd, EPOLLIN | EPOLLRDHUP) < 0))
         return vgpu_err_set(err, errno, "cannot watch the doorbell: %s", strerror(errno));
     memset(v->window, 0, ((size_t)v->window_mask + 1) * sizeof(*v->window));
-    vgpu_prod_init(&v->sq, (struct vgpu_slot *)(v->region + h->sq_off), h->sq_slots, &v->host_ctrl->sq_head,
-                   v->local.sq_start);
-    vgpu_cons_init(&v->cq, (struct vgpu_slot *)(v->region + h->cq_off), h->cq_slots, &v->guest_ctrl->cq_head,
-                   v->local.cq_start, !vgpu_ring_ownership_pays());
-    v->window_tail = v->local.sq_start;
+    vgpu_prod_init(&v->sq, v->region.sq, h->sq_slots, &v->host_ctrl->sq_head,
+                   c->sq_start);
+    vgpu_cons_init(&v->cq, v->region.cq, h->cq_slots, &v->guest_ctrl->cq_head,
+                   c->cq_start, !vgpu_ring_ownership_pays());
+    v->window_tail = c->sq_start;
     v->outstanding = 0;
     v->cap = p->max_in_flight < h->cq_slots ? p->max_in_flight : h->cq_slots;
     v->always_poll = (p->features & VGPU_FEATURE_ALWAYS_POLL) != 0;
@@ -255,10 +221,11 @@ int vgpu_link_begin(struct vgpu *v, struct vgpu_err *err)
 static int attach_first(struct vgpu *v, const struct vgpu_options *o, struct vgpu_err *err)
 {
     uint64_t deadline = vgpu_now_ns() + VGPU_ATTACH_TIMEOUT_NS;
-    int rc = vgpu_local_connect(&v->local, v->socket_path, v->vm_id, v->token, err);
+    struct vgpu_carrier *c = v->carrier;
+    int rc = c->ops->connect(c, err);
 
     if (rc == 0)
-        rc = vgpu_local_await(&v->local, deadline, err);
+        rc = c->ops->await(c, deadline, err);
     if (rc == 0)
         rc = choose_sizes(v, o, err);
     if (rc == 0)
@@ -271,9 +238,9 @@ static int attach_first(struct vgpu *v, const struct vgpu_options *o, struct vgp
     if (rc < 0 || !v->window)
         return vgpu_err_set(err, ENOMEM, "not enough memory for the library's own tables");
     region_prepare(v);
-    rc = vgpu_local_attach(&v->local, v->region_fd, v->region_bytes, err);
+    rc = c->ops->attach(c, &v->region, err);
     if (rc == 0)
-        rc = vgpu_local_await(&v->local, vgpu_now_ns() + VGPU_MAP_TIMEOUT_NS, err);
+        rc = c->ops->await(c, vgpu_now_ns() + VGPU_MAP_TIMEOUT_NS, err);
     return rc < 0 ? rc : vgpu_link_begin(v, err);
 }
 
@@ -285,38 +252,39 @@ int vgpu_reattach(struct vgpu *v)
 {
     struct vgpu_err err = {0};
     uint64_t now = vgpu_now_ns();
+    struct vgpu_carrier *c = v->carrier;
     int rc = 0;
 
-    if (v->local.step == VGPU_LOCAL_ATTACHED)
-        vgpu_local_close(&v->local); /* the attachment that was lost */
-    if (v->local.step == VGPU_LOCAL_IDLE) {
+    if (c->step == VGPU_CARRIER_ATTACHED)
+        c->ops->close(c); /* the attachment that was lost */
+    if (c->step == VGPU_CARRIER_IDLE) {
         if (now < v->next_attach_ns)
             return -ENOTCONN;
         v->next_attach_ns = now + VGPU_REATTACH_INTERVAL_NS;
         v->attach_deadline_ns = now + VGPU_ATTACH_TIMEOUT_NS;
-        rc = vgpu_local_connect(&v->local, v->socket_path, v->vm_id, v->token, &err);
+        rc = c->ops->connect(c, &err);
     }
     if (rc == 0)
-        rc = vgpu_local_advance(&v->local, &err);
-    if (rc > 0 && v->local.step == VGPU_LOCAL_WELCOMED) {
+        rc = c->ops->advance(c, &err);
+    if (rc > 0 && c->step == VGPU_CARRIER_WELCOMED) {
         region_prepare(v);
-        rc = vgpu_local_attach(&v->local, v->region_fd, v->region_bytes, &err);
+        rc = c->ops->attach(c, &v->region, &err);
         v->attach_deadline_ns = now + VGPU_MAP_TIMEOUT_NS;
         if (rc == 0)
-            rc = vgpu_local_advance(&v->local, &err);
+            rc = c->ops->advance(c, &err);
     }
-    if (rc > 0 && v->local.step == VGPU_LOCAL_ATTACHED) {
+    if (rc > 0 && c->step == VGPU_CARRIER_ATTACHED) {
         rc = vgpu_link_begin(v, &err);
         if (rc == 0) {
             v->error_static = NULL;
             v->error.text[0] = '\0';
             return 0;
         }
-        vgpu_local_close(&v->local);
+        c->ops->close(c);
     }
     if (rc == 0 && now >= v->attach_deadline_ns) {
         rc = vgpu_err_set(&err, ETIMEDOUT, "the host did not answer in time");
-        vgpu_local_close(&v->local);
+        c->ops->close(c);
     }
     if (rc < 0)
         vgpu_failf(v, -rc, "the host went away, and attaching again does not work yet: %.180s", err.text);
@@ -327,29 +295,43 @@ int vgpu_reattach(struct vgpu *v)
 
 static void destroy(struct vgpu *v)
 {
-    vgpu_local_close(&v->local);
+    if (v->carrier) {
+        v->carrier->ops->close(v->carrier);
+        v->carrier->ops->region_free(v->carrier, &v->region);
+        v->carrier->ops->free(v->carrier);
+    }
     if (v->event_fd >= 0)
         close(v->event_fd);
-    if (v->region)
-        munmap(v->region, v->region_bytes);
-    if (v->region_fd >= 0)
-        close(v->region_fd);
     vgpu_arena_fini(&v->arena);
     free(v->window);
-    explicit_bzero(v->token, sizeof(v->token));
     free(v);
+}
+
+static int open_local(struct vgpu *v, const struct vgpu_options *o, struct vgpu_err *err)
+{
+    uint8_t token[VGPU_TOKEN_BYTES];
+    char path[256];
+    uint32_t vm_id;
+    int rc = choose_vm_id(o->vm_id, &vm_id, err);
+
+    if (rc == 0)
+        rc = choose_socket(o->socket_path, path, sizeof(path), err);
+    if (rc == 0)
+        rc = read_token(o->token_path, vm_id, token, err);
+    if (rc == 0)
+        rc = vgpu_local_carrier_open(path, vm_id, token, &v->carrier, err);
+    explicit_bzero(token, sizeof(token));
+    return rc;
 }
 
 static int open_with(struct vgpu *v, const struct vgpu_options *o, struct vgpu_err *err)
 {
-    int rc = choose_vm_id(o->vm_id, &v->vm_id, err);
+    int rc = 0;
 
-    if (rc == 0 && (o->flags & ~VGPU_OPEN_HUGEPAGES))
+    if (o->flags & ~VGPU_OPEN_HUGEPAGES)
         rc = vgpu_err_set(err, EINVAL, "flags is 0x%x; only VGPU_OPEN_HUGEPAGES is known to this library", o->flags);
     if (rc == 0)
-        rc = choose_socket(o->socket_path, v->socket_path, sizeof(v->socket_path), err);
-    if (rc == 0)
-        rc = read_token(o->token_path, v->vm_id, v->token, err);
+        rc = open_local(v, o, err);
     if (rc < 0)
         return rc;
     v->spin_ns = o->spin_ns ? o->spin_ns : VGPU_SPIN_NS_DEFAULT;
@@ -365,8 +347,7 @@ static int open_once(const struct vgpu_options *opts, struct vgpu **out, struct 
 
     if (!v)
         return vgpu_err_set(err, ENOMEM, "no memory for the handle");
-    v->region_fd = v->event_fd = -1;
-    vgpu_local_init(&v->local);
+    v->event_fd = v->region.fd = -1;
     int rc = open_with(v, opts, err);
     if (rc < 0)
         destroy(v);
@@ -403,7 +384,7 @@ void vgpu_close(struct vgpu *v)
     if (!v)
         return;
     /* Wait for the host's EOF: from then on nothing writes to the arena and the VM may attach again. */
-    vgpu_local_goodbye(&v->local, VGPU_CLOSE_TIMEOUT_NS);
+    v->carrier->ops->goodbye(v->carrier, VGPU_CLOSE_TIMEOUT_NS);
     destroy(v);
 }
 
@@ -448,9 +429,9 @@ int vgpu_properties_get(struct vgpu *v, struct vgpu_properties *out)
     if (v->link == VGPU_LINK_DOWN && vgpu_reattach(v) < 0)
         return -ENOTCONN;
     /* While descriptors are being reported as lost, or after the host broke off: the page is still mapped. */
-    if (!v->local.props)
+    if (!v->carrier->props)
         return vgpu_fail(v, ENOTCONN, "the host went away");
-    if (!props_read(v->local.props, &p))
+    if (!props_read(v->carrier->props, &p))
         return vgpu_fail(v, EAGAIN, "the host is rewriting the properties page; try again");
     out->vm_id = p.vm_id;
     out->priority = p.priority;

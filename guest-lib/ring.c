@@ -73,11 +73,11 @@ void vgpu_link_check(struct vgpu *v)
                       "open again");
         return;
     }
-    if (v->daemon_gone || !vgpu_local_alive(&v->local, &err)) {
+    if (v->daemon_gone || !v->carrier->ops->alive(v->carrier, &err)) {
         v->daemon_gone = true;
         /* An executor may outlive the daemon by a moment and still write: what is outstanding is lost only when it is
          * over, or the application could reuse memory under it. */
-        if (!vgpu_local_released(&v->local))
+        if (!v->carrier->ops->released(v->carrier))
             return;
         v->daemon_gone = false;
         vgpu_failf(v, ENOTCONN, "the host went away (vgpud stopped, or it ended this attachment)%s%s",
@@ -299,7 +299,7 @@ int vgpu_submit_burst(struct vgpu *v, const struct vgpu_request *reqs, unsigned 
         *first_position = from;
     /* "Always polling" is negotiated so that the full fence (S3) is paid only where the host may sleep. */
     if (!v->always_poll && vgpu_ring_event_wanted(&v->host_ctrl->sq_event, from, v->sq.pos))
-        vgpu_local_ring(&v->local);
+        v->carrier->ops->ring(v->carrier);
     return (int)room;
 }
 
@@ -322,7 +322,7 @@ int vgpu_event_arm(struct vgpu *v)
     if (v->link != VGPU_LINK_UP)
         return 1; /* vgpu_poll() has something to say */
     /* Drain first: a byte that came before is about a completion that the look below finds. */
-    vgpu_local_drain(&v->local);
+    v->carrier->ops->drain(v->carrier);
     vgpu_cons_publish(&v->cq); /* the host may be waiting for exactly this credit */
     vgpu_ring_event_arm(&v->guest_ctrl->cq_event, v->cq.pos);
     return vgpu_cons_ready(&v->cq) ? 1 : 0;
@@ -349,8 +349,8 @@ static bool spin(struct vgpu *v, uint64_t now, uint64_t until)
 
 static void sleep_until(struct vgpu *v, uint64_t now, uint64_t deadline)
 {
-    struct pollfd fds[2] = {{.fd = v->local.doorbell_in_fd, .events = POLLIN},
-                            {.fd = v->daemon_gone ? -1 : v->local.socket_fd, .events = POLLIN | POLLRDHUP}};
+    struct pollfd fds[2] = {{.fd = v->carrier->doorbell_fd, .events = POLLIN},
+                            {.fd = v->daemon_gone ? -1 : v->carrier->watch_fd, .events = POLLIN | POLLRDHUP}};
     uint64_t ns = deadline - now < SLEEP_SLICE_NS ? deadline - now : SLEEP_SLICE_NS;
     struct timespec ts = {.tv_sec = (time_t)(ns / 1000000000u), .tv_nsec = (long)(ns % 1000000000u)};
 

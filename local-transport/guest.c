@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -17,6 +18,19 @@
 #define ATTACHED_FDS 3
 #define START_MAX (UINT64_C(1) << 62)
 #define FDS_MAX 8 /* room for more than the protocol allows, so that surplus ones are seen and closed */
+
+#ifndef MFD_HUGE_2MB
+#define MFD_HUGE_2MB (21u << 26) /* log2 of the page size above bit 26; older libc headers lack it */
+#endif
+#define HUGE_BYTES (UINT64_C(2) << 20)
+
+struct vgpu_local {
+    struct vgpu_carrier base; /* first. doorbell_fd: a socket, non-blocking; hangs up when nobody is left to ring it */
+    int socket_fd;            /* -1: none; its end of file is the end of the attachment */
+    int doorbell_out_fd;      /* an eventfd: wakes the host */
+    uint8_t token[VGPU_TOKEN_BYTES];
+    char path[256];
+};
 
 union host_message {
     struct {
@@ -44,27 +58,29 @@ static void close_fd(int *fd)
     *fd = -1;
 }
 
-void vgpu_local_init(struct vgpu_local *l)
+static struct vgpu_local *of(struct vgpu_carrier *base)
 {
-    memset(l, 0, sizeof(*l));
-    l->socket_fd = l->doorbell_out_fd = l->doorbell_in_fd = -1;
+    return (struct vgpu_local *)base;
 }
 
-void vgpu_local_close(struct vgpu_local *l)
+static void local_close(struct vgpu_carrier *base)
 {
+    struct vgpu_local *l = of(base);
+
     close_fd(&l->socket_fd);
+    l->base.watch_fd = -1;
     close_fd(&l->doorbell_out_fd);
-    close_fd(&l->doorbell_in_fd);
-    if (l->props)
-        munmap((void *)(uintptr_t)l->props, VGPU_PAGE_BYTES);
-    l->props = NULL;
-    l->step = VGPU_LOCAL_IDLE;
+    close_fd(&l->base.doorbell_fd);
+    if (l->base.props)
+        munmap((void *)(uintptr_t)l->base.props, VGPU_PAGE_BYTES);
+    l->base.props = NULL;
+    l->base.step = VGPU_CARRIER_IDLE;
 }
 
 /* Closes everything and passes the error on: the last line of each failing step. */
 static int fail(struct vgpu_local *l, int rc)
 {
-    vgpu_local_close(l);
+    local_close(&l->base);
     return rc;
 }
 
@@ -94,19 +110,19 @@ static int connect_error(const char *path, int code, struct vgpu_err *err)
     return vgpu_err_set(err, code, "cannot connect to %s: %s; %s", path, strerror(code), hint);
 }
 
-int vgpu_local_connect(struct vgpu_local *l, const char *path, uint32_t vm_id, const uint8_t *token,
-                       struct vgpu_err *err)
+static int local_connect(struct vgpu_carrier *base, struct vgpu_err *err)
 {
+    struct vgpu_local *l = of(base);
+    const char *path = l->path;
     struct sockaddr_un addr = {.sun_family = AF_UNIX};
     struct vgpu_msg_hello hello = {
-        .magic = VGPU_ATTACH_MAGIC, .type = VGPU_ATTACH_HELLO, .abi_version = VGPU_ABI_VERSION, .vm_id = vm_id};
+        .magic = VGPU_ATTACH_MAGIC, .type = VGPU_ATTACH_HELLO, .abi_version = VGPU_ABI_VERSION, .vm_id = l->base.vm_id};
 
     if (strlen(path) >= sizeof(addr.sun_path))
         return vgpu_err_set(err, ENAMETOOLONG, "the socket path %.100s... is longer than the %zu bytes that a unix "
                             "socket path may have; use a shorter one", path, sizeof(addr.sun_path) - 1);
     memcpy(addr.sun_path, path, strlen(path) + 1);
-    memcpy(hello.token, token, sizeof(hello.token));
-    l->vm_id = vm_id;
+    memcpy(hello.token, l->token, sizeof(hello.token));
     l->socket_fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (l->socket_fd < 0)
         return vgpu_err_set(err, errno, "cannot make a unix socket: %s", strerror(errno));
@@ -115,14 +131,16 @@ int vgpu_local_connect(struct vgpu_local *l, const char *path, uint32_t vm_id, c
     /* A host that refused before it read anything has closed already: its reason waits to be received. */
     if (send(l->socket_fd, &hello, sizeof(hello), MSG_NOSIGNAL) < 0 && errno != EPIPE && errno != ECONNRESET)
         return fail(l, vgpu_err_set(err, errno, "cannot send HELLO to %s: %s; see vgpud's log", path, strerror(errno)));
-    l->step = VGPU_LOCAL_HELLO_SENT;
+    l->base.watch_fd = l->socket_fd;
+    l->base.step = VGPU_CARRIER_HELLO_SENT;
     return 0;
 }
 
-int vgpu_local_attach(struct vgpu_local *l, int region_fd, uint64_t region_bytes, struct vgpu_err *err)
+static int local_attach(struct vgpu_carrier *base, const struct vgpu_carrier_region *r, struct vgpu_err *err)
 {
+    struct vgpu_local *l = of(base);
     struct vgpu_msg_attach attach = {
-        .magic = VGPU_ATTACH_MAGIC, .type = VGPU_ATTACH_ATTACH, .region_bytes = region_bytes};
+        .magic = VGPU_ATTACH_MAGIC, .type = VGPU_ATTACH_ATTACH, .region_bytes = r->bytes};
     union {
         struct cmsghdr align;
         char bytes[CMSG_SPACE(sizeof(int))];
@@ -135,11 +153,11 @@ int vgpu_local_attach(struct vgpu_local *l, int region_fd, uint64_t region_bytes
     c->cmsg_level = SOL_SOCKET;
     c->cmsg_type = SCM_RIGHTS;
     c->cmsg_len = CMSG_LEN(sizeof(int));
-    memcpy(CMSG_DATA(c), &region_fd, sizeof(int));
+    memcpy(CMSG_DATA(c), &r->fd, sizeof(int));
     if (sendmsg(l->socket_fd, &msg, MSG_NOSIGNAL) < 0 && errno != EPIPE && errno != ECONNRESET)
         return fail(l, vgpu_err_set(err, errno, "cannot hand the region to the host: %s; see vgpud's log",
                                     strerror(errno)));
-    l->step = VGPU_LOCAL_ATTACH_SENT;
+    l->base.step = VGPU_CARRIER_ATTACH_SENT;
     return 0;
 }
 
@@ -222,7 +240,7 @@ static int refused(struct vgpu_local *l, const struct vgpu_msg_error *e, struct 
     char text[160];
 
     host_text(e, text, sizeof(text));
-    return vgpu_err_set(err, table[kind].code, "the host refused VM %u: %s%s%s", l->vm_id, table[kind].what,
+    return vgpu_err_set(err, table[kind].code, "the host refused VM %u: %s%s%s", l->base.vm_id, table[kind].what,
                         text[0] ? "; it says: " : "", text);
 }
 
@@ -238,8 +256,8 @@ static int take_welcome(struct vgpu_local *l, struct received *r, struct vgpu_er
     if (r->n_fds != 0)
         return vgpu_err_set(err, EPROTO, "the host sent %d file descriptors with WELCOME, none were expected",
                             r->n_fds);
-    l->welcome = *w;
-    l->step = VGPU_LOCAL_WELCOMED;
+    l->base.welcome = *w;
+    l->base.step = VGPU_CARRIER_WELCOMED;
     return 1;
 }
 
@@ -251,32 +269,32 @@ static int take_attached(struct vgpu_local *l, struct received *r, struct vgpu_e
     void *map = mmap(NULL, VGPU_PAGE_BYTES, PROT_READ, MAP_SHARED, r->fds[0], 0);
     if (map == MAP_FAILED)
         return vgpu_err_set(err, errno, "cannot map the properties page: %s", strerror(errno));
-    l->props = map;
+    l->base.props = map;
     /* We must never block in either, whatever the host set. */
     for (int i = 1; i < ATTACHED_FDS; i++) {
         int flags = fcntl(r->fds[i], F_GETFL);
         if (flags < 0 || (!(flags & O_NONBLOCK) && fcntl(r->fds[i], F_SETFL, flags | O_NONBLOCK) < 0))
             return vgpu_err_set(err, errno, "cannot make a doorbell non-blocking: %s", strerror(errno));
     }
-    if (l->props->magic != VGPU_PROPS_MAGIC || l->props->props_bytes < sizeof(struct vgpu_props))
+    if (l->base.props->magic != VGPU_PROPS_MAGIC || l->base.props->props_bytes < sizeof(struct vgpu_props))
         return vgpu_err_set(err, EPROTO, "the host's properties page has a wrong magic or size");
     if (r->msg.attached.sq_start >= START_MAX || r->msg.attached.cq_start >= START_MAX)
         return vgpu_err_set(err, EPROTO, "the host's rings start at positions that the protocol does not allow");
     l->doorbell_out_fd = r->fds[1];
-    l->doorbell_in_fd = r->fds[2];
+    l->base.doorbell_fd = r->fds[2];
     close(r->fds[0]);
     r->n_fds = 0;
-    l->epoch = r->msg.attached.epoch;
-    l->sq_start = r->msg.attached.sq_start;
-    l->cq_start = r->msg.attached.cq_start;
-    l->step = VGPU_LOCAL_ATTACHED;
+    l->base.epoch = r->msg.attached.epoch;
+    l->base.sq_start = r->msg.attached.sq_start;
+    l->base.cq_start = r->msg.attached.cq_start;
+    l->base.step = VGPU_CARRIER_ATTACHED;
     return 1;
 }
 
 static int judge(struct vgpu_local *l, struct received *r, struct vgpu_err *err)
 {
     const union host_message *m = &r->msg;
-    bool welcome = l->step == VGPU_LOCAL_HELLO_SENT;
+    bool welcome = l->base.step == VGPU_CARRIER_HELLO_SENT;
 
     if (r->bytes == 0)
         return vgpu_err_set(err, ECONNRESET, "the host closed the connection before it answered %s; see vgpud's log",
@@ -293,8 +311,9 @@ static int judge(struct vgpu_local *l, struct received *r, struct vgpu_err *err)
                         "attach_socket?", welcome ? "HELLO" : "ATTACH", r->bytes);
 }
 
-int vgpu_local_advance(struct vgpu_local *l, struct vgpu_err *err)
+static int local_advance(struct vgpu_carrier *base, struct vgpu_err *err)
 {
+    struct vgpu_local *l = of(base);
     struct received r;
 
     receive(l->socket_fd, &r);
@@ -308,24 +327,27 @@ int vgpu_local_advance(struct vgpu_local *l, struct vgpu_err *err)
     return rc < 0 ? fail(l, rc) : rc;
 }
 
-int vgpu_local_await(struct vgpu_local *l, uint64_t deadline_ns, struct vgpu_err *err)
+static int local_await(struct vgpu_carrier *base, uint64_t deadline_ns, struct vgpu_err *err)
 {
+    struct vgpu_local *l = of(base);
+
     for (;;) {
-        int rc = vgpu_local_advance(l, err);
+        int rc = local_advance(&l->base, err);
         if (rc != 0)
             return rc < 0 ? rc : 0;
         uint64_t now = vgpu_now_ns();
         if (now >= deadline_ns)
             return fail(l,
                         vgpu_err_set(err, ETIMEDOUT, "the host did not answer %s in time; is vgpud stuck? see its log",
-                                     l->step == VGPU_LOCAL_HELLO_SENT ? "HELLO" : "ATTACH"));
+                                     l->base.step == VGPU_CARRIER_HELLO_SENT ? "HELLO" : "ATTACH"));
         struct pollfd p = {.fd = l->socket_fd, .events = POLLIN};
         poll(&p, 1, (int)((deadline_ns - now) / 1000000u) + 1);
     }
 }
 
-bool vgpu_local_alive(struct vgpu_local *l, struct vgpu_err *err)
+static bool local_alive(struct vgpu_carrier *base, struct vgpu_err *err)
 {
+    struct vgpu_local *l = of(base);
     struct received r;
 
     err->text[0] = '\0';
@@ -344,11 +366,11 @@ bool vgpu_local_alive(struct vgpu_local *l, struct vgpu_err *err)
 }
 
 /* The daemon and the executor each hold the writing end of our doorbell; it hangs up when the last of them is gone. */
-bool vgpu_local_released(const struct vgpu_local *l)
+static bool local_released(struct vgpu_carrier *base)
 {
-    struct pollfd p = {.fd = l->doorbell_in_fd, .events = 0};
+    struct pollfd p = {.fd = base->doorbell_fd, .events = 0};
 
-    return l->doorbell_in_fd < 0 || (poll(&p, 1, 0) == 1 && (p.revents & (POLLHUP | POLLERR | POLLNVAL)));
+    return base->doorbell_fd < 0 || (poll(&p, 1, 0) == 1 && (p.revents & (POLLHUP | POLLERR | POLLNVAL)));
 }
 
 /*
@@ -356,8 +378,9 @@ bool vgpu_local_released(const struct vgpu_local *l)
  * library may not change the application's handlers, so the signal is blocked in this thread around the write and taken
  * away if we caused it. If the caller blocks SIGPIPE itself, one may be pending that is not ours: then it stays.
  */
-void vgpu_local_ring(struct vgpu_local *l)
+static void local_ring(struct vgpu_carrier *base)
 {
+    struct vgpu_local *l = of(base);
     sigset_t pipe_set, before, pending;
     bool was_pending = false;
     uint64_t one = 1;
@@ -377,29 +400,31 @@ void vgpu_local_ring(struct vgpu_local *l)
     }
     if (!was_blocked)
         pthread_sigmask(SIG_SETMASK, &before, NULL);
-    l->doorbells++;
+    l->base.doorbells++;
 }
 
-void vgpu_local_drain(struct vgpu_local *l)
+static void local_drain(struct vgpu_carrier *base)
 {
+    struct vgpu_local *l = of(base);
     char sink[256];
 
     /* Bounded: a host that writes without end only costs us a wake-up. */
     for (int i = 0; i < 16; i++) {
-        ssize_t got = read(l->doorbell_in_fd, sink, sizeof(sink));
+        ssize_t got = read(l->base.doorbell_fd, sink, sizeof(sink));
         if (got < (ssize_t)sizeof(sink))
             return;
     }
 }
 
-void vgpu_local_goodbye(struct vgpu_local *l, uint64_t timeout_ns)
+static void local_goodbye(struct vgpu_carrier *base, uint64_t timeout_ns)
 {
+    struct vgpu_local *l = of(base);
     uint64_t deadline = vgpu_now_ns() + timeout_ns;
     struct vgpu_err err;
 
-    if (l->step == VGPU_LOCAL_ATTACHED && shutdown(l->socket_fd, SHUT_WR) == 0) {
+    if (l->base.step == VGPU_CARRIER_ATTACHED && shutdown(l->socket_fd, SHUT_WR) == 0) {
         /* EOF from the host is its word that it touches the region no more and that the VM may attach again. */
-        while (vgpu_local_alive(l, &err)) {
+        while (local_alive(&l->base, &err)) {
             uint64_t now = vgpu_now_ns();
             if (now >= deadline)
                 break;
@@ -407,5 +432,119 @@ void vgpu_local_goodbye(struct vgpu_local *l, uint64_t timeout_ns)
             poll(&p, 1, (int)((deadline - now) / 1000000u) + 1);
         }
     }
-    vgpu_local_close(l);
+    local_close(&l->base);
+}
+
+/* ---- the region ---- */
+
+/* A sealed memfd, mapped. */
+static int region_try(struct vgpu_carrier_region *r, unsigned memfd_flags, uint64_t bytes)
+{
+    int fd = memfd_create("vgpu-region", MFD_CLOEXEC | MFD_ALLOW_SEALING | memfd_flags);
+    void *map;
+    int saved;
+
+    if (fd < 0)
+        return -errno;
+    if (ftruncate(fd, (off_t)bytes) < 0)
+        goto err_close;
+    map = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (map == MAP_FAILED)
+        goto err_close;
+    /* The host maps the same memory: sealing its size is our promise that it will not fault there. */
+    if (fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
+        goto err_unmap;
+    r->fd = fd;
+    r->header = map;
+    r->bytes = bytes;
+    return 0;
+err_unmap:
+    saved = errno;
+    munmap(map, bytes);
+    errno = saved;
+err_close:
+    saved = errno;
+    close(fd);
+    return -saved;
+}
+
+static int local_region_make(struct vgpu_carrier *base, const struct vgpu_region_header *h, bool hugepages,
+                             struct vgpu_carrier_region *r, struct vgpu_err *err)
+{
+    int rc = -ENOMEM;
+
+    (void)base;
+    if (hugepages)
+        rc = region_try(r, MFD_HUGETLB | MFD_HUGE_2MB, (h->region_bytes + HUGE_BYTES - 1) & ~(HUGE_BYTES - 1));
+    if (rc < 0)
+        rc = region_try(r, 0, h->region_bytes);
+    if (rc < 0)
+        return vgpu_err_set(err, -rc, "cannot make a memory region of %llu bytes: %s; ask for a smaller arena",
+                            (unsigned long long)h->region_bytes, strerror(-rc));
+    char *at = r->header;
+    r->guest_ctrl = at + h->guest_ctrl_off;
+    r->host_ctrl = at + h->host_ctrl_off;
+    r->sq = at + h->sq_off;
+    r->cq = at + h->cq_off;
+    r->arena = at + h->arena_off;
+    return 0;
+}
+
+static void local_region_free(struct vgpu_carrier *base, struct vgpu_carrier_region *r)
+{
+    (void)base;
+    if (!r->header)
+        return;
+    munmap(r->header, r->bytes);
+    close(r->fd);
+    r->header = NULL;
+}
+
+/* ---- making it ---- */
+
+static void local_free(struct vgpu_carrier *base)
+{
+    if (!base)
+        return;
+    local_close(base);
+    explicit_bzero(of(base)->token, VGPU_TOKEN_BYTES);
+    free(base);
+}
+
+static const struct vgpu_carrier_ops local_ops = {
+    .name = "local",
+    .connect = local_connect,
+    .region_make = local_region_make,
+    .region_free = local_region_free,
+    .attach = local_attach,
+    .advance = local_advance,
+    .await = local_await,
+    .alive = local_alive,
+    .released = local_released,
+    .ring = local_ring,
+    .drain = local_drain,
+    .goodbye = local_goodbye,
+    .close = local_close,
+    .free = local_free,
+};
+
+int vgpu_local_carrier_open(const char *socket_path, uint32_t vm_id, const uint8_t token[VGPU_TOKEN_BYTES],
+                            struct vgpu_carrier **out, struct vgpu_err *err)
+{
+    struct vgpu_local *l = calloc(1, sizeof(*l));
+
+    if (!l)
+        return vgpu_err_set(err, ENOMEM, "no memory for the handle");
+    l->base.ops = &local_ops;
+    l->base.vm_id = vm_id;
+    l->base.share_bytes_max = UINT64_MAX;
+    l->base.watch_fd = l->base.doorbell_fd = l->socket_fd = l->doorbell_out_fd = -1;
+    memcpy(l->token, token, sizeof(l->token));
+    if (strlen(socket_path) >= sizeof(l->path)) {
+        free(l);
+        return vgpu_err_set(err, ENAMETOOLONG, "the socket path is longer than a unix socket path may be");
+    }
+    strcpy(l->path, socket_path);
+    *out = &l->base;
+    return 0;
 }

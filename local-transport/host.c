@@ -415,9 +415,10 @@ static void session_free(struct local_session *s)
 
 /* ---- ops ---- */
 
-static int local_open(const char *address, const struct vgpu_transport_events *events, void *ctx,
+static int local_open(const struct vgpu_transport_options *options, const struct vgpu_transport_events *events, void *ctx,
                       struct vgpu_transport **out, struct vgpu_err *err)
 {
+    const char *address = options->address;
     struct sockaddr_un sun = {.sun_family = AF_UNIX};
     int rc;
 
@@ -568,6 +569,20 @@ static void local_session_close(struct vgpu_session *base)
     session_free((struct local_session *)base);
 }
 
+static void local_doorbell_ring(struct vgpu_session *base)
+{
+    vgpu_doorbell_ring(base->doorbell_out);
+}
+
+static void local_source(struct vgpu_session *base, struct vgpu_region_source *out)
+{
+    *out = (struct vgpu_region_source){.kind = VGPU_REGION_MEMFD,
+                                       .fd = base->region.fd,
+                                       .doorbell_fd = base->doorbell_out,
+                                       .page_bytes = base->region.page_bytes,
+                                       .region_bytes = base->region.layout.region_bytes};
+}
+
 const struct vgpu_transport_ops vgpu_transport_local = {
     .size = sizeof(struct vgpu_transport_ops),
     .name = "local",
@@ -578,4 +593,7 @@ const struct vgpu_transport_ops vgpu_transport_local = {
     .session_accept = local_accept,
     .session_refuse = local_refuse,
     .session_close = local_session_close,
+    .doorbell_ring = local_doorbell_ring,
+    .source = local_source,
+    .region = &vgpu_region_memfd,
 };

@@ -18,11 +18,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include "core/base/clock.h"
-#include "core/base/sigbus.h"
-#include "core/base/transport.h"
 #include "rings/opcode.h"
 
 #define EXEC_POLL_BURST 64u
@@ -46,13 +43,11 @@ struct exec_vm {
     uint32_t cq_mask;
     uint32_t in_flight;
     bool dirty;
-    int doorbell_out;
+    const struct vgpu_region_ops *region_ops;
+    struct vgpu_region_view *region;
     uint32_t broken;     /* set by the SIGBUS handler */
     /* control thread */
-    void *parts[3];      /* guest control page, completion ring, arena */
-    uint64_t part_bytes[3];
     uint64_t heap_off, heap_bytes;
-    int sigbus_id[3];
     /* both */
     uint32_t detach;     /* enum detach_state (X1, X2) */
 } VGPU_ALIGNED(128);
@@ -186,65 +181,41 @@ void vgpu_exec_close(struct vgpu_exec *e)
 
 /* ---- control thread ---- */
 
-static int vm_map(struct exec_vm *vm, int i, const struct vgpu_exec_region *r, uint64_t off, uint64_t bytes, int prot,
-                  struct vgpu_err *err)
-{
-    vm->parts[i] = NULL;
-    vm->sigbus_id[i] = -1;
-    if (bytes == 0)
-        return 0;
-    /* Map whole pages of the memory behind it: a hugepage region has hugepage-aligned mappings. */
-    uint64_t start = off & ~(r->page_bytes - 1);
-    uint64_t span = (off + bytes - start + r->page_bytes - 1) & ~(r->page_bytes - 1);
-    char *p = mmap(NULL, span, prot, MAP_SHARED, r->fd, (off_t)start);
-    if (p == MAP_FAILED)
-        return vgpu_err_set(err, errno, "cannot map the guest's region: %s", strerror(errno));
-    vm->parts[i] = p;
-    vm->part_bytes[i] = span;
-    vm->sigbus_id[i] = vgpu_sigbus_add(p, span, r->page_bytes, &vm->broken);
-    if (vm->sigbus_id[i] < 0)
-        return vgpu_err_set(err, ENOSPC, "too many regions for the memory guard");
-    return 0;
-}
-
 static void vm_unmap(struct exec_vm *vm)
 {
-    for (int i = 0; i < 3; i++) {
-        vgpu_sigbus_del(vm->sigbus_id[i]);
-        if (vm->parts[i])
-            munmap(vm->parts[i], vm->part_bytes[i]);
-        vm->parts[i] = NULL;
-    }
-    if (vm->doorbell_out >= 0)
-        close(vm->doorbell_out);
-    vm->doorbell_out = -1;
+    if (vm->region)
+        vm->region_ops->close(vm->region);
+    vm->region = NULL;
 }
 
 int vgpu_exec_attach(struct vgpu_exec *e, uint32_t slot, const struct vgpu_exec_region *r, struct vgpu_err *err)
 {
     struct exec_vm *vm = &e->vms[slot];
-    uint64_t in_page = r->page_bytes - 1;
+    const struct vgpu_region_ops *ops = r->ops ? r->ops : &vgpu_region_memfd;
+    void *ctrl = NULL, *cq = NULL, *arena = NULL;
 
     memset(vm, 0, offsetof(struct exec_vm, detach)); /* the loop may look at `detach` */
-    vm->sigbus_id[0] = vm->sigbus_id[1] = vm->sigbus_id[2] = -1;
-    vm->doorbell_out = r->doorbell_out;
-    int rc = vm_map(vm, 0, r, r->guest_ctrl_off, sizeof(struct vgpu_guest_ctrl), PROT_READ | PROT_WRITE, err);
+    vm->region_ops = ops;
+    int rc = ops->open(&r->source, &vm->region, err);
+    if (rc)
+        return rc;
+    rc = ops->map(vm->region, r->guest_ctrl_off, sizeof(struct vgpu_guest_ctrl), PROT_READ, &vm->broken, &ctrl, err);
     if (rc == 0)
-        rc = vm_map(vm, 1, r, r->cq_off, (uint64_t)r->cq_slots * VGPU_SLOT_BYTES, PROT_READ | PROT_WRITE, err);
-    if (rc == 0)
-        rc = vm_map(vm, 2, r, r->arena_off, r->arena_bytes, PROT_READ | PROT_WRITE, err);
+        rc = ops->map(vm->region, r->cq_off, (uint64_t)r->cq_slots * VGPU_SLOT_BYTES, PROT_READ | PROT_WRITE, &vm->broken,
+                      &cq, err);
+    if (rc == 0 && r->arena_bytes)
+        rc = ops->map(vm->region, r->arena_off, r->arena_bytes, PROT_READ | PROT_WRITE, &vm->broken, &arena, err);
     if (rc)
         goto err_unmap;
-    const struct vgpu_guest_ctrl *ctrl = (void *)((char *)vm->parts[0] + (r->guest_ctrl_off & in_page));
-    char *arena = r->arena_bytes ? (char *)vm->parts[2] + (r->arena_off & in_page) : NULL;
     if (e->ops->region_engine)
         e->ops->region_engine(e->backend, slot, r->engine < VGPU_ENGINE_COUNT ? r->engine : VGPU_ENGINE_AUTO);
-    rc = e->ops->region_add(e->backend, slot, arena, r->arena_bytes, r->fd, r->arena_off, err);
+    rc = e->ops->region_add(e->backend, slot, arena, r->arena_bytes,
+                            r->source.kind == VGPU_REGION_MEMFD ? r->source.fd : -1, r->arena_off, err);
     if (rc)
         goto err_unmap;
-    vm->cq = (void *)((char *)vm->parts[1] + (r->cq_off & in_page));
+    vm->cq = cq;
     vm->cq_mask = r->cq_slots - 1;
-    vm->cq_event = &ctrl->cq_event;
+    vm->cq_event = &((const struct vgpu_guest_ctrl *)ctrl)->cq_event;
     vm->cq_pos = vm->cq_rung = r->cq_pos;
     vm->sq_pos = r->sq_pos;
     vm->heap_off = r->heap_off;
@@ -354,7 +325,7 @@ static void flush_dirty(struct vgpu_exec *e)
         vm->cq_rung = to;
         vgpu_store_release(&vm->x->completed, vm->x->completed + (to - from)); /* J2 pairs with J2 in poller.c */
         if (vgpu_load_relaxed(vm->cq_event) - from < to - from) {
-            vgpu_doorbell_ring(vm->doorbell_out);
+            vm->region_ops->ring(vm->region);
             vgpu_count(&vm->x->doorbells, 1);
         }
         /* The ring or the control page vanished while we wrote the completion: there may be no later one to tell. */

@@ -9,6 +9,7 @@
 #ifndef VGPU_PMD_GPU_EXEC_H
 #define VGPU_PMD_GPU_EXEC_H
 
+#include "core/base/region.h"
 #include "pmd-gpu/backend.h"
 #include "pmd-gpu/xchg.h"
 
@@ -16,15 +17,14 @@ struct vgpu_exec;
 
 /* What the executor needs of a VM's region. Mapped by vgpu_exec_attach, never trusted for its contents. */
 struct vgpu_exec_region {
-    int fd;              /* the region's memory; stays the caller's */
-    uint64_t page_bytes; /* of that memory: 4096, or the hugepage size */
-    uint64_t region_bytes, guest_ctrl_off, cq_off, arena_off, arena_bytes;
+    const struct vgpu_region_ops *ops; /* opens `source`; NULL: vgpu_region_memfd */
+    struct vgpu_region_source source;  /* its doorbell is taken over: closed at detach */
+    uint64_t guest_ctrl_off, cq_off, arena_off, arena_bytes;
     uint32_t cq_slots;
     uint64_t sq_pos;     /* position of the first descriptor that will come */
     uint64_t cq_pos;     /* position of the first completion to write */
     uint64_t heap_off, heap_bytes; /* the VM's slice of device memory: zeroed at detach */
     uint32_t engine;     /* enum vgpu_engine: the VM's preference */
-    int doorbell_out;    /* taken over: closed at detach */
 };
 
 /* Opens the backend. The exchange must be laid out. 0 or -errno with err. */

@@ -129,8 +129,9 @@ static void serve(struct main_state *m, const struct vgpu_exec_msg *msg, int *fd
         return;
     if (msg->type == VGPU_EXEC_MSG_ATTACH && n_fds == 2) {
         struct vgpu_exec_region r = msg->region;
-        r.fd = fds[0];
-        r.doorbell_out = fds[1];
+        r.ops = r.source.kind == VGPU_REGION_GRANTS ? &vgpu_region_grants : &vgpu_region_memfd;
+        r.source.fd = fds[0];
+        r.source.doorbell_fd = fds[1];
         fds[1] = -1; /* taken over */
         int rc = vgpu_exec_attach(m->exec, msg->slot, &r, &err);
         uint32_t flags = rc == 0 && vgpu_exec_bounced(m->exec, msg->slot) ? VGPU_EXEC_FLAG_BOUNCED : 0;

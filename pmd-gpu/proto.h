@@ -23,7 +23,7 @@ struct vgpu_exec_msg {
     uint32_t slot;
     int32_t rc;
     uint32_t flags; /* VGPU_EXEC_FLAG_* */
-    struct vgpu_exec_region region; /* fds in it are meaningless: they travel beside it */
+    struct vgpu_exec_region region; /* fds and ops in it are meaningless: fds travel beside it, ops follow from the kind */
     char text[256];
 };
 

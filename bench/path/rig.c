@@ -150,15 +150,15 @@ static int vm_open(struct rig *rig, uint32_t slot, struct vgpu_err *err)
     guest->sq_start = vm->sq_start;
 
     uint64_t at = slot * rig->region_bytes;
-    struct vgpu_exec_region r = {.fd = rig->fd,
-                                 .page_bytes = VGPU_PAGE_BYTES,
-                                 .region_bytes = rig->region_bytes,
+    struct vgpu_exec_region r = {.source = {.fd = rig->fd,
+                                            .doorbell_fd = -1,
+                                            .page_bytes = VGPU_PAGE_BYTES,
+                                            .region_bytes = rig->region_bytes},
                                  .guest_ctrl_off = at + h->guest_ctrl_off,
                                  .cq_off = at + h->cq_off,
                                  .cq_slots = h->cq_slots,
                                  .sq_pos = vm->sq_start,
-                                 .cq_pos = vm->cq_start,
-                                 .doorbell_out = -1};
+                                 .cq_pos = vm->cq_start};
     int rc = vgpu_exec_attach(rig->exec, slot, &r, err);
     rig->attached += rc == 0;
     return rc;

@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 #include "core/base/log.h"
+#include "core/base/region.h"
 #include "rings/abi/vgpu_attach.h"
 #include "core/base/atomic.h"
 
@@ -26,6 +27,8 @@ struct vgpu_peer {
     uint32_t uid, gid;
     int32_t pid;
     uint8_t token[VGPU_TOKEN_BYTES]; /* claimed */
+    char uuid[37];      /* of the domain, as the toolstack knows it, not as the peer says; "": proven by uid and token */
+    uint32_t domid;     /* with uuid */
 };
 
 /* Limits that the transport holds the offered region against. */
@@ -37,11 +40,12 @@ struct vgpu_attach_limits {
 /* A checked region. Layout fields are the host's own copy. Mapped parts are guest memory: hostile. */
 struct vgpu_region {
     struct vgpu_region_header layout;
-    int fd;              /* memory behind it, owned by the session; -1 when there is none */
+    int fd;              /* memory behind it, or its grant references, owned by the session; -1 when there is none */
     uint64_t page_bytes; /* of the memory behind it */
     const struct vgpu_guest_ctrl *guest_ctrl;
     struct vgpu_host_ctrl *host_ctrl;
     struct vgpu_slot *sq, *cq;
+    bool sq_read_only;   /* we may not write to submission slots: no ownership store */
     uint32_t broken;     /* set by the SIGBUS handler */
 };
 
@@ -55,7 +59,7 @@ int vgpu_refuse(struct vgpu_refusal *r, uint32_t error, const char *fmt, ...) __
 
 /* The daemon's side. */
 struct vgpu_transport_events {
-    /* Who may attach? 0 and *limits, or -1 and *refusal. *user is kept with the session. */
+    /* Who may attach? 0 and *limits, or -1 and *refusal. Where the peer was proven by uuid, s->peer.vm_id is set. */
     int (*hello)(void *ctx, struct vgpu_session *s, const struct vgpu_peer *peer, struct vgpu_attach_limits *limits,
                  struct vgpu_refusal *refusal);
     /* A valid region was offered. The daemon answers now or later with vgpu_session_accept or vgpu_session_refuse. */
@@ -64,11 +68,19 @@ struct vgpu_transport_events {
     void (*gone)(void *ctx, struct vgpu_session *s);
 };
 
+struct vgpu_transport_options {
+    const char *address; /* local: path of the socket */
+    bool strict_ro;      /* xen: submission slots are granted, and mapped, read-only */
+    bool make_devices;   /* xen: make the device nodes of registered domains that have none */
+    const char *library; /* xen: takes all of Xen's functions from this file (tests); NULL: the installed libraries */
+};
+
 struct vgpu_transport_ops {
     size_t size;
     const char *name;
-    int (*open)(const char *address, const struct vgpu_transport_events *events, void *ctx, struct vgpu_transport **out,
-                struct vgpu_err *err);
+    /* -ENODEV: this host is not of the kind. options need to live only during the call. */
+    int (*open)(const struct vgpu_transport_options *options, const struct vgpu_transport_events *events, void *ctx,
+                struct vgpu_transport **out, struct vgpu_err *err);
     void (*close)(struct vgpu_transport *t);
     int (*fd)(struct vgpu_transport *t);         /* readable when dispatch has something to do */
     void (*dispatch)(struct vgpu_transport *t);
@@ -76,6 +88,16 @@ struct vgpu_transport_ops {
     int (*session_accept)(struct vgpu_session *s, const struct vgpu_msg_attached *reply);
     void (*session_refuse)(struct vgpu_session *s, const struct vgpu_refusal *refusal);
     void (*session_close)(struct vgpu_session *s);
+    /* Wakes the guest. Control thread; an executor has a doorbell of its own (struct vgpu_region_source). */
+    void (*doorbell_ring)(struct vgpu_session *s);
+    /* Takes a doorbell in, so that it can ring again: poll core, after each edge; control thread, after the VM entered a
+     * poll core's table. NULL: needs no acknowledgement. Does not block. */
+    void (*doorbell_ack)(struct vgpu_session *s);
+    /* The properties changed: publishes them. NULL: the guest maps session->props itself. */
+    void (*props_publish)(struct vgpu_session *s);
+    /* Names the region and the guest's doorbell for an executor. The descriptors stay the session's. */
+    void (*source)(struct vgpu_session *s, struct vgpu_region_source *out);
+    const struct vgpu_region_ops *region; /* opens that source */
 };
 
 /* The part of a session that the daemon uses; each transport's session starts with it. */
@@ -84,8 +106,8 @@ struct vgpu_session {
     struct vgpu_peer peer;
     struct vgpu_region region;
     struct vgpu_props *props; /* host-written, guest-readable; valid from `attach` on */
-    int doorbell_in;          /* an edge each time the guest rings; poll core's, who never reads it */
-    int doorbell_out;         /* a socket, see vgpu_doorbell_ring(); executor's (and ours, while there is none) */
+    int doorbell_in;          /* an edge each time the guest rings; watched by the poll core (see doorbell_ack) */
+    int doorbell_out;         /* local: a socket, see vgpu_doorbell_ring(); executor's (and ours, while there is none) */
     void *user;               /* the daemon's */
 };
 
@@ -95,6 +117,17 @@ void vgpu_doorbell_ring(int doorbell_out);
 /* Host-side change of a properties page: begin, change fields, end (a seqlock with one writer, P1). */
 void vgpu_props_begin(struct vgpu_props *p);
 void vgpu_props_end(struct vgpu_props *p);
+/* The same for a session's page, wherever the guest reads it. */
+static inline void vgpu_session_props_begin(struct vgpu_session *s)
+{
+    vgpu_props_begin(s->props);
+}
+static inline void vgpu_session_props_end(struct vgpu_session *s)
+{
+    vgpu_props_end(s->props);
+    if (s->ops->props_publish)
+        s->ops->props_publish(s);
+}
 
 /*
  * Judges a guest's region header on the host's own copy: magic, version, power-of-two rings within max_slots, ranges
@@ -104,5 +137,7 @@ int vgpu_region_header_check(const struct vgpu_region_header *h, uint64_t region
                              const struct vgpu_attach_limits *limits, struct vgpu_refusal *refusal);
 
 extern const struct vgpu_transport_ops vgpu_transport_local;
+/* Where it was left out of the build, open says so (-ENOTSUP). */
+extern const struct vgpu_transport_ops vgpu_transport_xen;
 
 #endif

@@ -93,10 +93,10 @@ static void as_puncher(void *arg)
         int rc = vgpu_submit_burst(v, r, 16, NULL);
         if (rc < 0 && rc != -EAGAIN)
             break;
-        uint64_t pages = v->region_bytes / 4096, page = e2e_next(&rng) % pages, n = 1 + e2e_next(&rng) % 8;
+        uint64_t pages = v->region.bytes / 4096, page = e2e_next(&rng) % pages, n = 1 + e2e_next(&rng) % 8;
         if (i % 3 == 0) /* control pages and rings more often than by chance */
             page = e2e_next(&rng) % 35;
-        punch(v->region_fd, page * 4096, (page + n > pages ? pages - page : n) * 4096);
+        punch(v->region.fd, page * 4096, (page + n > pages ? pages - page : n) * 4096);
         if (vgpu_poll(v, c, 64) < 0)
             break;
     }
@@ -189,8 +189,8 @@ static void arena_gone(struct vgpu *v)
     e2e_check(vgpu_submit(v, &good, NULL) == 0 && vgpu_wait(v, &c, 1, UINT64_C(20000000000)) == 1 && c.status == VGPU_OK,
               "before: %s", vgpu_strerror(v));
     /* A page that was never there stays reserved for this region; one that was and is punched goes back to the pool. */
-    e2e_check(fallocate(v->region_fd, 0, 0, (off_t)v->region_bytes) == 0, "fallocate: %s", strerror(errno));
-    punch(v->region_fd, HUGE, v->region_bytes - HUGE);
+    e2e_check(fallocate(v->region.fd, 0, 0, (off_t)v->region.bytes) == 0, "fallocate: %s", strerror(errno));
+    punch(v->region.fd, HUGE, v->region.bytes - HUGE);
     hoard_all(&x);
     e2e_check(vgpu_submit(v, &bad, NULL) == 0, "%s", vgpu_strerror(v));
     int n = vgpu_wait(v, &c, 1, UINT64_C(20000000000));
@@ -220,7 +220,7 @@ static void huge_arena(struct e2e_options o)
     pid_t executor = e2e_executor_pid(&h, "A");
     other_start(&good, &h, 1);
     struct vgpu *v = e2e_open(&h, 2, &(struct vgpu_options){.flags = VGPU_OPEN_HUGEPAGES});
-    e2e_check(v->region_bytes % HUGE == 0, "libvgpu did not get hugepages");
+    e2e_check(v->region.bytes % HUGE == 0, "libvgpu did not get hugepages");
     arena_gone(v);
     is_broken(&h, 2);
     e2e_eventually(vgpu_poll(v, &c, 1) == -EPROTO, "the guest is not told: %s", vgpu_strerror(v));

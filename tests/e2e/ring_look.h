@@ -24,7 +24,7 @@ static inline void look_until_taken(struct vgpu *v)
     for (unsigned i = 1; !look_taken(v); i++) {
         if (i % 64 == 0)
             sched_yield();
-        e2e_check(i % 65536 || e2e_now_ms() < until, "the host does not take what VM %u submitted", v->vm_id);
+        e2e_check(i % 65536 || e2e_now_ms() < until, "the host does not take what VM %u submitted", v->carrier->vm_id);
     }
 }
 

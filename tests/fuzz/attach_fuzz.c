@@ -112,6 +112,7 @@ static void leave(void)
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
     static const struct vgpu_transport_events events = {.hello = on_hello, .attach = on_attach, .gone = on_gone};
+    struct vgpu_transport_options options = {.address = path};
     struct vgpu_err err;
 
     (void)argc;
@@ -121,7 +122,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
     if (!mkdtemp(dir))
         abort();
     snprintf(path, sizeof(path), "%s/a.sock", dir);
-    fuzz_check(vgpu_transport_local.open(path, &events, NULL, &transport, &err) == 0, "%s", err.text);
+    fuzz_check(vgpu_transport_local.open(&options, &events, NULL, &transport, &err) == 0, "%s", err.text);
     atexit(leave);
     open_at_rest = open_count();
     return 0;

@@ -273,6 +273,9 @@ Test(config, every_word_and_string_refuses_nonsense)
             each_key_refuses(k, "1", "\"1\" is neither");
             each_key_refuses(k, "'true'", "\"true\" is quoted, so it is text");
             break;
+        case VGPU_KEY_TRI:
+            each_key_refuses(k, "yes", "\"yes\" is none of them");
+            break;
         case VGPU_KEY_SCOPE:
             each_key_refuses(k, "hosts", "\"hosts\" is no scope");
             break;
@@ -360,13 +363,13 @@ Test(config, unknown_keys_are_refused_with_the_nearest)
             "t.yaml:2:10: poll_cores.idle: \"spin\" is no key here; expected one like it: spin_us\n");
     refused("pools:\n  - {name: A, executor: exec-A, buget: {high: 1}}\n",
             "t.yaml:2:33: pools[0]: \"buget\" is no key here; expected one like it: budget\n");
-    refused("\"a\\0b\": 1\n", "t.yaml:1:1: \"a?b\" is no key here; expected one of paths, poll_cores, executors, "
-                              "executor_idle, recovery, scheduler, pools, limits, memory, iommu, debug\n");
+    refused("\"a\\0b\": 1\n", "t.yaml:1:1: \"a?b\" is no key here; expected one of paths, transports, ring, "
+                              "poll_cores, executors, executor_idle, recovery, scheduler, pools, limits, memory, iommu, debug\n");
     refused("? [x]\n: 1\n", "t.yaml:1:3: a key is not a word; expected a key's name\n");
     refused(
         "<<: {limits: {handles: 1}}\n",
-        "t.yaml:1:1: \"<<\" is no key here; expected one of paths, poll_cores, executors, executor_idle, recovery, "
-        "scheduler, pools, limits, memory, iommu, debug\n");
+        "t.yaml:1:1: \"<<\" is no key here; expected one of paths, transports, ring, poll_cores, executors, "
+        "executor_idle, recovery, scheduler, pools, limits, memory, iommu, debug\n");
 }
 
 Test(config, duplicate_keys_are_refused)

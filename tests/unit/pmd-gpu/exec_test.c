@@ -102,9 +102,9 @@ static void start(const struct vgpu_backend_ops *ops)
 
 static int attach(uint32_t slot, uint32_t engine)
 {
-    struct vgpu_exec_region r = {.fd = fd, .page_bytes = 4096, .region_bytes = 5 * 4096, .guest_ctrl_off = 0,
-                                 .cq_off = 4096, .arena_off = 8192, .arena_bytes = 8192, .cq_slots = 8,
-                                 .engine = engine, .doorbell_out = dup(fd)};
+    struct vgpu_exec_region r = {.source = {.fd = fd, .doorbell_fd = dup(fd), .page_bytes = 4096, .region_bytes = 5 * 4096},
+                                 .guest_ctrl_off = 0, .cq_off = 4096, .arena_off = 8192, .arena_bytes = 8192,
+                                 .cq_slots = 8, .engine = engine};
 
     told[0] = 0;
     return vgpu_exec_attach(e, slot, &r, &err);
