@@ -267,6 +267,7 @@ static void attachment_free(struct vgpud *d, uint32_t slot)
         if (vgpu_log_allowed(&life, vgpu_now_ns()))
             vgpu_log(VGPU_LOG_INFO, "VM %u detached", vm->vm_id);
     }
+    vgpud_dma_detach(d->iommu, vm->vm_id, &a->dma);
     vgpu_memspace_free(&d->executors[vm->executor].heap, slot + 1);
     vgpu_memspace_fini(&vm->space);
     struct vgpu_session *session = a->session;
@@ -369,6 +370,11 @@ static int attach_begin(struct vgpud *d, struct vgpu_session *s, struct vgpu_ref
     a->vm = vm_make(d, a, slot, (uint32_t)pool, r);
     if (!a->vm) {
         memset(a, 0, sizeof(*a));
+        return -1;
+    }
+    if (vgpud_dma_attach(d->iommu, rec.vm_id, 0, false, &s->region, &a->dma, r)) {
+        a->session = NULL; /* stays the transport's: it is refused */
+        attachment_free(d, slot);
         return -1;
     }
     vm_bind_exchange(d, a->vm);

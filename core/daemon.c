@@ -264,6 +264,9 @@ int vgpud_open(struct vgpud *d, struct vgpu_err *err)
     rc = store_open(d, err);
     if (rc)
         goto err_close;
+    rc = vgpud_dma_open(&d->config, "", NULL, &d->iommu, err);
+    if (rc)
+        goto err_close;
     rc = vgpud_executors_open(d, err);
     if (rc)
         goto err_close;
@@ -427,6 +430,7 @@ void vgpud_close(struct vgpud *d)
     vgpu_eal_wait();
     vgpud_executors_stop(d);
     vgpud_attach_close(d);
+    vgpu_iommu_close(d->iommu);
     vgpud_executors_close(d);
     for (uint32_t i = 0; i < d->poller_count; i++)
         vgpu_poller_close(d->pollers[i]);

@@ -9,6 +9,7 @@
 #include <sys/types.h>
 
 #include "core/config.h"
+#include "core/dma.h"
 #include "core/poller.h"
 #include "core/probe.h"
 #include "core/vm.h"
@@ -83,6 +84,7 @@ struct vgpu_attachment {
     struct vgpu_vm *vm;
     struct vgpu_session *session;
     struct vgpu_vm_record record;
+    struct vgpud_dma dma;
 };
 
 /* What a VM did in earlier attachments and incarnations; added to the live figures. */
@@ -122,6 +124,7 @@ struct vgpud {
     uint32_t pool_executor[VGPU_CONFIG_MAX_POOLS]; /* index */
     struct vgpu_attachment *attachments; /* [max_vms], by slot */
     struct vgpu_vm_totals *totals;
+    struct vgpu_iommu *iommu; /* NULL: no VFIO-bound devices */
     char executor_path[PATH_MAX];
     char startup_report[2048]; /* what was placed where, what was degraded */
 };
