@@ -150,8 +150,8 @@ int bench_team_run(struct bench *b, const int *cores, int n, bench_thread_fn *co
     int ready = 0, started = 0, err = 0;
 
     for (; started < n && !err; started++) {
-        members[started] =
-            (struct member){.fn = fn[started], .arg = arg[started], .core = cores[started], .ready = &ready, .noise = &b->noise, .n = n};
+        members[started] = (struct member){.fn = fn[started], .arg = arg[started], .core = cores[started],
+                                           .ready = &ready, .noise = &b->noise, .n = n};
         err = -pthread_create(&members[started].thread, NULL, member_main, &members[started]);
         if (err)
             break;

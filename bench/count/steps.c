@@ -55,8 +55,8 @@ int main(int argc, char **argv)
     planted = PLANTED_WORK;
 #endif
     vgpu_clock_init();
-    struct rig_params params = {.vms = c->vms, .ring_slots = BURST_SLOTS, .in_flight = BURST_SLOTS, .window = BURST_SLOTS, .burst = 32,
-                                .budget = BURST_SLOTS, .handles = 16, .backend = "null"};
+    struct rig_params params = {.vms = c->vms, .ring_slots = BURST_SLOTS, .in_flight = BURST_SLOTS,
+                                .window = BURST_SLOTS, .burst = 32, .budget = BURST_SLOTS, .handles = 16, .backend = "null"};
     if (rig_open(&params, &rig, &err)) {
         fprintf(stderr, "vgpu-bench-steps: %s\n", err.text);
         return 1;
