@@ -37,16 +37,20 @@ static struct vgpu_poll_table *table_make(struct vgpud *d, uint32_t poller)
         abort(); /* a table of pointers: without it nothing can be taken out of use safely */
     t->vms = calloc(d->config.max_vms + 1, sizeof(*t->vms));
     t->by_slot = calloc(d->config.max_vms + 1, sizeof(*t->by_slot));
-    if (!t->vms || !t->by_slot)
+    t->wants = calloc(d->config.max_vms + 1, sizeof(*t->wants));
+    if (!t->vms || !t->by_slot || !t->wants)
         abort();
     t->generation = ++d->table_generation;
     t->max_vms = d->config.max_vms;
-    for (uint32_t i = 0; i < d->executor_count; i++)
+    for (uint32_t i = 0; i < d->executor_count; i++) {
+        t->queues[i] = d->executors[i].queues;
         if (d->executors[i].state == VGPU_EXECUTOR_READY)
             t->feeds[i] = d->executors[i].feeds[poller];
+    }
     for (uint32_t s = 0; s < d->config.max_vms; s++) {
         struct vgpu_attachment *a = &d->attachments[s];
         if (a->state == VGPU_ATTACH_ACTIVE && a->vm->poll_core == poller) {
+            t->wants[t->vm_count] = a->want;
             t->vms[t->vm_count++] = a->vm;
             t->by_slot[s] = a->vm;
         }
@@ -60,6 +64,7 @@ static void table_free(struct vgpu_poll_table *t)
         return;
     free(t->vms);
     free(t->by_slot);
+    free(t->wants);
     free(t);
 }
 
@@ -76,7 +81,7 @@ void vgpud_tables_publish(struct vgpud *d)
 
 /* ---- properties ---- */
 
-static void props_state(struct vgpud *d, struct vgpu_attachment *a, uint32_t state, uint32_t reason)
+void vgpud_props_state(struct vgpud *d, struct vgpu_attachment *a, uint32_t state, uint32_t reason)
 {
     struct vgpu_props *p = a->session->props;
     uint32_t broken = vgpu_load_acquire(&a->vm->broken);
@@ -93,7 +98,7 @@ static void props_state(struct vgpud *d, struct vgpu_attachment *a, uint32_t sta
     a->session->ops->doorbell_ring(a->session); /* a guest that sleeps looks */
 }
 
-static void props_fill(struct vgpud *d, struct vgpu_attachment *a, uint32_t state)
+void vgpud_props_fill(struct vgpud *d, struct vgpu_attachment *a, uint32_t state)
 {
     struct vgpu_props *p = a->session->props;
     const struct vgpu_vm *vm = a->vm;
@@ -104,10 +109,10 @@ static void props_fill(struct vgpud *d, struct vgpu_attachment *a, uint32_t stat
     p->abi_version = VGPU_ABI_VERSION;
     p->props_bytes = sizeof(*p);
     p->vm_id = vm->vm_id;
-    p->priority = vm->priority;
+    p->priority = a->want.priority;
     p->state = state;
     p->reason = VGPU_BROKEN_NONE;
-    p->max_in_flight = vm->cap;
+    p->max_in_flight = a->want.cap;
     p->max_handles = vm->space.max_handles;
     p->max_arena_bytes = vm->view.arena_bytes;
     p->max_device_bytes = vm->space.bytes;
@@ -155,7 +160,7 @@ static uint64_t next_epoch(struct vgpud *d)
     return epoch;
 }
 
-static uint32_t least_loaded_poller(struct vgpud *d, uint32_t executor)
+uint32_t vgpud_poller_choose(struct vgpud *d, uint32_t executor)
 {
     uint32_t best = 0;
 
@@ -190,8 +195,7 @@ static struct vgpu_vm *vm_make(struct vgpud *d, struct vgpu_attachment *a, uint3
     const struct vgpu_vm_record *rec = &a->record;
     uint32_t executor = d->pool_executor[pool];
     struct vgpu_executor *e = &d->executors[executor];
-    uint64_t device = rec->device_bytes == UINT64_MAX ? d->config.device_bytes : rec->device_bytes;
-    uint64_t heap_off = 0;
+    uint64_t device = vgpud_device_bytes(d, rec), heap_off = 0;
 
     struct vgpu_vm *vm = aligned_alloc(64, (sizeof(*vm) + 63) / 64 * 64);
     if (!vm) {
@@ -206,11 +210,11 @@ static struct vgpu_vm *vm_make(struct vgpud *d, struct vgpu_attachment *a, uint3
     vm->queue = d->pool_queue[pool];
     vm->pool = pool;
     vm->priority = rec->priority;
-    vm->poll_core = least_loaded_poller(d, executor);
-    vm->cap = rec->in_flight && rec->in_flight < d->config.in_flight ? rec->in_flight : d->config.in_flight;
+    vm->poll_core = vgpud_poller_choose(d, executor);
     vm->cq_slots = region->layout.cq_slots;
-    if (vm->cap > vm->cq_slots)
-        vm->cap = vm->cq_slots;
+    vm->cap = vgpud_cap(d, rec, vm->cq_slots);
+    a->want = (struct vgpu_vm_want){
+        .gen = vm->gen, .queue = vm->queue, .priority = vm->priority, .cap = vm->cap};
     /* Rings of different VMs start in different cache sets. */
     vm->sq_start = vm->cq_start = (a->epoch << 32) + slot * 5u;
     vm->cq_head = &region->guest_ctrl->cq_head;
@@ -219,7 +223,7 @@ static struct vgpu_vm *vm_make(struct vgpud *d, struct vgpu_attachment *a, uint3
     vm->doorbell_in = a->session->doorbell_in;
     vm->session = a->session->ops->doorbell_ack ? a->session : NULL;
     vm->fifo_mask = 1;
-    while (vm->fifo_mask < vm->cap)
+    while (vm->fifo_mask < vm->cq_slots && vm->fifo_mask < d->config.in_flight) /* the cap may be raised so far */
         vm->fifo_mask <<= 1;
     vm->fifo = aligned_alloc(64, vm->fifo_mask * sizeof(*vm->fifo));
     vm->fifo_mask -= 1;
@@ -256,7 +260,7 @@ err_free:
 }
 
 /* The attachment is in no table and in no executor. Ends it; the session's descriptor closes last. */
-static void attachment_free(struct vgpud *d, uint32_t slot)
+void vgpud_attachment_end(struct vgpud *d, uint32_t slot)
 {
     struct vgpu_attachment *a = &d->attachments[slot];
     struct vgpu_vm *vm = a->vm;
@@ -271,10 +275,14 @@ static void attachment_free(struct vgpud *d, uint32_t slot)
     vgpu_memspace_free(&d->executors[vm->executor].heap, slot + 1);
     vgpu_memspace_fini(&vm->space);
     struct vgpu_session *session = a->session;
+    struct vgpu_refusal why;
+    bool told = session && !a->gone && vgpud_leave_text(a, &why);
     free(vm->fifo);
     free(vm);
     memset(a, 0, sizeof(*a));
-    if (session)
+    if (told)
+        session->ops->session_refuse(session, &why);
+    else if (session)
         session->ops->session_close(session);
 }
 
@@ -309,16 +317,18 @@ static int on_hello(void *ctx, struct vgpu_session *s, const struct vgpu_peer *p
                       "not its own (vgpu-ctl register-vm --vm-id=%u --uid=%u)",
                       peer->vm_id, peer->uid, peer->vm_id, peer->uid);
     }
+    if (vgpud_admin_refusal(&rec, r))
+        return -1;
     if (vgpud_attachment_of(d, peer->vm_id))
         return vgpu_refuse(r, VGPU_ATTACH_E_BUSY, "VM %u is attached already (one attachment at a time)", peer->vm_id);
     limits->arena_bytes = rec.arena_bytes ? rec.arena_bytes : d->config.arena_bytes;
-    limits->device_bytes = rec.device_bytes == UINT64_MAX ? d->config.device_bytes : rec.device_bytes;
-    limits->in_flight = rec.in_flight && rec.in_flight < d->config.in_flight ? rec.in_flight : d->config.in_flight;
+    limits->device_bytes = vgpud_device_bytes(d, &rec);
+    limits->in_flight = vgpud_cap(d, &rec, UINT32_MAX);
     limits->ring_slots = d->config.ring_slots;
     return 0;
 }
 
-static int find_pool(const struct vgpud *d, const char *name)
+int vgpud_pool_find(const struct vgpud *d, const char *name)
 {
     for (uint32_t i = 0; i < d->config.pool_count; i++)
         if (strcmp(d->config.pools[i].name, name) == 0)
@@ -348,9 +358,11 @@ static int attach_begin(struct vgpud *d, struct vgpu_session *s, struct vgpu_ref
         return vgpu_refuse(r, VGPU_ATTACH_E_UNAVAILABLE, "the daemon is shutting down");
     if (vgpu_store_get_vm(d->store, s->peer.vm_id, &rec, &err) || !peer_proven(&rec, &s->peer))
         return vgpu_refuse(r, VGPU_ATTACH_E_UNKNOWN_VM, "VM %u is not registered any more", s->peer.vm_id);
+    if (vgpud_admin_refusal(&rec, r))
+        return -1;
     if (vgpud_attachment_of(d, s->peer.vm_id))
         return vgpu_refuse(r, VGPU_ATTACH_E_BUSY, "VM %u is attached already (one attachment at a time)", s->peer.vm_id);
-    int pool = find_pool(d, rec.pool);
+    int pool = vgpud_pool_find(d, rec.pool);
     if (pool < 0)
         return vgpu_refuse(r, VGPU_ATTACH_E_UNAVAILABLE, "pool %s of VM %u is not in the daemon's configuration", rec.pool,
                       rec.vm_id);
@@ -374,7 +386,7 @@ static int attach_begin(struct vgpud *d, struct vgpu_session *s, struct vgpu_ref
     }
     if (vgpud_dma_attach(d->iommu, rec.vm_id, 0, false, &s->region, &a->dma, r)) {
         a->session = NULL; /* stays the transport's: it is refused */
-        attachment_free(d, slot);
+        vgpud_attachment_end(d, slot);
         return -1;
     }
     vm_bind_exchange(d, a->vm);
@@ -384,7 +396,7 @@ static int attach_begin(struct vgpud *d, struct vgpu_session *s, struct vgpu_ref
     if (vgpud_executor_attach(d, e, slot)) {
         s->user = NULL;
         a->session = NULL;
-        attachment_free(d, slot);
+        vgpud_attachment_end(d, slot);
         return vgpu_refuse(r, VGPU_ATTACH_E_UNAVAILABLE, "executor %s is restarting or too busy to take another VM; try again",
                       e->config->name);
     }
@@ -404,7 +416,7 @@ static void on_attach(void *ctx, struct vgpu_session *s)
 }
 
 /* Out of the table, then out of the executor. */
-static void detach_begin(struct vgpud *d, uint32_t slot)
+void vgpud_detach_begin(struct vgpud *d, uint32_t slot)
 {
     struct vgpu_attachment *a = &d->attachments[slot];
     bool listed = a->state == VGPU_ATTACH_ACTIVE;
@@ -432,10 +444,10 @@ static void on_gone(void *ctx, struct vgpu_session *s)
     a->gone = true;
     switch (a->state) {
     case VGPU_ATTACH_ACTIVE:
-        detach_begin(d, slot);
+        vgpud_detach_begin(d, slot);
         break;
     case VGPU_ATTACH_PAUSED:
-        attachment_free(d, slot);
+        vgpud_attachment_end(d, slot);
         break;
     default: /* STARTING, DETACHING: goes on when the executor answers */
         break;
@@ -455,11 +467,11 @@ static void attachment_accept(struct vgpud *d, struct vgpu_attachment *a)
                                       .cq_start = vm->cq_start};
 
     if (!a->accepted) {
-        props_fill(d, a, VGPU_VM_RUNNING);
+        vgpud_props_fill(d, a, VGPU_VM_RUNNING);
         if (a->session->ops->session_accept(a->session, &reply) ||
             vgpu_poller_watch(d->pollers[vm->poll_core], vm->doorbell_in, slot)) {
             a->gone = true; /* `gone` follows, or has been: end it here either way */
-            detach_begin(d, slot);
+            vgpud_detach_begin(d, slot);
             return;
         }
         a->accepted = true;
@@ -471,7 +483,10 @@ static void attachment_accept(struct vgpud *d, struct vgpu_attachment *a)
         a->state = VGPU_ATTACH_ACTIVE;
     } else {
         a->state = VGPU_ATTACH_ACTIVE;
-        props_state(d, a, VGPU_VM_RUNNING, VGPU_BROKEN_NONE);
+        if (a->moved)
+            vgpud_props_fill(d, a, VGPU_VM_RUNNING);
+        a->moved = false;
+        vgpud_props_state(d, a, VGPU_VM_RUNNING, VGPU_BROKEN_NONE);
     }
     vgpud_tables_publish(d);
     /* A doorbell that rang before the poll core knew the VM was not taken in, and cannot ring again until it is. */
@@ -508,13 +523,13 @@ void vgpud_vm_mapped(struct vgpud *d, uint32_t slot, int rc, uint32_t flags, con
             vgpu_refuse(&r, VGPU_ATTACH_E_NOMEM, "the executor cannot map the region: %.120s", text);
             s->user = NULL;
             a->session = NULL;
-            attachment_free(d, slot);
+            vgpud_attachment_end(d, slot);
             s->ops->session_refuse(s, &r);
         } else {
-            attachment_free(d, slot);
+            vgpud_attachment_end(d, slot);
         }
     } else if (a->gone) {
-        detach_begin(d, slot);
+        vgpud_detach_begin(d, slot);
     } else {
         attachment_accept(d, a);
     }
@@ -527,7 +542,10 @@ void vgpud_vm_released(struct vgpud *d, uint32_t slot)
     if (a->state != VGPU_ATTACH_DETACHING)
         return;
     executor_answered(d, a->vm->executor);
-    attachment_free(d, slot);
+    if (vgpud_leave_moves(a))
+        vgpud_vm_replace(d, slot);
+    else
+        vgpud_attachment_end(d, slot);
 }
 
 void vgpud_vms_lost(struct vgpud *d, struct vgpu_executor *e)
@@ -551,8 +569,12 @@ void vgpud_vms_lost(struct vgpud *d, struct vgpu_executor *e)
         struct vgpu_attachment *a = &d->attachments[s];
         if (a->state == VGPU_ATTACH_FREE || a->vm->executor != e->index)
             continue;
-        if (a->state == VGPU_ATTACH_DETACHING || a->gone || !a->accepted) {
-            attachment_free(d, s); /* a guest that was not told yet sees its connection close and may try again */
+        if ((a->state == VGPU_ATTACH_DETACHING && !vgpud_leave_moves(a)) || a->gone || !a->accepted) {
+            vgpud_attachment_end(d, s); /* a guest that was not told yet sees its connection close and may try again */
+            continue;
+        }
+        if (a->state == VGPU_ATTACH_DETACHING) { /* on its way to another executor, with nothing outstanding */
+            vgpud_vm_replace(d, s);
             continue;
         }
         if (!(lost[s / 8] & (1u << (s % 8)))) {
@@ -565,11 +587,10 @@ void vgpud_vms_lost(struct vgpud *d, struct vgpu_executor *e)
             vgpud_totals_death(d, a->vm, e->restarts + 1);
         }
         vgpud_totals_fold(d, a->vm);
-        a->vm->gen = ++d->vm_gen; /* tokens of its backlog in the poll core's order lead nowhere now */
-        a->vm->fifo_head = a->vm->fifo_tail = 0;
+        vgpud_vm_settle(d, a); /* tokens of its backlog in the poll core's order lead nowhere now */
         vgpu_memspace_reset(&a->vm->space);
         a->vm->x = NULL;
-        props_state(d, a, VGPU_VM_PAUSED, VGPU_BROKEN_NONE);
+        vgpud_props_state(d, a, VGPU_VM_PAUSED, VGPU_BROKEN_NONE);
     }
 }
 
@@ -619,7 +640,7 @@ static void check_broken(struct vgpud *d, struct vgpu_attachment *a)
     if (vgpu_log_allowed(&life, vgpu_now_ns()))
         vgpu_log(VGPU_LOG_WARN, "VM %u broke a rule: %s; its ring is no longer served until it attaches again", a->vm->vm_id,
              broken_text(reason));
-    props_state(d, a, VGPU_VM_BROKEN, reason);
+    vgpud_props_state(d, a, VGPU_VM_BROKEN, reason);
 }
 
 /* Is the deadline over? Who leaves waits for as long as the executor maps another VM: that has a deadline too. */
@@ -642,6 +663,8 @@ void vgpud_attach_tick(struct vgpud *d, uint64_t now_ns)
         if (a->state == VGPU_ATTACH_FREE)
             continue;
         struct vgpu_executor *e = &d->executors[a->vm->executor];
+        if (a->leave && vgpud_leave_tick(d, s, now_ns))
+            continue; /* it may be elsewhere now */
         if (a->state == VGPU_ATTACH_ACTIVE)
             check_broken(d, a);
         else if (a->state == VGPU_ATTACH_DETACHING && !a->detach_sent && e->state == VGPU_EXECUTOR_READY)
@@ -659,7 +682,8 @@ void vgpud_attach_tick(struct vgpud *d, uint64_t now_ns)
 bool vgpud_attach_pending(const struct vgpud *d)
 {
     for (uint32_t s = 0; s < d->config.max_vms; s++)
-        if (d->attachments[s].state != VGPU_ATTACH_FREE && d->attachments[s].state != VGPU_ATTACH_ACTIVE)
+        if (d->attachments[s].state != VGPU_ATTACH_FREE &&
+            (d->attachments[s].state != VGPU_ATTACH_ACTIVE || d->attachments[s].leave))
             return true;
     return false;
 }
@@ -672,11 +696,9 @@ void vgpud_attach_stop(struct vgpud *d)
         struct vgpu_attachment *a = &d->attachments[s];
         if (a->state == VGPU_ATTACH_FREE)
             continue;
-        /* All that can be in the ring now; what comes after was submitted to a daemon that is closing. */
-        a->vm->accept_end = vgpu_load_relaxed(&a->vm->stat_accepted) + a->vm->sq.mask + 1;
-        vgpu_store_release(&a->vm->mode, VGPU_VM_MODE_CANCEL); /* Z1 pairs with Z1 in poller.c vm_room() */
+        vgpud_vm_end(a, VGPU_VM_MODE_CANCEL);
         if (a->accepted)
-            props_state(d, a, VGPU_VM_CLOSING, VGPU_BROKEN_NONE);
+            vgpud_props_state(d, a, VGPU_VM_CLOSING, VGPU_BROKEN_NONE);
     }
     for (uint32_t i = 0; i < d->poller_count; i++)
         vgpu_poller_wake(d->pollers[i]);
@@ -744,7 +766,7 @@ void vgpud_attach_close(struct vgpud *d)
 {
     for (uint32_t s = 0; d->attachments && s < d->config.max_vms; s++)
         if (d->attachments[s].state != VGPU_ATTACH_FREE)
-            attachment_free(d, s);
+            vgpud_attachment_end(d, s);
     while (d->transport_count) {
         d->transport_count--;
         d->transports[d->transport_count].ops->close(d->transports[d->transport_count].t);

@@ -36,7 +36,7 @@ enum vgpu_executor_state {
 struct vgpu_executor {
     const struct vgpu_executor_config *config;
     uint32_t index;
-    uint32_t queues;        /* pools served (1 with scope host) */
+    uint32_t queues;        /* pools served (1 with scope host); the exchange has room for VGPU_XCHG_MAX_QUEUES */
     enum vgpu_executor_state state;
     struct vgpu_backend_choice choice; /* what runs: "auto" resolved */
     char fault[256];        /* why it is down, for people */
@@ -53,7 +53,7 @@ struct vgpu_executor {
     uint64_t restarts;
     uint64_t started_ns, restart_at_ns;
     struct vgpu_breaker breaker;
-    struct vgpu_memspace heap; /* handle = VM slot + 1: the slice of that VM */
+    struct vgpu_memspace heap; /* handle = VM slot + 1: the slice of that VM; the last one: to try what fits */
 };
 
 /* ---- attachments ---- */
@@ -71,6 +71,14 @@ enum vgpu_arena_access {
     VGPU_ARENA_DIRECT = 2,
     VGPU_ARENA_BOUNCE = 3,  /* through copies: it could not be registered */
 };
+/* Why it is leaving its executor (live.c). */
+enum vgpu_leave {
+    VGPU_LEAVE_NO = 0,
+    VGPU_LEAVE_MOVE = 1,       /* to another executor or slice of device memory */
+    VGPU_LEAVE_DRAIN = 2,      /* for good: the operator drains it */
+    VGPU_LEAVE_QUARANTINE = 3, /* for good, at once */
+    VGPU_LEAVE_STRANDED = 4,   /* for good: there was no room where it was to go */
+};
 struct vgpu_attachment {
     enum vgpu_attach_state state;
     bool accepted;            /* the guest was told: a second STARTING is a re-attach after a restart */
@@ -85,6 +93,12 @@ struct vgpu_attachment {
     struct vgpu_session *session;
     struct vgpu_vm_record record;
     struct vgpud_dma dma;
+    struct vgpu_vm_want want; /* what the poll core was told last, or will be */
+    enum vgpu_leave leave;
+    bool leave_begun, leave_raised; /* held back; finishing at high priority */
+    bool leave_closed;              /* of a drain: what is in the ring is taken */
+    bool moved;                     /* its properties page is to be filled anew */
+    uint64_t leave_since_ns;
 };
 
 /* What a VM did in earlier attachments and incarnations; added to the live figures. */
@@ -116,6 +130,7 @@ struct vgpud {
     uint64_t last_epoch, epochs_end; /* epochs below epochs_end are reserved for us, also over a crash */
     uint64_t table_generation;
     uint32_t vm_gen;
+    uint32_t in_flight_max; /* limits.in_flight at the start: what rings and journals were made for */
     uint32_t poller_count;
     struct vgpu_poller *pollers[VGPU_CONFIG_MAX_POLL_CORES];
     uint32_t executor_count;
@@ -129,7 +144,11 @@ struct vgpud {
     char startup_report[2048]; /* what was placed where, what was degraded */
 };
 
+/* In flight on a device beyond the sum of the budgets at its start: for pools made at run time, and raised budgets. */
+#define VGPU_BUDGET_SPARE 128u
+
 /* executor.c */
+uint32_t vgpud_budget_sum(const struct vgpu_executor *e); /* of the pools that it serves now */
 int vgpud_executors_open(struct vgpud *d, struct vgpu_err *err);
 /* Ends the processes and waits for them: from here on nobody writes into a guest's memory. */
 void vgpud_executors_stop(struct vgpud *d);
@@ -161,6 +180,36 @@ bool vgpud_attach_pending(const struct vgpud *d);
 void vgpud_attach_stop(struct vgpud *d);
 bool vgpud_attach_drained(struct vgpud *d);
 struct vgpu_attachment *vgpud_attachment_of(struct vgpud *d, uint32_t vm_id);
+/* For live.c: its state, or all of it, on the properties page; out of the table and the executor; index of a pool or -1;
+ * the poll core for a VM of this executor; end and free an attachment that no poll core and no executor has. */
+void vgpud_props_state(struct vgpud *d, struct vgpu_attachment *a, uint32_t state, uint32_t reason);
+void vgpud_props_fill(struct vgpud *d, struct vgpu_attachment *a, uint32_t state);
+void vgpud_detach_begin(struct vgpud *d, uint32_t slot);
+int vgpud_pool_find(const struct vgpud *d, const char *name);
+uint32_t vgpud_poller_choose(struct vgpud *d, uint32_t executor);
+void vgpud_attachment_end(struct vgpud *d, uint32_t slot);
+
+/* live.c: changes of VMs that run. */
+/* Limits of a VM as they apply: the default filled in; the cap never more than this host or the rings hold. */
+uint64_t vgpud_device_bytes(const struct vgpud *d, const struct vgpu_vm_record *rec);
+uint32_t vgpud_cap(const struct vgpud *d, const struct vgpu_vm_record *rec, uint32_t cq_slots);
+/* Could the VM as it runs become `now` (NULL: be removed)? 0 or -errno with err; changes nothing. */
+int vgpud_vm_check(void *ctx, const struct vgpu_vm_record *old, const struct vgpu_vm_record *now, struct vgpu_err *err);
+/* The store has it: make it so, at once or as soon as the VM has let go of its executor. */
+void vgpud_vm_apply(void *ctx, const struct vgpu_vm_record *old, const struct vgpu_vm_record *now);
+/* True with r filled: the operator does not let this VM attach. */
+bool vgpud_admin_refusal(const struct vgpu_vm_record *rec, struct vgpu_refusal *r);
+/* Stops the VM from being taken from: for good, with what is in the ring cancelled, or for a while. */
+void vgpud_vm_end(struct vgpu_attachment *a, enum vgpu_vm_mode mode);
+/* In no poll core's table: forgets its backlog and makes it what was wished for. */
+void vgpud_vm_settle(struct vgpud *d, struct vgpu_attachment *a);
+/* An attachment with `leave` set; true: look at it again, it is elsewhere. */
+bool vgpud_leave_tick(struct vgpud *d, uint32_t slot, uint64_t now_ns);
+/* Once its executor let go: does it go on elsewhere? Then vgpud_vm_replace(). */
+bool vgpud_leave_moves(const struct vgpu_attachment *a);
+void vgpud_vm_replace(struct vgpud *d, uint32_t slot);
+/* True with r filled: why the guest's attachment ends. */
+bool vgpud_leave_text(const struct vgpu_attachment *a, struct vgpu_refusal *r);
 
 /* recover.c */
 /* Completes as LOST, or again, all that the VM had outstanding at a dead executor. Returns how many were lost. */

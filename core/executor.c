@@ -39,11 +39,21 @@ static void executor_fault(struct vgpu_executor *e, const char *text)
 
 /* ---- the exchange of one incarnation ---- */
 
+uint32_t vgpud_budget_sum(const struct vgpu_executor *e)
+{
+    uint32_t sum = 0;
+
+    for (uint32_t q = 0; q < e->queues; q++)
+        for (uint32_t p = 0; p < VGPU_PRIO_COUNT; p++)
+            sum += e->xchg->budget[q][p];
+    return sum;
+}
+
 static uint32_t journal_slots(const struct vgpud *d)
 {
     uint32_t n = 8;
 
-    while (n < d->config.in_flight)
+    while (n < d->in_flight_max)
         n <<= 1;
     return n;
 }
@@ -51,7 +61,8 @@ static uint32_t journal_slots(const struct vgpud *d)
 static int exchange_open(struct vgpud *d, struct vgpu_executor *e, struct vgpu_err *err)
 {
     struct vgpu_xchg_geometry g = {.feeds = d->poller_count,
-                                   .queues = e->queues,
+                                   .queues = d->config.scope == VGPU_SCOPE_HOST ? 1 : VGPU_XCHG_MAX_QUEUES,
+                                   .queues_active = e->queues,
                                    .ring_slots = d->config.window,
                                    .max_vms = d->config.max_vms,
                                    .journal_slots = journal_slots(d)};
@@ -65,7 +76,8 @@ static int exchange_open(struct vgpud *d, struct vgpu_executor *e, struct vgpu_e
     e->xchg = mmap(NULL, e->xchg_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, e->xchg_fd, 0);
     if (e->xchg == MAP_FAILED) {
         e->xchg = NULL;
-        return vgpu_err_set(err, errno, "cannot map the exchange of executor %s: %s", e->config->name, strerror(errno));
+        return vgpu_err_set(err, errno, "cannot map the exchange of executor %s: %s", e->config->name,
+                            strerror(errno));
     }
     memcpy(e->xchg, &h, sizeof(h));
     e->xchg->expose_exec_seq = d->config.expose_exec_seq;
@@ -73,6 +85,7 @@ static int exchange_open(struct vgpud *d, struct vgpu_executor *e, struct vgpu_e
     for (uint32_t i = 0; i < d->config.pool_count; i++)
         if (d->pool_executor[i] == e->index)
             memcpy(e->xchg->budget[d->pool_queue[i]], d->config.pools[i].budget, sizeof(e->xchg->budget[0]));
+    e->xchg->budget_total = vgpud_budget_sum(e) + VGPU_BUDGET_SPARE;
     e->event_fd = eventfd(0, EFD_CLOEXEC);
     if (e->event_fd < 0)
         return vgpu_err_set(err, errno, "cannot make an eventfd: %s", strerror(errno));
@@ -83,7 +96,7 @@ static int exchange_open(struct vgpud *d, struct vgpu_executor *e, struct vgpu_e
         memset(feed, 0, sizeof(*feed));
         feed->xchg = e->xchg;
         feed->event_fd = e->event_fd;
-        for (uint32_t q = 0; q < e->queues; q++)
+        for (uint32_t q = 0; q < g.queues; q++)
             for (uint32_t p = 0; p < VGPU_PRIO_COUNT; p++)
                 vgpu_prod_init(&feed->ring[q][p], vgpu_xchg_ring(e->xchg, q, p, f), d->config.window,
                                &vgpu_xchg_credit(e->xchg, q, p, f)->head, 0);
@@ -151,9 +164,8 @@ static int spawn(struct vgpud *d, struct vgpu_executor *e, int child_control, st
         posix_spawn_file_actions_adddup2(&fa, inherit[i], above + i);
     for (int i = 0; i < 4; i++)
         posix_spawn_file_actions_adddup2(&fa, above + i, 3 + i);
-    /* Libraries of ours open files that every child inherits, EAL's memory among them: none of that is for an executor.
-     */
-    posix_spawn_file_actions_addclosefrom_np(&fa, 7);
+    for (int i = 0; i < 4; i++)
+        posix_spawn_file_actions_addclose(&fa, above + i);
     sigemptyset(&none);
     posix_spawnattr_setsigmask(&attr, &none);
     posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK);
@@ -217,8 +229,7 @@ static void name_suspect(const struct vgpud *d, const struct vgpu_executor *e, c
 
     out[0] = 0;
     for (const struct vgpu_vm_totals *t = d->totals; t; t = t->next)
-        if (t->deaths_executor == e->index && t->death_last == e->restarts &&
-            t->deaths_in_flight >= VGPU_SUSPECT_DEATHS) {
+        if (t->deaths_executor == e->index && t->death_last == e->restarts && t->deaths_in_flight >= VGPU_SUSPECT_DEATHS) {
             n++;
             if (!suspect || t->deaths_in_flight > suspect->deaths_in_flight)
                 suspect = t;
@@ -246,12 +257,12 @@ static void restart_plan(struct vgpud *d, struct vgpu_executor *e, uint64_t live
         return;
     }
     name_suspect(d, e, suspect, sizeof(suspect));
-    snprintf(why, sizeof(why), "down after %u deaths within %u s%s; the last one: %.90s", p->deaths, p->window_s,
-             suspect, e->fault);
+    snprintf(why, sizeof(why), "down after %u deaths within %u s%s; the last one: %.90s", p->deaths, p->window_s, suspect,
+             e->fault);
     executor_fault(e, why);
     memcpy(e->last_fault, e->fault, sizeof(e->last_fault));
-    vgpu_log(VGPU_LOG_ERROR, "executor %s: %s; its pools are down, trying again in %" PRIu64 " s", e->config->name,
-             e->fault, wait_ns / 1000000000);
+    vgpu_log(VGPU_LOG_ERROR, "executor %s: %s; its pools are down, trying again in %" PRIu64 " s", e->config->name, e->fault,
+             wait_ns / 1000000000);
 }
 
 static void executor_start(struct vgpud *d, struct vgpu_executor *e)
@@ -500,6 +511,7 @@ static int resolve_backend(struct vgpud *d, struct vgpu_executor *e, struct vgpu
 int vgpud_executors_open(struct vgpud *d, struct vgpu_err *err)
 {
     d->executor_count = d->config.executor_count;
+    d->in_flight_max = d->config.in_flight;
     for (uint32_t i = 0; i < d->executor_count; i++) {
         struct vgpu_executor *e = &d->executors[i];
         e->config = &d->config.executors[i];
@@ -520,7 +532,7 @@ int vgpud_executors_open(struct vgpud *d, struct vgpu_err *err)
             e->queues = 1; /* serves no pool yet */
         int rc = resolve_backend(d, e, err);
         if (rc == 0)
-            rc = vgpu_memspace_init(&e->heap, 0, e->config->heap_bytes, d->config.max_vms);
+            rc = vgpu_memspace_init(&e->heap, 0, e->config->heap_bytes, d->config.max_vms + 1);
         if (rc)
             return rc;
     }

@@ -9,6 +9,8 @@
  * | vm.x->completed         | executor     | poll core     | release / acquire        | J2    |
  * | header.armed            | executor     | poll core     | full fence on both sides | E1 E2 |
  * | credit.backlog          | poll core    | executor      | release / acquire        | Q1    |
+ * | vm.x->move, header.moves | poll core   | executor      | release / acquire        | M1    |
+ * | vm.x->moved             | executor     | poll core     | release / acquire        | M2    |
  * | table                   | control      | poll core     | rcu publish / dereference | -    |
  * Progress: a step takes at most `burst` descriptors of each VM and allocates nothing.
  */
@@ -52,6 +54,7 @@ struct vgpu_poller {
     struct vgpu_poll_table *table; /* RCU */
     struct order order[VGPU_POLLER_MAX_EXECUTORS][VGPU_XCHG_MAX_QUEUES][VGPU_PRIO_COUNT];
     uint64_t backlog; /* tokens in all of them */
+    uint32_t moving;  /* VMs whose items an executor moves */
     uint64_t listed; /* generation of the table that the hot and cold lists were made from */
     struct vgpu_vm **hot, **cold;
     struct cold_look *look; /* [cold_count], beside cold */
@@ -68,21 +71,31 @@ static void *plain_alloc(size_t bytes)
     return calloc(1, bytes);
 }
 
-static int orders_open(struct vgpu_poller *p)
+/* A table tells the poll core of a queue: until then it does not look at what is made here. */
+int vgpu_poller_queue_open(struct vgpu_poller *p, uint32_t executor, uint32_t queue)
 {
     uint64_t need = (uint64_t)p->params.max_vms * p->params.in_flight, slots = 1;
 
     while (slots < need)
         slots <<= 1;
+    for (uint32_t prio = 0; prio < VGPU_PRIO_COUNT; prio++) {
+        struct order *o = &p->order[executor][queue][prio];
+        if (o->tokens)
+            continue;
+        o->mask = slots - 1;
+        o->tokens = p->params.alloc(slots * sizeof(*o->tokens));
+        if (!o->tokens)
+            return -ENOMEM;
+    }
+    return 0;
+}
+
+static int orders_open(struct vgpu_poller *p)
+{
     for (uint32_t e = 0; e < p->params.executors; e++)
         for (uint32_t q = 0; q < p->params.queues[e]; q++)
-            for (uint32_t prio = 0; prio < VGPU_PRIO_COUNT; prio++) {
-                struct order *o = &p->order[e][q][prio];
-                o->mask = slots - 1;
-                o->tokens = p->params.alloc(slots * sizeof(*o->tokens));
-                if (!o->tokens)
-                    return -ENOMEM;
-            }
+            if (vgpu_poller_queue_open(p, e, q))
+                return -ENOMEM;
     return 0;
 }
 
@@ -193,11 +206,13 @@ static void vm_break(struct vgpu_poller *p, struct vgpu_vm *vm, uint32_t reason)
 static uint32_t vm_room(struct vgpu_poller *p, struct vgpu_vm *vm)
 {
     uint64_t burst = p->params.burst;
-    uint64_t room = vm->cap - (vm->accepted - vm->completed_seen);
+    int64_t room = (int64_t)(vm->cap - (vm->accepted - vm->completed_seen)); /* below 0: the cap was lowered */
 
-    if (room < burst) {
+    if (room < (int64_t)burst) {
         vm->completed_seen = vgpu_load_acquire(&vm->x->completed); /* J2 pairs with J2 in exec.c flush_dirty() */
-        room = vm->cap - (vm->accepted - vm->completed_seen);
+        room = (int64_t)(vm->cap - (vm->accepted - vm->completed_seen));
+        if (vgpu_unlikely(room < 0))
+            room = 0;
     }
     uint64_t cq_room = vm->cq_slots - (vm->accepted - vm->cq_head_seen);
     if (cq_room < burst && cq_room < vm->cq_slots) { /* before the first descriptor cq_head may not be set up */
@@ -209,12 +224,15 @@ static uint32_t vm_room(struct vgpu_poller *p, struct vgpu_vm *vm)
         vm->cq_head_seen = head;
         cq_room = vm->cq_slots - (vm->accepted - head);
     }
-    if (cq_room < room)
-        room = cq_room;
-    /* Z1 pairs with Z1 in attach.c vgpud_attach_stop(). A guest that never stops does not keep us from stopping. */
-    if (vgpu_unlikely(vgpu_load_acquire(&vm->mode) == VGPU_VM_MODE_CANCEL) && room > vm->accept_end - vm->accepted)
-        room = vm->accept_end - vm->accepted;
-    return (uint32_t)(room < burst ? room : burst);
+    if (cq_room < (uint64_t)room)
+        room = (int64_t)cq_room;
+    /* Z1 pairs with Z1 in attach.c vgpud_vm_end(). A guest that never stops does not keep us from stopping. */
+    if (vgpu_unlikely(vgpu_load_acquire(&vm->mode) != VGPU_VM_MODE_RUN)) {
+        int64_t left = (int64_t)(vgpu_load_relaxed(&vm->accept_end) - vm->accepted); /* relaxed: written before (Z1) */
+        left = left < 0 ? 0 : left;
+        room = room < left ? room : left;
+    }
+    return (uint32_t)((uint64_t)room < burst ? (uint64_t)room : burst);
 }
 
 static void feed_put(struct vgpu_feed *feed, struct vgpu_vm *vm, const struct vgpu_work *w)
@@ -251,6 +269,8 @@ static void hold(struct vgpu_poller *p, struct vgpu_vm *vm, struct vgpu_feed *fe
                  const struct vgpu_work *w)
 {
     vm->fifo[vm->fifo_tail++ & vm->fifo_mask] = *w;
+    if (vgpu_unlikely(vm->moving)) /* moves_finish() queues it */
+        return;
     order->tokens[order->tail++ & order->mask] = (struct token){vm->slot, vm->gen};
     /* Set as often as something waits: what an executor sees as an empty ring is not all there is. Relaxed: the ring is
      * full now, so it is seen long before the executor has emptied it. */
@@ -290,7 +310,7 @@ static uint32_t poll_vm(struct vgpu_poller *p, struct vgpu_poll_table *table, st
         accept_one(vm, (const struct vgpu_desc *)&burst[i], stamp, &work[i]);
     /* Straight through when nothing that arrived earlier waits. S1 pairs with C1 in exec.c next_work() */
     int sent = 0;
-    if (order->head == order->tail)
+    if (order->head == order->tail && !vm->moving)
         sent = vgpu_prod_push(&feed->ring[vm->queue][vm->priority], (const struct vgpu_slot *)work, n);
     for (uint32_t i = sent > 0 ? (uint32_t)sent : 0; i < n; i++)
         hold(p, vm, feed, order, &work[i]);
@@ -331,7 +351,7 @@ static uint32_t dispatch(struct vgpu_poller *p, struct vgpu_poll_table *table)
     uint32_t moved = 0;
 
     for (uint32_t e = 0; e < p->params.executors && p->backlog; e++)
-        for (uint32_t q = 0; q < p->params.queues[e]; q++)
+        for (uint32_t q = 0; q < table->queues[e]; q++)
             for (uint32_t prio = 0; prio < VGPU_PRIO_COUNT; prio++) {
                 struct order *order = &p->order[e][q][prio];
                 if (order->head != order->tail)
@@ -401,7 +421,7 @@ static bool order_sweep(struct vgpu_poller *p, const struct vgpu_poll_table *tab
 static void orders_sweep(struct vgpu_poller *p, struct vgpu_poll_table *table)
 {
     for (uint32_t e = 0; e < p->params.executors && p->backlog; e++)
-        for (uint32_t q = 0; q < p->params.queues[e]; q++)
+        for (uint32_t q = 0; q < table->queues[e]; q++)
             for (uint32_t prio = 0; prio < VGPU_PRIO_COUNT; prio++) {
                 struct vgpu_feed *feed = table->feeds[e];
                 if (!order_sweep(p, table, &p->order[e][q][prio]))
@@ -412,8 +432,101 @@ static void orders_sweep(struct vgpu_poller *p, struct vgpu_poll_table *table)
             }
 }
 
+/* ---- changes of a running VM ----
+ *
+ * A VM's items are, in this order: on the device, in the executor's hands (a feed ring, or what a move took out of one),
+ * in the VM's FIFO here, in the guest's ring. When its queue or priority changes, the executor moves what it has; until
+ * it has answered nothing is sent, so the FIFO stays behind; then the FIFO joins the new queue. Only its own items wait.
+ */
+
+static void move_ask(struct vgpu_poller *p, struct vgpu_poll_table *table, struct vgpu_vm *vm)
+{
+    struct vgpu_feed *feed = table->feeds[vm->executor];
+
+    vm->to_queue = vm->want.queue;
+    vm->to_priority = vm->want.priority;
+    if (++vm->move == 0) /* 0 is none */
+        vm->move = 1;
+    if (!vm->moving)
+        p->moving++;
+    vm->moving = true;
+    /* M1 pairs with M1 in exec.c moves_serve(): what was sent before is in its ring */
+    vgpu_store_release(&vm->x->move, VGPU_MOVE(vm->move, vm->want.cancel, vm->to_queue, vm->to_priority));
+    __atomic_fetch_add(&feed->xchg->moves, 1, __ATOMIC_RELEASE); /* M1 */
+    feed->touched = true;
+    vgpu_count(&p->stats.moves, 1);
+}
+
+/* The FIFO joins the queue where its VM is now. */
+static void backlog_join(struct vgpu_poller *p, struct vgpu_poll_table *table, struct vgpu_vm *vm)
+{
+    struct order *order = &p->order[vm->executor][vm->queue][vm->priority];
+    struct vgpu_feed *feed = table->feeds[vm->executor];
+
+    for (uint64_t n = vm->fifo_head; n != vm->fifo_tail; n++) {
+        order->tokens[order->tail++ & order->mask] = (struct token){vm->slot, vm->gen};
+        p->backlog++;
+    }
+    if (vm->fifo_head != vm->fifo_tail) /* relaxed: late, it lets an executor start something of lower priority */
+        vgpu_store_relaxed(&vgpu_xchg_credit(feed->xchg, vm->queue, vm->priority, p->params.index)->backlog, 1);
+}
+
+/* Ends the moves that executors have answered. */
+static uint32_t moves_finish(struct vgpu_poller *p, struct vgpu_poll_table *table)
+{
+    uint32_t work = 0;
+
+    for (uint32_t i = 0; i < table->vm_count && p->moving; i++) {
+        struct vgpu_vm *vm = table->vms[i];
+        if (!vm->moving || vgpu_load_acquire(&vm->x->moved) != vm->move) /* M2 pairs with M2 in exec.c moves_serve() */
+            continue;
+        work++;
+        vm->queue = vm->to_queue;
+        vm->priority = vm->to_priority;
+        if (vm->want.queue != vm->queue || vm->want.priority != vm->priority) {
+            move_ask(p, table, vm); /* changed again meanwhile */
+            continue;
+        }
+        vm->moving = false;
+        p->moving--;
+        backlog_join(p, table, vm);
+    }
+    return work;
+}
+
+static void want_apply(struct vgpu_poller *p, struct vgpu_poll_table *table, struct vgpu_vm *vm,
+                       const struct vgpu_vm_want *want)
+{
+    bool cancel = want->cancel && !vm->want.cancel;
+
+    vm->want = *want;
+    vm->cap = want->cap;
+    for (uint64_t n = vm->fifo_head; cancel && n != vm->fifo_tail; n++) {
+        struct vgpu_work *w = &vm->fifo[n & vm->fifo_mask];
+        if (!vgpu_work_status(w))
+            vgpu_work_set_status(w, VGPU_E_CANCELLED);
+    }
+    if (want->queue == vm->queue && want->priority == vm->priority && !vm->moving && !cancel)
+        return;
+    vm->gen = want->gen; /* its tokens are swept away */
+    if (vm->moving && !cancel)
+        return; /* moves_finish() goes on from there */
+    move_ask(p, table, vm);
+}
+
+static void wants_apply(struct vgpu_poller *p, struct vgpu_poll_table *table)
+{
+    p->moving = 0;
+    for (uint32_t i = 0; i < table->vm_count; i++) {
+        p->moving += table->vms[i]->moving;
+        if (table->wants && table->wants[i].change != table->vms[i]->want.change)
+            want_apply(p, table, table->vms[i], &table->wants[i]);
+    }
+}
+
 static void lists_rebuild(struct vgpu_poller *p, struct vgpu_poll_table *table)
 {
+    wants_apply(p, table);
     if (p->backlog)
         orders_sweep(p, table);
     p->hot_count = p->cold_count = p->cold_next = 0;
@@ -480,6 +593,8 @@ uint32_t vgpu_poller_step(struct vgpu_poller *p)
     if (vgpu_likely(table != NULL)) {
         if (vgpu_unlikely(table->generation != p->listed))
             lists_rebuild(p, table);
+        if (vgpu_unlikely(p->moving))
+            work += moves_finish(p, table);
         if (p->backlog)
             work += dispatch(p, table);
         work += poll_vms(p, table);
@@ -556,7 +671,7 @@ static void idle_sleep(struct vgpu_poller *p)
     if (!ready && vgpu_load_acquire(&p->stop) == 0) {
         vgpu_count(&p->stats.sleeps, 1);
         rcu_thread_offline();
-        int n = epoll_wait(p->epoll, ev, 64, p->blocked || p->backlog ? BLOCKED_SLEEP_MS : -1);
+        int n = epoll_wait(p->epoll, ev, 64, p->blocked || p->backlog || p->moving ? BLOCKED_SLEEP_MS : -1);
         rcu_thread_online();
         table = rcu_dereference(p->table);
         if (table && table->generation == p->listed)

@@ -30,14 +30,16 @@ struct vgpu_poll_table {
     uint32_t vm_count;
     uint32_t max_vms;
     struct vgpu_feed *feeds[VGPU_POLLER_MAX_EXECUTORS];
+    uint32_t queues[VGPU_POLLER_MAX_EXECUTORS]; /* pools served by each executor: vgpu_poller_queue_open() */
     struct vgpu_vm **vms;     /* [vm_count] */
+    struct vgpu_vm_want *wants; /* [vm_count]; NULL: no VM is to change */
     struct vgpu_vm **by_slot; /* [max_vms], NULL where there is none of ours */
 };
 
 struct vgpu_poller_params {
     uint32_t index;      /* which feed of each exchange is ours */
     uint32_t executors;
-    uint32_t queues[VGPU_POLLER_MAX_EXECUTORS]; /* pools of each executor */
+    uint32_t queues[VGPU_POLLER_MAX_EXECUTORS]; /* pools of each executor at the start */
     uint32_t max_vms;
     uint32_t in_flight;  /* largest per VM */
     uint32_t burst;
@@ -53,6 +55,7 @@ struct vgpu_poller; /* opaque */
 
 struct vgpu_poller_stats {
     uint64_t steps, empty_steps, sleeps, doorbells_in, doorbells_out;
+    uint64_t moves; /* VMs whose items an executor was asked to move */
     uint64_t backlog[VGPU_POLLER_MAX_EXECUTORS][VGPU_XCHG_MAX_QUEUES][VGPU_PRIO_COUNT];
 };
 
@@ -60,6 +63,8 @@ struct vgpu_poller_stats {
 int vgpu_poller_open(const struct vgpu_poller_params *params, struct vgpu_poller **out);
 void vgpu_poller_close(struct vgpu_poller *p);
 
+/* Control thread: makes room for one more queue of an executor, before the first table that has it. 0 or -ENOMEM. */
+int vgpu_poller_queue_open(struct vgpu_poller *p, uint32_t executor, uint32_t queue);
 /* Control thread: publishes a table; returns the old one, to be freed after a grace period. */
 struct vgpu_poll_table *vgpu_poller_publish(struct vgpu_poller *p, struct vgpu_poll_table *table);
 /* Control thread: watch or stop watching a VM's doorbell. */

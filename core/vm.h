@@ -12,19 +12,32 @@
 
 enum vgpu_vm_mode {
     VGPU_VM_MODE_RUN = 0,
-    VGPU_VM_MODE_CANCEL = 1, /* take what is in the ring, complete it as cancelled (shutdown) */
+    VGPU_VM_MODE_CANCEL = 1, /* take what is in the ring, complete it as cancelled (shutdown, drain) */
+    VGPU_VM_MODE_HOLD = 2,   /* leave what comes in the ring (on the way to another executor) */
+};
+
+/*
+ * What a running VM shall be like. Part of a poll core's table, so immutable once published; the poll core compares its
+ * number with the last that it acted on.
+ */
+struct vgpu_vm_want {
+    uint32_t change;   /* number; 0: none yet, all is as the VM was made */
+    uint32_t gen;      /* replaces the VM's, so that tokens from before lead nowhere */
+    uint32_t queue, priority;
+    uint32_t cap;      /* at most what the VM's rings and FIFO were made for */
+    bool cancel;       /* complete what is queued as cancelled (quarantine) */
 };
 
 struct vgpu_vm {
     /* constant while published */
     uint32_t slot, vm_id;
-    uint32_t gen;         /* tells tokens of an earlier tenant of this slot apart */
+    uint32_t gen;         /* P; tells tokens of an earlier tenant of this slot, or from before a change, apart */
     uint32_t executor;    /* index of the executor that serves it */
-    uint32_t queue;       /* its pool's queue at that executor */
+    uint32_t queue;       /* P; its pool's queue at that executor */
     uint32_t priority;    /* P */
     uint32_t pool;        /* index in the configuration */
     uint32_t poll_core;
-    uint32_t cap;         /* descriptors accepted and not completed, at most */
+    uint32_t cap;         /* P; descriptors accepted and not completed, at most */
     uint32_t cq_slots;
     uint64_t sq_start, cq_start;
     uint64_t bound_at;    /* completions before this exchange */
@@ -48,6 +61,10 @@ struct vgpu_vm {
     uint32_t fifo_mask;
     uint32_t idle_polls;
     bool hot;
+    bool moving;             /* the executor was asked to move what it has; meanwhile all that comes stays in the FIFO */
+    uint32_t move;           /* number of the last move that was asked for */
+    uint32_t to_queue, to_priority; /* where that one leads */
+    struct vgpu_vm_want want;       /* the last that was acted on */
     struct vgpu_memspace space;
 
     /* written by the poll core, read by control */
@@ -59,7 +76,7 @@ struct vgpu_vm {
     uint64_t folded_accepted, folded_refused, folded_doorbells_in;
     /* written by control, read by the poll core */
     uint32_t mode VGPU_ALIGNED(64); /* enum vgpu_vm_mode */
-    uint64_t accept_end;            /* with MODE_CANCEL: no more than this many are accepted, written before mode (Z1) */
+    uint64_t accept_end;            /* unless MODE_RUN: no more than this many are accepted, written before mode (Z1) */
 };
 
 #endif

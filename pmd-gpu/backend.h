@@ -50,6 +50,7 @@ struct vgpu_op {
 struct vgpu_backend_ops {
     size_t size;      /* sizeof(struct vgpu_backend_ops) */
     const char *name;
+    bool queues_free; /* a queue without work costs nothing: open() gets as many as there may ever be */
     /* Opens the device and reserves the heap. 0 or -errno with err filled. */
     int (*open)(const struct vgpu_backend_config *config, struct vgpu_backend **out, struct vgpu_err *err);
     /* Nothing is in flight, or the device hangs or is lost: then what was submitted is forgotten. */

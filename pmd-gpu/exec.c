@@ -10,6 +10,7 @@
  * | header.armed        | loop thread     | poll cores      | full fence on both sides     | E1 E2 |
  * | credit.backlog      | poll core       | loop thread     | release / acquire            | Q1    |
  * | vm.detach           | both            | both            | release / acquire            | X1 X2 |
+ * | x.move, x.moved     | poll core, loop | loop, poll core | release / acquire            | M1 M2 |
  * Progress: a step is bounded by budgets and bursts. Models: tests/model/complete.pml, doorbell.pml.
  */
 #include "pmd-gpu/exec.h"
@@ -20,6 +21,7 @@
 #include <sys/mman.h>
 
 #include "core/base/clock.h"
+#include "pmd-gpu/moved.h"
 #include "rings/opcode.h"
 
 #define EXEC_POLL_BURST 64u
@@ -59,6 +61,7 @@ struct exec_op {
     uint64_t started;    /* ticks */
     uint16_t refused;    /* status decided before it ran, or 0 */
     uint8_t opcode;
+    uint8_t queue;       /* ours; the backend's may have fewer */
 };
 
 struct exec_feed {
@@ -85,7 +88,7 @@ struct vgpu_exec {
     const struct vgpu_backend_ops *ops;
     struct vgpu_backend *backend;
     struct exec_feed *feeds; /* [queue][priority][feed] */
-    uint32_t n_feeds, n_queues;
+    uint32_t n_feeds, n_queues, backend_queues;
     uint32_t in_flight[VGPU_XCHG_MAX_QUEUES][VGPU_PRIO_COUNT];
     uint32_t in_flight_total;
     struct exec_op *ops_mem;
@@ -97,6 +100,9 @@ struct vgpu_exec {
     uint32_t *dirty;
     uint32_t dirty_count;
     struct exec_tally tally;
+    uint64_t moves_seen; /* of header.moves (M1) */
+    struct vgpu_moved_pool moved_pool;
+    struct vgpu_moved_list moved[VGPU_XCHG_MAX_QUEUES][VGPU_PRIO_COUNT];
     uint32_t detach_pending; /* control thread increments, loop decrements (X1) */
     uint64_t steps;
     bool worked; /* in the last step */
@@ -112,6 +118,8 @@ int vgpu_exec_open(struct vgpu_xchg_header *xchg, const struct vgpu_backend_ops 
     for (uint32_t q = 0; q < xchg->queues; q++)
         for (uint32_t p = 0; p < VGPU_PRIO_COUNT; p++)
             budget += xchg->budget[q][p];
+    if (xchg->budget_total > budget)
+        budget = xchg->budget_total;
     struct vgpu_exec *e = aligned_alloc(128, (sizeof(*e) + 127) / 128 * 128);
     if (!e)
         return vgpu_err_set(err, ENOMEM, "no memory for the executor");
@@ -126,7 +134,8 @@ int vgpu_exec_open(struct vgpu_xchg_header *xchg, const struct vgpu_backend_ops 
     e->dirty = calloc(xchg->max_vms, sizeof(*e->dirty));
     e->ops_mem = aligned_alloc(64, budget * sizeof(*e->ops_mem));
     e->ops_free = calloc(budget, sizeof(*e->ops_free));
-    if (!e->feeds || !e->vms || !e->dirty || !e->ops_mem || !e->ops_free) {
+    if (!e->feeds || !e->vms || !e->dirty || !e->ops_mem || !e->ops_free ||
+        vgpu_moved_open(&e->moved_pool, xchg->max_vms * xchg->journal_slots)) {
         vgpu_err_set(err, ENOMEM, "no memory for the executor");
         goto err_free;
     }
@@ -137,7 +146,8 @@ int vgpu_exec_open(struct vgpu_xchg_header *xchg, const struct vgpu_backend_ops 
     for (uint32_t i = 0; i < budget; i++)
         e->ops_free[i] = &e->ops_mem[i];
     for (uint32_t q = 0; q < e->n_queues; q++)
-        for (uint32_t p = 0; p < VGPU_PRIO_COUNT; p++)
+        for (uint32_t p = 0; p < VGPU_PRIO_COUNT; p++) {
+            vgpu_moved_list_init(&e->moved[q][p]);
             for (uint32_t f = 0; f < e->n_feeds; f++) {
                 struct exec_feed *feed = &e->feeds[(q * VGPU_PRIO_COUNT + p) * e->n_feeds + f];
                 struct vgpu_xchg_credit *credit = vgpu_xchg_credit(xchg, q, p, f);
@@ -145,9 +155,11 @@ int vgpu_exec_open(struct vgpu_xchg_header *xchg, const struct vgpu_backend_ops 
                                !vgpu_ring_ownership_pays());
                 feed->backlog = &credit->backlog;
             }
+        }
+    e->backend_queues = ops->queues_free ? xchg->queues : xchg->queues_active;
     struct vgpu_backend_config config = {.heap_bytes = heap_bytes,
                                          .max_vms = xchg->max_vms,
-                                         .queues = xchg->queues,
+                                         .queues = e->backend_queues,
                                          .max_in_flight = budget,
                                          .options = options ? options : ""};
     rc = ops->open(&config, &e->backend, err);
@@ -157,6 +169,7 @@ int vgpu_exec_open(struct vgpu_xchg_header *xchg, const struct vgpu_backend_ops 
     return 0;
 
 err_free:
+    vgpu_moved_close(&e->moved_pool);
     free(e->feeds);
     free(e->vms);
     free(e->dirty);
@@ -171,6 +184,7 @@ void vgpu_exec_close(struct vgpu_exec *e)
     if (!e)
         return;
     e->ops->close(e->backend);
+    vgpu_moved_close(&e->moved_pool);
     free(e->feeds);
     free(e->vms);
     free(e->dirty);
@@ -391,7 +405,7 @@ static inline void finish(struct vgpu_exec *e, struct exec_op *xop, uint64_t now
     }
     record(e, vm, xop, status, tally_add(&e->tally, vm, xop, status, now), out);
     vm->in_flight--;
-    e->in_flight[xop->op.queue][xop->op.priority]--;
+    e->in_flight[xop->queue][xop->op.priority]--;
     e->in_flight_total--;
     e->ops_free[e->ops_free_count++] = xop;
 }
@@ -442,13 +456,16 @@ static bool start(struct vgpu_exec *e, const struct vgpu_slot *item, uint32_t qu
         return true;
     struct exec_vm *vm = &e->vms[slot];
     uint16_t refused = vgpu_work_status(w);
+    if (vgpu_unlikely(e->ops_free_count == 0)) /* budgets were raised beyond what there was at the start */
+        return false;
     struct exec_op *xop = e->ops_free[e->ops_free_count - 1];
 
     vgpu_slot_fetch((struct vgpu_slot *)&xop->op.work, item);
     xop->op.work.dst = VGPU_WORK_LOW(w->dst);
     xop->op.work.src0 = VGPU_WORK_LOW(w->src0);
     xop->op.vm = slot;
-    xop->op.queue = queue;
+    xop->queue = (uint8_t)queue;
+    xop->op.queue = vgpu_likely(queue < e->backend_queues) ? queue : queue % e->backend_queues;
     xop->op.priority = prio;
     xop->op.status = VGPU_OK;
     xop->op.value = 0;
@@ -486,11 +503,17 @@ static uint32_t dispatch(struct vgpu_exec *e, uint32_t queue)
 
     for (uint32_t prio = 0; prio < VGPU_PRIO_COUNT; prio++, feeds += e->n_feeds) {
         const uint32_t *in_flight = &e->in_flight[queue][prio];
-        uint32_t budget = e->xchg->budget[queue][prio];
+        struct vgpu_moved_list *moved = &e->moved[queue][prio];
+        uint32_t budget = vgpu_load_relaxed(&e->xchg->budget[queue][prio]); /* relaxed: a number, taken as it is */
         for (;;) {
             struct vgpu_cons *from = NULL;
             bool held = false;
-            const struct vgpu_slot *item = next_work(feeds, e->n_feeds, &from, &held);
+            const struct vgpu_slot *item;
+            /* What a change of queue or priority brought along is older than all that its VM has in a feed here. */
+            if (vgpu_unlikely(moved->head != VGPU_MOVED_NONE))
+                item = &e->moved_pool.items[moved->head];
+            else
+                item = next_work(feeds, e->n_feeds, &from, &held);
             if (held)
                 return started;
             if (!item)
@@ -501,19 +524,25 @@ static uint32_t dispatch(struct vgpu_exec *e, uint32_t queue)
                 now = vgpu_ticks();
             if (!start(e, item, queue, prio, now))
                 return started;
-            vgpu_cons_advance(from);
+            if (vgpu_likely(from != NULL))
+                vgpu_cons_advance(from);
+            else
+                vgpu_moved_pop(&e->moved_pool, moved);
             started++;
         }
     }
     return started;
 }
 
-/* Drops what a leaving VM has queued. We are the rings' consumer, so between our position and the producer's flags
- * the slots are ours to change; the producer reuses them only after our credit. */
-static void drop_queued(struct vgpu_exec *e, uint32_t slot)
+/* Takes what a VM has queued out of the feeds: to the end of a list, or nowhere. We are the rings' consumer, so between
+ * our position and the producer's flags the slots are ours to change; the producer reuses them only after our credit. */
+static void take_queued(struct vgpu_exec *e, uint32_t slot, struct vgpu_moved_list *to)
 {
     uint32_t rings = e->n_queues * VGPU_PRIO_COUNT * e->n_feeds;
 
+    for (uint32_t q = 0; q < e->n_queues && e->moved_pool.count; q++)
+        for (uint32_t p = 0; p < VGPU_PRIO_COUNT; p++)
+            vgpu_moved_take(&e->moved_pool, &e->moved[q][p], slot, to); /* older than what is in a ring */
     for (uint32_t i = 0; i < rings; i++) {
         struct exec_feed *feed = &e->feeds[i];
         for (uint64_t pos = feed->cons.pos;; pos++) {
@@ -521,9 +550,38 @@ static void drop_queued(struct vgpu_exec *e, uint32_t slot)
             if (vgpu_load_acquire(&s->seq) != pos + 1) /* C1 */
                 break;
             struct vgpu_work *w = (struct vgpu_work *)s;
-            if (vgpu_work_vm(w) == slot)
-                vgpu_work_set_vm(w, EXEC_DEAD_VM);
+            if (vgpu_work_vm(w) != slot)
+                continue;
+            if (to)
+                vgpu_moved_put(&e->moved_pool, to, s);
+            vgpu_work_set_vm(w, EXEC_DEAD_VM);
         }
+    }
+}
+
+/*
+ * VMs that changed their queue or priority: what we hold of them goes along, in its order, and is started before what
+ * their poll cores send there after our answer. So nothing is overtaken, and nothing waits for a queue that is held up.
+ */
+static void moves_serve(struct vgpu_exec *e, uint64_t moves)
+{
+    e->moves_seen = moves;
+    for (uint32_t i = 0; i < e->xchg->max_vms; i++) {
+        struct vgpu_xchg_vm *x = vgpu_xchg_vm(e->xchg, i);
+        uint64_t move = vgpu_load_acquire(&x->move); /* M1 pairs with M1 in poller.c move_ask(): items sent before */
+        uint32_t queue = VGPU_MOVE_QUEUE(move), prio = VGPU_MOVE_PRIORITY(move);
+        struct vgpu_moved_list taken;
+        if (VGPU_MOVE_NUMBER(move) == x->moved || queue >= e->n_queues || prio >= VGPU_PRIO_COUNT)
+            continue;
+        vgpu_moved_list_init(&taken);
+        take_queued(e, i, &taken);
+        for (uint32_t n = taken.head; VGPU_MOVE_CANCEL(move) && n != VGPU_MOVED_NONE; n = e->moved_pool.next[n]) {
+            struct vgpu_work *w = (struct vgpu_work *)&e->moved_pool.items[n];
+            if (!vgpu_work_status(w))
+                vgpu_work_set_status(w, VGPU_E_CANCELLED);
+        }
+        vgpu_moved_join(&e->moved_pool, &e->moved[queue][prio], &taken);
+        vgpu_store_release(&x->moved, VGPU_MOVE_NUMBER(move)); /* M2 pairs with M2 in poller.c moves_finish() */
     }
 }
 
@@ -533,7 +591,7 @@ static void detach_serve(struct vgpu_exec *e)
         struct exec_vm *vm = &e->vms[i];
         uint32_t state = vgpu_load_acquire(&vm->detach); /* X1 pairs with X1 in vgpu_exec_detach_begin() */
         if (state == DETACH_ASKED) {
-            drop_queued(e, i);
+            take_queued(e, i, NULL);
             if (e->ops->cancel && vm->in_flight)
                 e->ops->cancel(e->backend, i);
             state = DETACH_DRAINING;
@@ -573,8 +631,13 @@ static uint32_t harvest(struct vgpu_exec *e)
 uint32_t vgpu_exec_step(struct vgpu_exec *e)
 {
     uint32_t work = harvest(e);
+    uint64_t moves = vgpu_load_acquire(&e->xchg->moves); /* M1 */
 
-    for (uint32_t q = 0; q < e->n_queues; q++)
+    if (vgpu_unlikely(moves != e->moves_seen))
+        moves_serve(e, moves);
+    /* Relaxed: all rings are there from the start; what is in one that was just taken into use is found a round later. */
+    uint32_t queues = vgpu_load_relaxed(&e->xchg->queues_active);
+    for (uint32_t q = 0; q < queues; q++)
         work += dispatch(e, q);
     work += harvest(e); /* a backend that finishes at once: one hop less */
     flush_dirty(e);
@@ -620,7 +683,8 @@ bool vgpu_exec_arm(struct vgpu_exec *e)
             vgpu_exec_disarm(e);
             return false;
         }
-    if (vgpu_load_acquire(&e->detach_pending) != 0) {
+    if (vgpu_load_acquire(&e->detach_pending) != 0 || vgpu_load_acquire(&e->xchg->moves) != e->moves_seen /* M1 */ ||
+        e->moved_pool.count) {
         vgpu_exec_disarm(e);
         return false;
     }

@@ -13,6 +13,7 @@ uint64_t vgpu_xchg_layout(struct vgpu_xchg_header *h, const struct vgpu_xchg_geo
     h->magic = VGPU_XCHG_MAGIC;
     h->feeds = g->feeds;
     h->queues = g->queues;
+    h->queues_active = g->queues_active ? g->queues_active : g->queues;
     h->ring_slots = g->ring_slots;
     h->max_vms = g->max_vms;
     h->journal_slots = g->journal_slots;

@@ -32,7 +32,7 @@ struct vgpu_xchg_header {
     uint64_t magic;
     uint64_t bytes;          /* of the whole exchange */
     uint32_t feeds;          /* poll cores */
-    uint32_t queues;         /* pools */
+    uint32_t queues;         /* pools, at most: as many have rings */
     uint32_t ring_slots;     /* of each feed ring, power of two */
     uint32_t max_vms;
     uint32_t journal_slots;  /* per VM, power of two, >= any VM's in-flight limit */
@@ -41,6 +41,9 @@ struct vgpu_xchg_header {
     uint64_t off_rings;      /* slots [queue][priority][feed][ring_slots] */
     uint64_t off_vms;        /* vm records, vm_stride apart */
     uint64_t vm_stride;
+    uint32_t budget_total;   /* in flight over all queues, at most; 0: the sum of the budgets at the start */
+    /* Written by vgpud, at any time. */
+    uint32_t queues_active;  /* the first so many are served; never fewer than before */
     uint32_t budget[VGPU_XCHG_MAX_QUEUES][VGPU_PRIO_COUNT]; /* in flight on the backend, per queue and priority */
     /* Written by the executor. */
     uint32_t armed VGPU_ALIGNED(128); /* 1: asleep or about to be, ring the eventfd (labels E1, E2 in exec.c, poller.c) */
@@ -52,6 +55,7 @@ struct vgpu_xchg_header {
     uint64_t busy_ticks;
     /* Written by poll cores (any): doorbells rung. */
     uint64_t doorbells VGPU_ALIGNED(128);
+    uint64_t moves VGPU_ALIGNED(128); /* how often one of them asked for a VM to be moved (M1) */
     /* Written by vgpud: 1 asks the executor to refuse what is queued and stop. */
     uint32_t stop VGPU_ALIGNED(128);
     uint64_t generation;
@@ -66,6 +70,10 @@ struct vgpu_xchg_credit {
 struct vgpu_xchg_vm {
     uint64_t completed VGPU_ALIGNED(128); /* completions published since attach (J2) */
     uint32_t broken;                      /* enum vgpu_broken_reason */
+    uint32_t moved;                       /* the last move that was made (M2) */
+    /* Written by the poll core: VGPU_MOVE(), 0: none yet. What the executor holds of this VM and has not started goes
+     * to that queue and priority, ahead of what waits there (M1). */
+    uint64_t move VGPU_ALIGNED(128);
     uint64_t status_count[VGPU_STATUS_COUNT] VGPU_ALIGNED(128);
     uint64_t op_count[VGPU_OP_COUNT + 1]; /* by opcode; the last for all others */
     uint64_t bytes;
@@ -84,9 +92,18 @@ struct vgpu_inflight {
     uint64_t sq_pos_plus_1;
 };
 
+/* A move: its number (from 1 on), whether what it takes along is cancelled, and where to. */
+#define VGPU_MOVE(number, cancel, queue, prio)                                                                         \
+    ((uint64_t)(number) << 32 | (uint64_t)((cancel) != 0) << 16 | (uint64_t)(queue) << 8 | (uint64_t)(prio))
+#define VGPU_MOVE_NUMBER(move) ((uint32_t)((move) >> 32))
+#define VGPU_MOVE_CANCEL(move) (((move) >> 16 & 1) != 0)
+#define VGPU_MOVE_QUEUE(move) ((uint32_t)((move) >> 8 & 0xff))
+#define VGPU_MOVE_PRIORITY(move) ((uint32_t)((move)&0xff))
+
 /* Geometry for vgpu_xchg_layout(). */
 struct vgpu_xchg_geometry {
     uint32_t feeds, queues, ring_slots, max_vms, journal_slots;
+    uint32_t queues_active; /* 0: all */
 };
 /* Fills the header's sizes and offsets; returns the total bytes. */
 uint64_t vgpu_xchg_layout(struct vgpu_xchg_header *h, const struct vgpu_xchg_geometry *g);

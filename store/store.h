@@ -26,6 +26,10 @@ enum vgpu_vm_engine {
 #define VGPU_VM_ENGINE_COUNT 4u
 #define VGPU_VM_ENGINE_NAMES {"auto", "stream", "batch", "resident"} /* by number, as people write them */
 
+/* What the administrator decided. A drained VM finishes what is in flight and is not served again until it is active; a
+ * quarantined one is stopped at once and may not attach. */
+enum vgpu_vm_admin { VGPU_VM_ACTIVE = 0, VGPU_VM_DRAINED = 1, VGPU_VM_QUARANTINED = 2 };
+
 struct vgpu_store; /* open store */
 
 struct vgpu_vm_record {
@@ -40,6 +44,8 @@ struct vgpu_vm_record {
     int64_t uid;                  /* local identity; -1: none, cannot attach */
     uint8_t token[VGPU_TOKEN_LEN];
     bool has_token;
+    uint32_t admin_state;         /* enum vgpu_vm_admin */
+    char reason[96];              /* why it is drained or quarantined; printable, "" : none said */
 };
 struct vgpu_pool_record {
     char name[VGPU_NAME_BYTES];

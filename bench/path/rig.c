@@ -66,7 +66,7 @@ char *rig_region(const struct rig *rig, uint32_t i)
 static int exchange_open(struct rig *rig, struct vgpu_err *err)
 {
     struct vgpu_xchg_geometry g = {.feeds = 1,
-                                   .queues = 1,
+                                   .queues = rig->params.queues,
                                    .ring_slots = rig->params.window,
                                    .max_vms = rig->params.vms,
                                    .journal_slots = 8};
@@ -85,17 +85,18 @@ static int exchange_open(struct rig *rig, struct vgpu_err *err)
     }
     *rig->xchg = h;
     rig->xchg->generation = 1;
-    for (uint32_t p = 0; p < VGPU_PRIO_COUNT; p++)
-        rig->xchg->budget[0][p] = rig->params.budget;
+    for (uint32_t p = 0; p < VGPU_PRIO_COUNT * g.queues; p++)
+        rig->xchg->budget[p / VGPU_PRIO_COUNT][p % VGPU_PRIO_COUNT] = rig->params.budget;
     rig->feed = take(sizeof(*rig->feed));
     if (!rig->feed)
         return vgpu_err_set(err, ENOMEM, "no memory for the feed");
     rig->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     rig->feed->xchg = rig->xchg;
     rig->feed->event_fd = rig->event_fd;
-    for (uint32_t p = 0; p < VGPU_PRIO_COUNT; p++)
-        vgpu_prod_init(&rig->feed->ring[0][p], vgpu_xchg_ring(rig->xchg, 0, p, 0), rig->params.window,
-                       &vgpu_xchg_credit(rig->xchg, 0, p, 0)->head, 0);
+    for (uint32_t q = 0; q < g.queues; q++)
+        for (uint32_t p = 0; p < VGPU_PRIO_COUNT; p++)
+            vgpu_prod_init(&rig->feed->ring[q][p], vgpu_xchg_ring(rig->xchg, q, p, 0), rig->params.window,
+                           &vgpu_xchg_credit(rig->xchg, q, p, 0)->head, 0);
     const struct vgpu_backend_ops *ops = vgpu_backend_find(rig->params.backend);
     if (!ops)
         return vgpu_err_set(err, ENOENT, "no backend %s in this build", rig->params.backend);
@@ -185,7 +186,7 @@ static void vm_close(struct rig *rig, uint32_t slot)
 static int parts_open(struct rig *rig, struct vgpu_err *err)
 {
     struct vgpu_poller_params p = {.executors = 1,
-                                   .queues = {1},
+                                   .queues = {rig->params.queues},
                                    .max_vms = rig->params.vms,
                                    .in_flight = rig->params.in_flight,
                                    .burst = rig->params.burst,
@@ -195,6 +196,7 @@ static int parts_open(struct rig *rig, struct vgpu_err *err)
     rig->table.vms = rig->vms;
     rig->table.by_slot = rig->vms;
     rig->table.max_vms = rig->params.vms;
+    rig->table.queues[0] = rig->params.queues;
     rig->guests = take(rig->params.vms * sizeof(*rig->guests));
     rig->notify_fd = p.notify_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (!rig->vms || !rig->guests || rig->notify_fd < 0)
@@ -217,6 +219,7 @@ int rig_open(const struct rig_params *params, struct rig **out, struct vgpu_err 
     if (!rig)
         return vgpu_err_set(err, ENOMEM, "no memory for the rig");
     rig->params = *params;
+    rig->params.queues += params->queues == 0;
     rig->fd = rig->xchg_fd = rig->event_fd = rig->notify_fd = -1;
     int rc = parts_open(rig, err);
     if (rc) {

@@ -20,6 +20,7 @@ struct rig_params {
     uint32_t burst;      /* of the poll core */
     uint32_t budget;     /* in flight on the backend, per priority */
     uint32_t handles;    /* per VM */
+    uint32_t queues;     /* pools; VMs start in the first. 0: 1 */
     const char *backend;
 };
 /* What a guest has: its ends of the rings, as libvgpu keeps them, and what came through them. */

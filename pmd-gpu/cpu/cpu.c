@@ -321,6 +321,7 @@ static uint32_t cpu_poll(struct vgpu_backend *b, struct vgpu_op **done, uint32_t
 const struct vgpu_backend_ops vgpu_backend_cpu = {
     .size = sizeof(struct vgpu_backend_ops),
     .name = "cpu",
+    .queues_free = true,
     .open = cpu_open,
     .close = cpu_close,
     .region_add = cpu_region_add,

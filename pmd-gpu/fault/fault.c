@@ -361,7 +361,8 @@ static void fault_wipe(struct vgpu_backend *b, uint64_t heap_off, uint64_t bytes
 
 #define FAULT_OPS(inner)                                                                                               \
     {                                                                                                                  \
-        .size = sizeof(struct vgpu_backend_ops), .name = "fault:" #inner, .open = fault_##inner##_open,                \
+        .size = sizeof(struct vgpu_backend_ops), .name = "fault:" #inner, .queues_free = true,                         \
+        .open = fault_##inner##_open,                                                                                  \
         .close = fault_close, .region_add = fault_region_add, .region_del = fault_region_del, .submit = fault_submit,  \
         .poll = fault_poll, .lost = fault_lost, .cancel = fault_cancel, .wipe = fault_wipe,                            \
         .region_engine = fault_region_engine, .region_bounced = fault_region_bounced, .probe = fault_##inner##_probe,  \

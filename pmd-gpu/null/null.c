@@ -85,6 +85,7 @@ static uint32_t null_poll(struct vgpu_backend *b, struct vgpu_op **done, uint32_
 const struct vgpu_backend_ops vgpu_backend_null = {
     .size = sizeof(struct vgpu_backend_ops),
     .name = "null",
+    .queues_free = true,
     .open = null_open,
     .close = null_close,
     .region_add = null_region_add,

@@ -87,5 +87,10 @@ done
 check fault complete ANY_ORDER M_NO_SPAN
 check fault complete ANY_ORDER M_NO_SPAN M_SMALL_JOURNAL
 
+check ok handover
+for m in M1_RELAXED SEND_WHILE_MOVING NO_WAIT RING_FIRST ANSWER_FIRST LEAVE_BEHIND; do
+    check fault handover M_$m
+done
+
 echo "$passed passed, $failed failed"
 [ $failed = 0 ] && [ $passed -gt 0 ]
