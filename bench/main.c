@@ -64,7 +64,9 @@ int main(int argc, char **argv)
     b.mem = &mem;
     bench_host_init(&b);
     for (int i = 0; i < n; i++) {
+        bench_noise_begin(&b);
         int rc = find_suite(names[i])->run(&b);
+        bench_noise_end(&b);
         failed |= rc && rc != BENCH_SKIPPED;
         skipped += rc == BENCH_SKIPPED;
         bench_json_flush(&b);
