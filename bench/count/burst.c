@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-#define ROUNDS_MAX 64u /* of the poll core until all of a burst is back: more means that it is lost */
+#define ROUNDS_MAX 1024u /* until all is back: four idle VMs are looked at in a round, so of 1000 each in 250 */
 
 bool burst_run(struct rig *rig, struct rig_guest *g, uint32_t opcode, uint32_t n)
 {
