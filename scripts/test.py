@@ -39,7 +39,7 @@ NAMED = {
     'gpu': 'needs the CUDA Toolkit to build and an NVIDIA GPU to run on',
     'xen': 'the Xen transport is not built yet',
     'xen-ten': 'the Xen transport is not built yet',
-    'iommu': 'the IOMMU checks are not built yet',
+    'iommu': 'needs QEMU, and packages from apt: the kernel and busybox',
     'ml': 'compiled machine-learning programs are not built yet',
     'mutants': 'the mutants of the real code are not written yet',
     'asan-full': 'asan with the tests that take longest',
@@ -47,7 +47,7 @@ NAMED = {
     'soak': 'the soak run is not written yet',
 }
 # Suites whose tests keep several cores busy: one program at a time, or they disturb each other.
-SERIAL = {'gpu', 'stress', 'ordering', 'kill', 'soak', 'hostile', 'xen', 'xen-ten'}
+SERIAL = {'gpu', 'stress', 'ordering', 'kill', 'soak', 'hostile', 'xen', 'xen-ten', 'iommu'}
 # Much waiting, little work; tests that measure something say is_parallel: false.
 PROCESSES = {'e2e': 2}
 # Campaigns: how long they look for something, in seconds. Part of the default run, and run by name.
