@@ -106,7 +106,7 @@ def _unpack_one(deb, target, keep):
     with tarfile.open(fileobj=unpacker.stdout, mode='r|') as members:
         for member in members:
             if member.isdir() or keep(member.name[2:] if member.name.startswith('./') else member.name):
-                if member.isdir() or member.issym() or member.isreg():
+                if member.isdir() or member.issym() or member.isreg() or member.islnk():
                     member.uid = member.gid = os.getuid()
                     members.extract(member, target, set_attrs=not member.isdir())
     unpacker.stdout.read()

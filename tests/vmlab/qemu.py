@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 
 PASS_EXIT = 33
 PROGRAM = 'qemu-system-x86_64'
+# The SSE extensions are what DPDK asks for; without rdrand programs wait for entropy.
+CPU = 'qemu64,+rdrand,+ssse3,+sse4.1,+sse4.2,+popcnt'
 # Two cores are not enough for two of these machines.
 LOCK = '/tmp/vmlab.lock'
 
@@ -61,7 +63,7 @@ class only_one:
         os.close(self.fd)
 
 
-def boot(arguments, *, log, limit_s, memory_mib=1024, cpus=1, cpu='qemu64,+rdrand', on_line=None):
+def boot(arguments, *, log, limit_s, memory_mib=1024, cpus=1, cpu=CPU, on_line=None):
     """Runs QEMU with these arguments; log: a file that gets each line with its time. Returns a Boot."""
     command = [PROGRAM, '-accel', 'tcg,thread=multi', '-cpu', cpu, '-smp', str(cpus), '-m', str(memory_mib),
                '-nodefaults', '-no-user-config', '-display', 'none', '-vga', 'none', '-serial', 'stdio', '-no-reboot',

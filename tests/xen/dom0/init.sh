@@ -1,0 +1,13 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# dom0's first process: Xen's services, then the scenario.
+. /vmlab.sh
+vmlab_mounts
+# QEMU's CPU calls itself an Opteron and has no 3DNow!, which OpenBLAS then would use.
+export OPENBLAS_CORETYPE=Nehalem
+. /lab/xen.sh
+xen_services || { fail xen-services "$(tail -n 3 /tmp/services.log)"; vmlab_end; }
+mark services
+. /lab/vgpu.sh
+. /lab/scenario.sh
+vmlab_end

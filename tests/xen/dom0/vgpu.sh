@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+# For scenarios in dom0: the project's own daemon and its registry.
+
+export VGPU_SOCKET=/run/vgpu/attach.sock
+CTL="vgpu-ctl --socket /run/vgpu/control.sock"
+
+vgpu_configure() { # further lines of the configuration on stdin
+    mkdir -p /run/vgpu /var/lib/vgpu
+    {
+        printf 'paths:\n  executor: /bin/vgpu-exec\nmemory:\n  hugepages: false\n'
+        cat
+    } >/etc/vgpud.yaml
+}
+vgpu_start() { # sets VGPUD
+    vgpud --config /etc/vgpud.yaml >>/tmp/vgpud.log 2>&1 </dev/null &
+    VGPUD=$!
+    wait_until 30 vgpu_answers
+}
+vgpu_answers() { $CTL list-pools >/dev/null 2>&1; }
+# register NUMBER NAME...: rest as vgpu-ctl register-vm takes it.
+register() {
+    local id=$1
+    shift
+    $CTL register-vm --vm-id="$id" "$@" >/tmp/register 2>&1 || { cat /tmp/register; return 1; }
+}
+vgpu_stop() {
+    kill "$VGPUD" 2>/dev/null
+    wait "$VGPUD"
+}
+no_process() { ! pgrep "$1" >/dev/null; }
+vm_state() { # NUMBER STATE
+    $CTL show-vm --vm-id="$1" --json 2>/dev/null | grep -q "\"state\": *\"$2\""
+}
+local_guest() { # NUMBER COMMAND...: a process of dom0 as that VM
+    local id=$1
+    shift
+    VGPU_VM_ID=$id VGPU_TOKEN_FILE=/run/vgpu/tokens/vm-$id.token "$@" >/tmp/local 2>&1 || { cat /tmp/local; return 1; }
+}
+# The thread of a process that has used the most CPU.
+busiest() {
+    local thread
+    for thread in /proc/"$1"/task/*; do
+        echo "$(awk '{ print $14 + $15 }' "$thread/stat") ${thread##*/}"
+    done | sort -rn | head -n 1 | cut -d' ' -f2
+}
+
+# ---- load in a domain: vgpu-lab-guest flow, whose completions are accounted for one by one ----
+flow_start() { # NAME [nops]
+    guest_run "$1" 20 'rm -f /tmp/stop /tmp/stop.progress /tmp/flow /tmp/flow.status'
+    guest_background "$1" "vgpu-lab-guest flow /tmp/stop $2 >/tmp/flow 2>&1; echo \$? >/tmp/flow.status"
+}
+flow_done() { guest_run "$1" 20 'cat /tmp/stop.progress' && echo "$REPLY"; }
+flow_gets_on() {
+    local before after
+    before=$(flow_done "$1") && sleep 0.5 && after=$(flow_done "$1") && [ "${after%% *}" -gt "${before%% *}" ]
+}
+flow_again() { # attached again, and works
+    local now
+    now=$(flow_done "$1") && [ "${now##* }" -gt 0 ] && flow_gets_on "$1"
+}
+# Ends it; its exit status, its account in REPLY.
+flow_end() {
+    guest_run "$1" 90 'touch /tmp/stop; i=0; while [ ! -e /tmp/flow.status ] && [ $i -lt 800 ]; do sleep 0.1; i=$((i+1)); done
+        tail -n 1 /tmp/flow; s=$(cat /tmp/flow.status); rm -f /tmp/flow.status; exit ${s:-99}'
+}
+# Ended well, lost nothing, was never away.
+clean_flow() {
+    case $2 in *'lost 0 reattached 0,'*) [ "$1" -eq 0 ] ;; *) return 1 ;; esac
+}
+reattached_flow() {
+    case $2 in *'reattached 0,'*) return 1 ;; *reattached*) [ "$1" -eq 0 ] ;; *) return 1 ;; esac
+}
+refused_unregistered() { # STATUS NAME: refused with a sentence, and no node was made for it
+    [ "$1" -ne 0 ] && [ "$1" -ne 124 ] && ! xenstore-exists "$(device "$2")/state"
+}
+refused_naming() { # STATUS WORD...: the sentence in REPLY has the words
+    local status=$1 word
+    shift
+    [ "$status" -ne 0 ] && [ "$status" -ne 124 ] || return 1
+    for word; do
+        case $REPLY in *"$word"*) ;; *) return 1 ;; esac
+    done
+}

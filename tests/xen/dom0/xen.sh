@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+# For scenarios in dom0: services, guests, commands that guests run, counts of Xen's resources.
+
+export PATH=$PATH:/usr/lib/xen-4.17/bin
+
+xen_services() {
+    local module
+    for module in xen-privcmd xenfs xen-evtchn xen-gntdev xen-gntalloc; do
+        insmod "/mod/$module.ko" || return 1
+    done
+    mount -t xenfs xenfs /proc/xen || return 1
+    rm -rf /var/run && ln -s /run /var/run
+    mkdir -p /run/xen /run/xenstored
+    {
+        xenstored --pid-file /run/xenstored.pid
+        wait_until 30 xenstore-exists / && xen-init-dom0 && xenconsoled --log=guest --log-dir=/var/log/xen/console
+    } >/tmp/services.log 2>&1
+}
+
+# guest_create NAME [KEY=VALUE...]: memory, type, uuid, paused, args (of its kernel).
+guest_create() {
+    local name=$1 memory=96 type=pv uuid= paused= args= word
+    shift
+    for word; do
+        case $word in
+        memory=*) memory=${word#*=} ;;
+        type=*) type=${word#*=} ;;
+        uuid=*) uuid=${word#*=} ;;
+        paused=*) paused=-p ;;
+        args=*) args=${word#*=} ;;
+        *) echo "guest_create: what is $word?"; return 2 ;;
+        esac
+    done
+    {
+        printf 'name = "%s"\ntype = "%s"\nkernel = "/boot/vmlinux"\nramdisk = "/boot/domu.cpio"\n' "$name" "$type"
+        printf 'memory = %s\nvcpus = 1\n' "$memory"
+        printf 'extra = "console=hvc0 quiet rdinit=/init %s"\n' "$args"
+        printf 'on_poweroff = "destroy"\non_crash = "destroy"\n'
+        if [ -n "$uuid" ]; then printf 'uuid = "%s"\n' "$uuid"; fi
+    } >"/etc/xen/$name.cfg"
+    xl create -q $paused "/etc/xen/$name.cfg" >"/tmp/create.$name" 2>&1 </dev/null || { cat "/tmp/create.$name"; return 1; }
+}
+guest_id() { xl domid "$1" 2>/dev/null; }
+guest_up() { # NAME [SECONDS]: its init waits for commands
+    wait_until "${2:-60}" xenstore-exists "/local/domain/$(guest_id "$1")/data/ready"
+}
+guest_log() { tail -n "${2:-20}" "/var/log/xen/console/guest-$1.log"; }
+
+# guest_start NAME COMMAND: the guest's init runs it in its shell; sets STARTED. guest_wait NAME SECONDS: its exit status,
+# its last line of output in REPLY.
+guest_start() {
+    local path
+    path=/local/domain/$(guest_id "$1")
+    STARTED=$((${STARTED:-0} + 1))
+    xenstore-write "$path/lab/command" "$STARTED $2"
+}
+guest_answered() { case $(xenstore-read "$1/data/reply" 2>/dev/null) in "$2 "*) ;; *) return 1 ;; esac; }
+guest_wait() {
+    local path answer
+    path=/local/domain/$(guest_id "$1")
+    REPLY='no answer'
+    wait_until "$2" guest_answered "$path" "$STARTED" || return 124
+    answer=$(xenstore-read "$path/data/reply")
+    answer=${answer#* }
+    REPLY=${answer#* }
+    return "${answer%% *}"
+}
+guest_run() { # NAME SECONDS COMMAND
+    guest_start "$1" "$3" && guest_wait "$1" "$2"
+}
+# A command that goes on while others run.
+guest_background() { # NAME COMMAND
+    guest_run "$1" 20 "($2) </dev/null >/dev/null 2>&1 &"
+}
+guests_up() {
+    local name
+    for name; do guest_up "$name" || return 1; done
+}
+no_domain() { ! xl list | awk -v id="$1" '$2 == id { found = 1 } END { exit !found }'; }
+guest_destroy() {
+    local id
+    id=$(guest_id "$1")
+    xl destroy "$1" && wait_until 20 no_domain "$id"
+}
+device() { echo "/local/domain/$(guest_id "$1")/device/vgpu/0"; }
+
+# ---- what Xen itself counts: its debug keys print to its console ring ----
+xen_key() {
+    xl dmesg -c >/dev/null
+    xl debug-keys "$1"
+    xl dmesg -c
+}
+# Grants of a domain to others, a line each: REFERENCE PIN FLAGS as numbers. A pin that is not 0: mapped. Flag 4: read-only.
+grants() {
+    xen_key g | sed 's/\[\(0x[0-9a-f]*\)\]/\1/g' | awk -v dom="d$1" '
+        /grant-table for remote/ { mine = $5 == dom }
+        mine && $2 ~ /^0x/ { printf "%d %d %d\n", $2, $5, $NF }'
+}
+grants_used() { grants "$1" | wc -l; }
+# Event channels of a domain that are connected or offered.
+channels_used() {
+    xen_key e | awk -v dom="$1:" '/for domain/ { mine = $NF == dom } mine && /s=[23] / { n++ } END { print n + 0 }'
+}
+free_mib() { xl info | awk '/^free_memory/ { print $3 }'; }

@@ -1,0 +1,29 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# A guest's first process: runs what dom0 writes to its node lab/command, one after the other, and answers in data/reply.
+# Blocks in between: guests that poll take the CPU from each other.
+. /vmlab.sh
+vmlab_mounts
+limit=$(vmlab_argument lab.grants)
+insmod /mod/xen-evtchn.ko
+insmod /mod/xen-gntalloc.ko ${limit:+limit=$limit}
+insmod /mod/xen-gntdev.ko
+
+answer() { # NUMBER STATUS TEXT
+    xenstore-write data/reply "$1 $2 $(printf '%s' "$3" | tr '\n\t\r' '   ' | cut -c 1-400)"
+}
+xenstore-write data/ready 1
+last=0
+# Watches fire once when set, so a command that was written before is seen too.
+xenstore-watch "$(xenstore-read domid | sed 's#.*#/local/domain/&/lab/command#')" | while read -r _; do
+    line=$(xenstore-read lab/command 2>/dev/null) || continue
+    number=${line%% *}
+    [ "$number" != "$last" ] || continue
+    last=$number
+    echo "lab: $line"
+    sh -c "${line#* }" >/tmp/out 2>&1 </dev/null
+    status=$?
+    cat /tmp/out
+    answer "$number" $status "$(tail -n 1 /tmp/out)"
+done
+poweroff -f

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+# Counts of the hypervisor's resources return to what they were. Domains come and go lab.cycles times (kernel argument).
+# expects: attach-cycles attach-grants attach-channels domain-cycles domain-channels domain-memory daemon-files
+
+CYCLES=$(vmlab_argument lab.cycles 3)
+D1=$(guest_id g1)
+guest_run g1 60 'vgpu-lab-guest cycles 2'
+wait_until 10 vm_state 1 registered
+grants_before=$(grants_used "$D1") channels_before=$(channels_used 0)
+guest_run g1 120 'vgpu-lab-guest cycles 50'
+check attach-cycles "$REPLY" [ $? -eq 0 ]
+wait_until 10 vm_state 1 registered
+check attach-grants "$grants_before before, $(grants_used "$D1") after" [ "$(grants_used "$D1")" = "$grants_before" ]
+check attach-channels "$channels_before before, $(channels_used 0) after" [ "$(channels_used 0)" = "$channels_before" ]
+
+guest_destroy g2
+cycle() {
+    guest_create g2 uuid=$UUID2 && guest_up g2 && wait_until 20 xenstore-exists "$(device g2)/state" || return 1
+    guest_run g2 60 'vgpu-lab-guest cycles 1' || return 1
+    # Every other one is destroyed while it is attached.
+    if [ $(($1 % 2)) -eq 0 ]; then
+        flow_start g2 && wait_until 30 flow_gets_on g2 || return 1
+    fi
+    guest_destroy g2
+}
+cycle 0
+memory_before=$(free_mib) channels_before=$(channels_used 0) files_before=$(ls "/proc/$VGPUD/fd" | wc -l)
+rss_before=$(awk '/^VmRSS/ { print $2 }' "/proc/$VGPUD/status")
+done_cycles=0
+while [ $done_cycles -lt "$CYCLES" ] && cycle $done_cycles; do
+    done_cycles=$((done_cycles + 1))
+done
+check domain-cycles "$done_cycles of $CYCLES; $REPLY" [ $done_cycles -eq "$CYCLES" ]
+same_memory() { [ "$(free_mib)" -ge "$memory_before" ]; }
+wait_until 10 same_memory
+check domain-memory "$memory_before MiB free before, $(free_mib) after" same_memory
+check domain-channels "$channels_before before, $(channels_used 0) after" [ "$(channels_used 0)" = "$channels_before" ]
+files=$(ls "/proc/$VGPUD/fd" | wc -l)
+check daemon-files "$files_before before, $files after" [ "$files" -eq "$files_before" ]
+info daemon-memory "$rss_before KiB before, $(awk '/^VmRSS/ { print $2 }' "/proc/$VGPUD/status") KiB after $CYCLES domains"
+mark leaks

@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * vgpu-lab-reach: may this domain reach into another one? Talks to the hypervisor itself, without libvgpu.
+ *
+ *   map DOMID REF ro|rw       maps one granted page; "mapped", or the error
+ *   write DOMID REF           maps it read-only and writes to it: the CPU must refuse (a signal)
+ *   bind DOMID PORT           binds an event channel
+ *   offer DOMID SECONDS       opens an event channel for that domain alone, prints its port, and waits
+ *
+ * Exit 0: reached; 1: refused (the line says how); 2: wrong arguments or no Xen here.
+ */
+#include <errno.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <xenevtchn.h>
+#include <xengnttab.h>
+
+static sigjmp_buf refused;
+
+static void on_fault(int signal)
+{
+    siglongjmp(refused, signal);
+}
+
+static int map(uint32_t domid, uint32_t ref, int prot)
+{
+    xengnttab_handle *x = xengnttab_open(NULL, 0);
+
+    if (!x) {
+        printf("gntdev: %s\n", strerror(errno));
+        return 2;
+    }
+    volatile uint32_t *page = xengnttab_map_grant_ref(x, domid, ref, prot);
+    if (!page) {
+        printf("refused: %s\n", strerror(errno));
+        return 1;
+    }
+    printf("mapped, first word %08x\n", page[0]);
+    return 0;
+}
+
+static int write_read_only(uint32_t domid, uint32_t ref)
+{
+    xengnttab_handle *x = xengnttab_open(NULL, 0);
+    volatile uint32_t *page = x ? xengnttab_map_grant_ref(x, domid, ref, PROT_READ) : NULL;
+
+    if (!page) {
+        printf("not mapped: %s\n", strerror(errno));
+        return 2;
+    }
+    signal(SIGSEGV, on_fault);
+    signal(SIGBUS, on_fault);
+    int how = sigsetjmp(refused, 1);
+    if (how) {
+        printf("refused: signal %d\n", how);
+        return 1;
+    }
+    page[0] = page[0];
+    printf("written\n");
+    return 0;
+}
+
+static int bind_channel(uint32_t domid, uint32_t port)
+{
+    xenevtchn_handle *x = xenevtchn_open(NULL, 0);
+
+    if (!x) {
+        printf("evtchn: %s\n", strerror(errno));
+        return 2;
+    }
+    int local = xenevtchn_bind_interdomain(x, domid, port);
+    if (local < 0) {
+        printf("refused: %s\n", strerror(errno));
+        return 1;
+    }
+    printf("bound as %d\n", local);
+    return 0;
+}
+
+static int offer_channel(uint32_t domid, uint32_t seconds)
+{
+    xenevtchn_handle *x = xenevtchn_open(NULL, 0);
+    int port = x ? xenevtchn_bind_unbound_port(x, domid) : -1;
+
+    if (port < 0) {
+        printf("evtchn: %s\n", strerror(errno));
+        return 2;
+    }
+    printf("%d\n", port);
+    fflush(stdout);
+    sleep(seconds);
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc < 4)
+        return 2;
+    uint32_t domid = (uint32_t)strtoul(argv[2], NULL, 10), number = (uint32_t)strtoul(argv[3], NULL, 10);
+    if (strcmp(argv[1], "map") == 0 && argc > 4)
+        return map(domid, number, strcmp(argv[4], "rw") == 0 ? PROT_READ | PROT_WRITE : PROT_READ);
+    if (strcmp(argv[1], "write") == 0)
+        return write_read_only(domid, number);
+    if (strcmp(argv[1], "bind") == 0)
+        return bind_channel(domid, number);
+    if (strcmp(argv[1], "offer") == 0)
+        return offer_channel(domid, number);
+    return 2;
+}

@@ -1,0 +1,85 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Runs scenarios in Xen in QEMU and prints TAP. See README.md.
+
+xen_test.py [--build DIR] SUITE
+xen_test.py [--build DIR] [--limit S] [--pvh] --scenario PART...   one boot with parts of your choice; shows the console
+"""
+import argparse
+import os
+import sys
+import tempfile
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import lab
+from vmlab import CannotRun, results
+
+ROOT = os.path.dirname(os.path.dirname(lab.HERE))
+PROGRAMS = {
+    'vgpud': 'core/vgpud', 'vgpu-exec': 'pmd-gpu/vgpu-exec', 'vgpu-ctl': 'ctl/vgpu-ctl',
+    'vgpu-vecadd': 'guest-lib/examples/vgpu-vecadd', 'vgpu-gemm': 'guest-lib/examples/vgpu-gemm',
+    'vgpu-lab-guest': 'tests/xen/vgpu-lab-guest', 'vgpu-lab-reach': 'tests/xen/vgpu-lab-reach',
+}
+# suite: [(parts, seconds that they may take, options of Lab.boot)]: one boot each. Limits are for a machine that is busy.
+SUITES = {
+    'xen': [(['start'], 420, {})],
+}
+
+
+def arguments():
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--build', default=os.path.join(ROOT, 'build'))
+    parser.add_argument('--scenario', nargs='+', help='names in parts/ or shell scripts, instead of a suite')
+    parser.add_argument('--limit', type=int, default=300, help='seconds for --scenario')
+    parser.add_argument('--log', help='folder for images and logs; default: BUILD/tests/xen/log')
+    parser.add_argument('--pvh', action='store_true', help='with --scenario: a CPU that can run PVH guests')
+    parser.add_argument('suite', nargs='?', choices=list(SUITES))
+    options = parser.parse_args()
+    if bool(options.suite) == bool(options.scenario):
+        parser.error('a suite, or --scenario FILE')
+    return options
+
+
+def own_scenario(machine, options, logs):
+    found, log = results.Results(), os.path.join(logs, 'scenario.log')
+
+    def show(at, text):
+        found.line(at, text)
+        print(f'[{at:7.2f}] {text}', flush=True)
+    boot = machine.boot(options.scenario, log=log, limit_s=options.limit, on_line=show, pvh=options.pvh)
+    return 1 if results.tap(found.judge(boot, lab.expected(options.scenario)), found.infos, log) else 0
+
+
+def main():
+    options = arguments()
+    logs = options.log or os.path.join(options.build, 'tests', 'xen', 'log')
+    os.makedirs(logs, exist_ok=True)
+    missing = [path for path in PROGRAMS.values() if not os.path.exists(os.path.join(options.build, path))]
+    if missing:
+        print(f'not built: {" ".join(missing)}' + (' (libxen-dev)' if missing == [PROGRAMS['vgpu-lab-reach']] else ''))
+        return 77
+    programs = {name: os.path.join(options.build, path) for name, path in PROGRAMS.items()}
+    with tempfile.TemporaryDirectory(prefix='vgpu-xen-') as work:
+        machine = lab.Lab(programs, work)
+        if options.scenario:
+            return own_scenario(machine, options, logs)
+        rows, infos = [], []
+        for number, (parts, limit_s, more) in enumerate(SUITES[options.suite], 1):
+            found, log = results.Results(), os.path.join(logs, f'{options.suite}-{number}.log')
+            boot = machine.boot(parts, log=log, limit_s=limit_s, on_line=found.line, **more)
+            judged = found.judge(boot, lab.expected(parts))
+            rows += [(name if name != 'boot' else f'boot-{number}', verdict, detail) for name, verdict, detail in judged]
+            infos += found.infos
+            if any(verdict == 'FAIL' for _, verdict, _ in judged):
+                for at, text in boot.lines[-60:]:
+                    print(f'# [{at:7.2f}] {text}')
+        return 1 if results.tap(rows, infos, logs) else 0
+
+
+if __name__ == '__main__':
+    try:
+        sys.exit(main())
+    except CannotRun as why:
+        print(why)
+        sys.exit(77)
