@@ -220,7 +220,8 @@ def bench_html(name, rows):
         if r['metric'] == 'hist':
             # Subjects are compared under like conditions; what a floor lacks (attached, active) does not part it.
             hists.setdefault(r['params'].get('burst', ''), []).append(
-                {**r, 'subject': r['subject'] + (f' ({r["params"]["attached"]} VMs)' if 'attached' in r['params'] else '')})
+                {**r, 'subject': r['subject'] + (f' ({r["params"]["attached"]} VMs)' if 'attached' in r['params'] else
+                                                 f' {r["params"]["rate"]:g} M/s' if 'rate' in r['params'] else '')})
     for group in hists.values():
         plots.append(latency_plot(group, f'{name}: latency by percentile, all rounds together'))
     plots = ''.join(p for p in plots if p)

@@ -135,6 +135,26 @@ static int measure_rtt(struct run *run, bool in_process, uint32_t attached)
     return err;
 }
 
+/* Latency under a load that does not wait for answers. */
+static int measure_open(struct run *run, bool in_process, double rate)
+{
+    const char *subject = subject_of(in_process);
+    char params[PATH_PARAMS_BYTES];
+    uint32_t running;
+
+    loads_reset(run, &running, 1, 1);
+    run->loads[0].rate = rate;
+    rig_publish(run->rig, 1, in_process);
+    int err = path_team(run, in_process, 1, path_open_main);
+    const struct path_load *load = &run->loads[0];
+    if (err || !sound(run, "path.open", subject, load->errors, load->count))
+        return err;
+    record_latency(run, "path.open", subject, path_open_params(params, rate), load->hist);
+    bench_record(run->b, "path.open", subject, params, "reached", "M/s",
+                 (double)load->count * (double)vgpu_clock.ticks_hz / (double)load->took / 1e6);
+    return 0;
+}
+
 static uint32_t guest_threads(const struct bench *b, bool in_process, uint32_t active)
 {
     uint32_t cores = (uint32_t)b->n_cores - (in_process ? 1 : 2);
@@ -244,12 +264,13 @@ static int measure_daemon(struct run *run, bool in_process, bool stream)
 }
 
 /* ---- cells: what is measured in one round, one after the other ---- */
-enum cell_kind { CELL_FLOOR, CELL_RTT, CELL_BARE, CELL_STREAM, CELL_DAEMON };
+enum cell_kind { CELL_FLOOR, CELL_RTT, CELL_BARE, CELL_STREAM, CELL_OPEN, CELL_DAEMON };
 struct cell {
     enum cell_kind kind;
     bool in_process; /* CELL_FLOOR: two lines, not three. CELL_BARE: no completions */
     bool stream;     /* CELL_DAEMON */
     struct mix mix;
+    double rate; /* CELL_OPEN */
 };
 #define CELLS_MAX 32
 struct cells {
@@ -272,17 +293,19 @@ static void cells_fill(struct cells *c, const struct bench *b, bool in_process)
     const char *latency = in_process ? "rtt" : "hops", *subject = subject_of(in_process);
     const char *daemon = in_process ? "vgpud" : "vgpud-split";
 
-    cell_add(c, b, latency, "floor", (struct cell){CELL_FLOOR, in_process, false, {0, 0}});
-    cell_add(c, b, latency, subject, (struct cell){CELL_RTT, in_process, false, {1, 1}});
-    cell_add(c, b, latency, subject, (struct cell){CELL_RTT, in_process, false, {PATH_VMS_MAX, 1}});
-    cell_add(c, b, latency, daemon, (struct cell){CELL_DAEMON, in_process, false, {1, 1}});
+    cell_add(c, b, latency, "floor", (struct cell){CELL_FLOOR, in_process, false, {0, 0}, 0});
+    cell_add(c, b, latency, subject, (struct cell){CELL_RTT, in_process, false, {1, 1}, 0});
+    cell_add(c, b, latency, subject, (struct cell){CELL_RTT, in_process, false, {PATH_VMS_MAX, 1}, 0});
+    cell_add(c, b, latency, daemon, (struct cell){CELL_DAEMON, in_process, false, {1, 1}, 0});
     if (in_process) {
-        cell_add(c, b, "stream", "ring", (struct cell){CELL_BARE, true, true, {0, 0}});
-        cell_add(c, b, "stream", "ring+answer", (struct cell){CELL_BARE, false, true, {0, 0}});
+        cell_add(c, b, "stream", "ring", (struct cell){CELL_BARE, true, true, {0, 0}, 0});
+        cell_add(c, b, "stream", "ring+answer", (struct cell){CELL_BARE, false, true, {0, 0}, 0});
     }
     for (size_t i = 0; i < MIXES; i++)
-        cell_add(c, b, "stream", subject, (struct cell){CELL_STREAM, in_process, true, mixes[i]});
-    cell_add(c, b, "stream", daemon, (struct cell){CELL_DAEMON, in_process, true, {1, 1}});
+        cell_add(c, b, "stream", subject, (struct cell){CELL_STREAM, in_process, true, mixes[i], 0});
+    for (uint32_t i = 0; i < PATH_OPEN_RATES; i++)
+        cell_add(c, b, "open", subject, (struct cell){CELL_OPEN, in_process, false, {1, 1}, path_open_rates[i]});
+    cell_add(c, b, "stream", daemon, (struct cell){CELL_DAEMON, in_process, true, {1, 1}, 0});
 }
 
 static int run_cell(struct run *run, const struct cell *c)
@@ -296,6 +319,8 @@ static int run_cell(struct run *run, const struct cell *c)
         return measure_bare(run, !c->in_process);
     case CELL_STREAM:
         return measure_stream(run, c->in_process, &c->mix);
+    case CELL_OPEN:
+        return measure_open(run, c->in_process, c->rate);
     case CELL_DAEMON:
         return measure_daemon(run, c->in_process, c->stream);
     }
@@ -410,7 +435,7 @@ out:
 void bench_path_list(FILE *to)
 {
     fprintf(to,
-            "  measurements: rtt, hops (from 3 cores on), stream, idle\n"
+            "  measurements: rtt, hops (from 3 cores on), stream, open, idle\n"
             "  floor              two cache lines back and forth, three in the relay\n"
             "  ring               a bare ring whose consumer validates; ring+answer: and sends completions back\n"
             "  rtc                run to completion: poll core and executor in one loop\n"

@@ -29,11 +29,16 @@ struct path_load {
     uint32_t *running;         /* threads that have not ended; the last one stops the loops */
     struct bench_hist *hist;   /* round trips in ticks, or windows */
     uint64_t count, took, errors;
+    double rate;               /* path_open_main: descriptors that fall due, millions a second */
 } VGPU_ALIGNED(128);
 
 /* Thread functions; arg: struct path_load. */
 void path_rtt_main(void *arg);    /* one descriptor in flight */
 void path_stream_main(void *arg); /* bursts, as many in flight as the host takes */
+
+void path_open_main(void *arg);   /* one at a time on a schedule; the latency counts from when each fell due */
+#define PATH_OPEN_RATES 5u
+extern const double path_open_rates[PATH_OPEN_RATES];
 
 /* A ring without a path behind it, in the rig's memory: what comes out is validated, and with `completions` answered. */
 struct path_bare {
@@ -56,6 +61,8 @@ int path_daemon_measure(struct path_daemon *d, struct bench *b, bool stream, str
 /* ---- report.c ---- */
 #define PATH_PARAMS_BYTES 96
 const char *path_params(char out[PATH_PARAMS_BYTES], uint32_t attached, uint32_t active, uint32_t burst);
+/* Of a load of so many million a second. */
+const char *path_open_params(char out[PATH_PARAMS_BYTES], double rate);
 void path_report(struct bench *b); /* prints, and records goals as rows of path.goal */
 extern const uint32_t path_idle_counts[];
 #define PATH_IDLE_COUNTS 5u

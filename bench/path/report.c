@@ -127,6 +127,36 @@ static void idle_table(const struct bench *b)
     fputc('\n', b->text);
 }
 
+const char *path_open_params(char out[PATH_PARAMS_BYTES], double rate)
+{
+    snprintf(out, PATH_PARAMS_BYTES, "{\"rate\":%g,\"slots\":%u}", rate, PATH_SLOTS);
+    return out;
+}
+
+static void open_table(const struct bench *b)
+{
+    static const char *const metrics[] = {"reached", "p50", "p99", "p99.9", "p99.99", "max"};
+    struct bench_table t;
+
+    bench_table_init(&t, 8);
+    bench_table_names(&t, (const char *const[]){"open loop, due on a schedule", "M/s", "reached", "p50 ns", "p99", "p99.9",
+                                                "p99.99", "max", NULL});
+    int none = t.cells;
+    for (int split = 0; split < 2; split++)
+        for (uint32_t i = 0; i < PATH_OPEN_RATES; i++) {
+            const char *subject = split ? "split" : "rtc";
+            char params[PATH_PARAMS_BYTES];
+            path_open_params(params, path_open_rates[i]);
+            if (!bench_find(b, "path.open", subject, params, "p50"))
+                continue;
+            bench_table_add(&t, "%s", subject);
+            bench_table_num(&t, path_open_rates[i], 1);
+            for (size_t k = 0; k < sizeof(metrics) / sizeof(metrics[0]); k++)
+                bench_table_num(&t, bench_median(bench_find(b, "path.open", subject, params, metrics[k])), k ? 0 : 2);
+        }
+    bench_table_show(&t, none, b->text);
+}
+
 /* ---- Goals ---- */
 static void latency_goals(struct bench_goals *g)
 {
@@ -172,8 +202,9 @@ void path_report(struct bench *b)
     latency_table(b, false);
     latency_table(b, true);
     stream_table(b);
+    open_table(b);
     idle_table(b);
-    bench_goals_begin(&g, b, "path", true, true);
+    bench_goals_begin(&g, b, "path", true, !b->filter);
     latency_goals(&g);
     stream_goals(&g, "rtc");
     stream_goals(&g, "split");
