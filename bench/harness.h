@@ -44,6 +44,16 @@ struct bench_row {
     struct bench_hist *hist; /* metric "hist": all rounds together; else NULL */
 };
 
+/* What disturbed a suite; noise.c. NAN: this machine does not tell. */
+struct bench_noise {
+    bool noisy;
+    double switches_per_s, steal_percent, interrupts_per_s, frequency_percent;
+    /* private to noise.c */
+    uint64_t from_ns, switches, thread_ns, migrations, steal, all, interrupts;
+    double mhz_low, mhz_high;
+    bool have_steal, have_interrupts, have_frequency;
+};
+
 struct bench {
     /* From the command line. */
     int reps;                /* rounds */
@@ -65,6 +75,7 @@ struct bench {
     bool is_amd;
     bool is_intel;
     /* State. */
+    struct bench_noise noise;
     int round; /* of the measurements being recorded */
     struct bench_row *rows;
     size_t n_rows, cap_rows;
@@ -97,7 +108,15 @@ bool bench_sibling(char out[PATH_MAX], const char *name);
 void bench_host_init(struct bench *b);
 /* Runs fn[i](arg[i]) on threads pinned to cores[i], started together; returns when all are done. 0 or -errno. */
 typedef void bench_thread_fn(void *arg);
-int bench_team_run(const int *cores, int n, bench_thread_fn *const *fn, void *const *arg);
+int bench_team_run(struct bench *b, const int *cores, int n, bench_thread_fn *const *fn, void *const *arg);
+
+/* ---- noise.c ---- */
+/* Around a suite. end: says aloud what went beyond its limit, and returns whether anything did; rows carry it too. */
+void bench_noise_begin(struct bench *b);
+bool bench_noise_end(struct bench *b);
+/* A thread that measured, at its end. Any thread. */
+void bench_noise_thread(struct bench_noise *n, uint64_t ran_ns, bool migrated);
+void bench_noise_print(const struct bench *b, FILE *to); /* as a JSON object */
 
 /*
  * Memory for rings: huge pages where the host has them. bench_mem_take() gives zeroed pieces at addresses that differ

@@ -119,6 +119,7 @@ struct member {
     void *arg;
     int core;
     int *ready;
+    struct bench_noise *noise;
     int n;
     int err;
 };
@@ -135,19 +136,22 @@ static void *member_main(void *arg)
     /* Yields: more threads than cores must not lock each other out of starting. */
     while (__atomic_load_n(m->ready, __ATOMIC_ACQUIRE) < m->n)
         sched_yield();
-    if (__atomic_load_n(m->ready, __ATOMIC_ACQUIRE) < 2 * m->n && !m->err)
+    if (__atomic_load_n(m->ready, __ATOMIC_ACQUIRE) < 2 * m->n && !m->err) {
+        uint64_t from = vgpu_now_ns();
         m->fn(m->arg);
+        bench_noise_thread(m->noise, vgpu_now_ns() - from, sched_getcpu() != m->core);
+    }
     return NULL;
 }
 
-int bench_team_run(const int *cores, int n, bench_thread_fn *const *fn, void *const *arg)
+int bench_team_run(struct bench *b, const int *cores, int n, bench_thread_fn *const *fn, void *const *arg)
 {
     struct member members[BENCH_CORES_MAX];
     int ready = 0, started = 0, err = 0;
 
     for (; started < n && !err; started++) {
-        members[started] =
-            (struct member){.fn = fn[started], .arg = arg[started], .core = cores[started], .ready = &ready, .n = n};
+        members[started] = (struct member){.fn = fn[started], .arg = arg[started], .core = cores[started],
+                                           .ready = &ready, .noise = &b->noise, .n = n};
         err = -pthread_create(&members[started].thread, NULL, member_main, &members[started]);
         if (err)
             break;

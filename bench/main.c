@@ -8,12 +8,14 @@
 #include "bench/gpu/gpu.h"
 #include "bench/path/path.h"
 #include "bench/rings/rings.h"
+#include "bench/scale/scale.h"
 
 const struct bench_suite bench_suites[] = {
     {"rings", "rings between cores: ours, the raw floors, and every packaged peer found", bench_rings_run,
      bench_rings_list},
     {"path", "guest, poll core, executor and back: round trip, stream, idle VMs, and the daemon itself", bench_path_run,
      bench_path_list},
+    {"scale", "1 to 1000 attached VMs: what a descriptor and an idle VM cost", bench_scale_run, bench_scale_list},
     {"gpu", "CUDA: guests of vgpud beside native programs, MPS and time-slicing, in one run", bench_gpu_run,
      bench_gpu_list},
     {NULL, NULL, NULL, NULL},
@@ -64,7 +66,9 @@ int main(int argc, char **argv)
     b.mem = &mem;
     bench_host_init(&b);
     for (int i = 0; i < n; i++) {
+        bench_noise_begin(&b);
         int rc = find_suite(names[i])->run(&b);
+        bench_noise_end(&b);
         failed |= rc && rc != BENCH_SKIPPED;
         skipped += rc == BENCH_SKIPPED;
         bench_json_flush(&b);

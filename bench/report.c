@@ -198,7 +198,9 @@ static void rows_print(const struct bench *b)
                 "\"min\":%.6g,\"max\":%.6g,\"unit\":\"%s\",\"reps\":%d,\"values\":[",
                 r->bench, r->subject, r->params, r->metric, bench_median(r), v[0], v[n - 1], r->unit, n);
         values_print(b->json, r);
-        fprintf(b->json, "],\"host\":%s}\n", b->host_json);
+        fprintf(b->json, "],\"host\":%s,\"noise\":", b->host_json);
+        bench_noise_print(b, b->json);
+        fputs("}\n", b->json);
     }
 }
 

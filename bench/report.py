@@ -240,6 +240,8 @@ def host_html(rows):
                         for k, v in r.get('host', {}).items())
         load = r.get('host', {}).get('load', 0)
         busy = '<p class="warn">The machine was busy when this started: trust ratios, not times.</p>' if load > 1 else ''
+        if any(x.get('noise', {}).get('noisy') for x in rows if x.get('host') == r.get('host')):
+            busy += '<p class="warn">Others ran on the cores while this was measured: ratios are doubtful, times worthless.</p>'
         parts.append(f'<dl>{facts}</dl>{busy}')
     more = '<p class="warn">Rows of several machines or runs: nothing is compared across them.</p>' if len(seen) > 1 else ''
     return '<details><summary>machine</summary>' + '<hr>'.join(parts) + '</details>' + more

@@ -174,6 +174,16 @@ const struct vgpu_key vgpu_keys[] = {
         "for VMs registered with --iommu-domain=N; without it, into domain 0, which the other VMs share. :ro lets it read\n"
         "only. A GPU that vgpu-exec computes on stays with its own driver."),
 
+    SECTION("log", "What goes to stderr, and so to the journal."),
+    ROW("log.level", LEVEL, "", 0, 0, "info", CONFIG(log_level),
+        "The least that is told. --verbose is debug whatever stands here."),
+
+    SECTION("control", "Who may talk to the daemon over its control socket, besides root and the daemon's own user."),
+    ROW("control.admin_group", TEXT, "", 0, 0, "\"\"", CONFIG(admin_group),
+        "Members of this group may do everything; empty: no such group."),
+    ROW("control.viewer_group", TEXT, "", 0, 0, "\"\"", CONFIG(viewer_group),
+        "Members of this group may look, and change nothing; empty: no such group."),
+
     SECTION("debug", "For tests; leave them off."),
     ROW("debug.debug_ops", BOOL, "", 0, 0, "false", CONFIG(debug_ops),
         "Serve VGPU_OP_DEBUG: any guest may then stall or kill its executor."),
@@ -288,6 +298,9 @@ void vgpu_key_expected(const struct vgpu_key *k, char *out, size_t bytes)
         break;
     case VGPU_KEY_SCOPE:
         snprintf(out, bytes, "pool or host");
+        break;
+    case VGPU_KEY_LEVEL:
+        snprintf(out, bytes, "error, warn, info or debug");
         break;
     case VGPU_KEY_CPU:
         snprintf(out, bytes, "any, or a CPU number from 0 to %d", VGPU_CPU_MAX);
@@ -492,6 +505,14 @@ static const char *set_word(const struct vgpu_key *k, void *dst, const char *tex
         enum vgpu_scope v = !strcmp(text, "host") ? VGPU_SCOPE_HOST : VGPU_SCOPE_POOL;
         if (v == VGPU_SCOPE_POOL && strcmp(text, "pool"))
             return "is no scope";
+        memcpy(dst, &v, sizeof(v));
+    } else if (k->type == VGPU_KEY_LEVEL) {
+        enum vgpu_log_level v = !strcmp(text, "error") ? VGPU_LOG_ERROR
+                                : !strcmp(text, "warn") ? VGPU_LOG_WARN
+                                : !strcmp(text, "debug") ? VGPU_LOG_DEBUG
+                                                         : VGPU_LOG_INFO;
+        if (v == VGPU_LOG_INFO && strcmp(text, "info"))
+            return "is no level";
         memcpy(dst, &v, sizeof(v));
     } else if (k->type == VGPU_KEY_DEVICE) {
         if (!vgpu_key_device(text, dst))

@@ -20,6 +20,7 @@
 #define VGPU_CONFIG_MAX_POLL_CORES 16
 #define VGPU_CONFIG_MAX_DEVICES 16
 #define VGPU_CONFIG_PATH_BYTES 108 /* a unix socket path's limit */
+#define VGPU_CONFIG_GROUP_BYTES 64
 #define VGPU_CPU_ANY (-1)
 
 enum vgpu_tri { VGPU_TRI_AUTO = 0, VGPU_TRI_YES = 1, VGPU_TRI_NO = 2 };
@@ -94,6 +95,10 @@ struct vgpu_config {
     /* iommu */
     uint32_t device_count;
     struct vgpu_device_config devices[VGPU_CONFIG_MAX_DEVICES];
+    /* log, control */
+    enum vgpu_log_level log_level;
+    char admin_group[VGPU_CONFIG_GROUP_BYTES];  /* may do everything; "" : nobody but root and the daemon's user */
+    char viewer_group[VGPU_CONFIG_GROUP_BYTES]; /* may look; "" : nobody else */
     /* debug */
     bool debug_ops;
     bool expose_exec_seq;

@@ -30,6 +30,7 @@ enum vgpu_key_type {
     VGPU_KEY_BOOL,
     VGPU_KEY_TRI, /* auto, true or false */
     VGPU_KEY_SCOPE,
+    VGPU_KEY_LEVEL, /* of the log */
     VGPU_KEY_CPU,  /* int: a CPU number or any */
     VGPU_KEY_CPUS, /* list of the former */
     VGPU_KEY_DEVICE,  /* struct vgpu_device_config */
@@ -62,6 +63,8 @@ bool vgpu_key_cpu(const char *text, int *out);
 bool vgpu_key_device(const char *text, struct vgpu_device_config *out);
 /* As a file would say it; bytes >= 32. */
 void vgpu_key_device_text(const struct vgpu_device_config *d, char *out, size_t bytes);
+/* Writes its value as it would stand in a file. base: the configuration, or the list's element. */
+void vgpu_key_write(FILE *out, const struct vgpu_key *k, const void *base, const struct vgpu_config *c);
 /* "a whole number from 1 to 1024 (descriptors)" */
 void vgpu_key_expected(const struct vgpu_key *k, char *out, size_t bytes);
 /* The element's defaults; required keys stay empty. `list` is its row. */

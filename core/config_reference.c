@@ -27,7 +27,7 @@ static void write_cpu(FILE *out, int cpu)
         fprintf(out, "%d", cpu);
 }
 
-static void write_value(FILE *out, const struct vgpu_key *k, const void *base, const struct vgpu_config *c)
+void vgpu_key_write(FILE *out, const struct vgpu_key *k, const void *base, const struct vgpu_config *c)
 {
     const void *p = (const char *)base + k->offset;
 
@@ -64,6 +64,11 @@ static void write_value(FILE *out, const struct vgpu_key *k, const void *base, c
     case VGPU_KEY_SCOPE:
         fputs(*(const enum vgpu_scope *)p == VGPU_SCOPE_HOST ? "host" : "pool", out);
         break;
+    case VGPU_KEY_LEVEL: {
+        enum vgpu_log_level v = *(const enum vgpu_log_level *)p;
+        fputs(v == VGPU_LOG_ERROR ? "error" : v == VGPU_LOG_WARN ? "warn" : v == VGPU_LOG_INFO ? "info" : "debug", out);
+        break;
+    }
     case VGPU_KEY_CPU:
         write_cpu(out, *(const int *)p);
         break;
@@ -153,7 +158,7 @@ static void write_element(FILE *out, const struct vgpu_key *list, const void *el
             write_comment(out, first ? indent - 2 : indent, k);
         fprintf(out, "%*s%s%s:%s", first ? indent - 2 : indent, "", first ? "- " : "", leaf_of(k->path),
                 k->type == VGPU_KEY_SECTION ? "" : " ");
-        write_value(out, k, element, NULL);
+        vgpu_key_write(out, k, element, NULL);
         fputc('\n', out);
         first = false;
     }
@@ -169,7 +174,7 @@ static void write_key(FILE *out, const struct vgpu_key *k, const struct vgpu_con
     fprintf(out, "%*s%s%s:", indent, "", derived_of(k) ? "# " : "", leaf_of(k->path));
     if (k->type != VGPU_KEY_SECTION && k->type != VGPU_KEY_LIST)
         fputc(' ', out);
-    write_value(out, k, c, c);
+    vgpu_key_write(out, k, c, c);
     fputc('\n', out);
     if (k->type != VGPU_KEY_LIST)
         return;

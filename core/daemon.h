@@ -125,6 +125,7 @@ struct vgpud {
     } transports[VGPU_TRANSPORTS_MAX];
     int epoll, timer, signals, notify_fd, lock_fd;
     bool stopping, stop_done;
+    bool verbose; /* asked for on the command line */
     uint64_t stop_deadline_ns;
     uint64_t started_ns, serving_ns;
     uint64_t last_epoch, epochs_end; /* epochs below epochs_end are reserved for us, also over a crash */

@@ -76,8 +76,7 @@ static int exchange_open(struct vgpud *d, struct vgpu_executor *e, struct vgpu_e
     e->xchg = mmap(NULL, e->xchg_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, e->xchg_fd, 0);
     if (e->xchg == MAP_FAILED) {
         e->xchg = NULL;
-        return vgpu_err_set(err, errno, "cannot map the exchange of executor %s: %s", e->config->name,
-                            strerror(errno));
+        return vgpu_err_set(err, errno, "cannot map the exchange of executor %s: %s", e->config->name, strerror(errno));
     }
     memcpy(e->xchg, &h, sizeof(h));
     e->xchg->expose_exec_seq = d->config.expose_exec_seq;
@@ -164,8 +163,9 @@ static int spawn(struct vgpud *d, struct vgpu_executor *e, int child_control, st
         posix_spawn_file_actions_adddup2(&fa, inherit[i], above + i);
     for (int i = 0; i < 4; i++)
         posix_spawn_file_actions_adddup2(&fa, above + i, 3 + i);
-    for (int i = 0; i < 4; i++)
-        posix_spawn_file_actions_addclose(&fa, above + i);
+    /* Libraries of ours open files that every child inherits, EAL's memory among them: none of that is for an executor.
+     */
+    posix_spawn_file_actions_addclosefrom_np(&fa, 7);
     sigemptyset(&none);
     posix_spawnattr_setsigmask(&attr, &none);
     posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK);
@@ -229,7 +229,8 @@ static void name_suspect(const struct vgpud *d, const struct vgpu_executor *e, c
 
     out[0] = 0;
     for (const struct vgpu_vm_totals *t = d->totals; t; t = t->next)
-        if (t->deaths_executor == e->index && t->death_last == e->restarts && t->deaths_in_flight >= VGPU_SUSPECT_DEATHS) {
+        if (t->deaths_executor == e->index && t->death_last == e->restarts &&
+            t->deaths_in_flight >= VGPU_SUSPECT_DEATHS) {
             n++;
             if (!suspect || t->deaths_in_flight > suspect->deaths_in_flight)
                 suspect = t;
@@ -257,12 +258,12 @@ static void restart_plan(struct vgpud *d, struct vgpu_executor *e, uint64_t live
         return;
     }
     name_suspect(d, e, suspect, sizeof(suspect));
-    snprintf(why, sizeof(why), "down after %u deaths within %u s%s; the last one: %.90s", p->deaths, p->window_s, suspect,
-             e->fault);
+    snprintf(why, sizeof(why), "down after %u deaths within %u s%s; the last one: %.90s", p->deaths, p->window_s,
+             suspect, e->fault);
     executor_fault(e, why);
     memcpy(e->last_fault, e->fault, sizeof(e->last_fault));
-    vgpu_log(VGPU_LOG_ERROR, "executor %s: %s; its pools are down, trying again in %" PRIu64 " s", e->config->name, e->fault,
-             wait_ns / 1000000000);
+    vgpu_log(VGPU_LOG_ERROR, "executor %s: %s; its pools are down, trying again in %" PRIu64 " s", e->config->name,
+             e->fault, wait_ns / 1000000000);
 }
 
 static void executor_start(struct vgpud *d, struct vgpu_executor *e)

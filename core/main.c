@@ -58,6 +58,9 @@ static int serve(const char *config_path, int ready_fd)
 
     if (load(&d.config, config_path))
         return 1;
+    d.verbose = vgpu_log_level == VGPU_LOG_DEBUG;
+    if (!d.verbose)
+        vgpu_log_level = (int)d.config.log_level;
     if (vgpud_open(&d, &err)) {
         vgpu_log(VGPU_LOG_ERROR, "%s", err.text);
         return 1;

@@ -46,6 +46,7 @@ static int probe_start(struct probe *p, const char *executor, const char *backen
     posix_spawnattr_init(&attr);
     posix_spawn_file_actions_addopen(&fa, 0, "/dev/null", O_RDONLY, 0);
     posix_spawn_file_actions_adddup2(&fa, out[1], 1); /* what it logs goes where our log goes */
+    posix_spawn_file_actions_addclosefrom_np(&fa, 3); /* what our libraries have open is not for it */
     sigemptyset(&none);
     posix_spawnattr_setsigmask(&attr, &none);
     posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK);

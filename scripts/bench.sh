@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# ./run bench: suites rings and path unless others are named; rows and a report beside the program unless --json says
+# ./run bench: suites rings, path and scale unless others are named; rows and a report beside the program unless --json says
 # where rows go. `compare`, --list and --help are passed on as they are.
 set -u
 root=$(cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/.." && pwd) || exit 1
@@ -16,7 +16,7 @@ for argument in "$@"; do
     *) suites=yes ;;
     esac
 done
-[ "$suites" = yes ] || set -- rings path "$@"
+[ "$suites" = yes ] || set -- rings path scale "$@"
 place=$root/build/bench
 [ -w "$place" ] || place=${TMPDIR:-/tmp}
 "$bench" "$@" --json="$place/rows.jsonl"

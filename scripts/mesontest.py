@@ -88,13 +88,24 @@ class Build:
                 out.write(want)
         self._step(log, [*ninja, *targets], 'build')
 
-    def run(self, suites, *, serial, limit_s, logbase, env=None, prefix=(), scale=1):
-        """Runs the tests of these suites. Returns (testlog.Outcome, path of the full log)."""
+    def tests(self, suites):
+        """Names of the tests in these suites."""
+        done = subprocess.run([tool('meson'), 'introspect', '--tests', self.path], stdin=subprocess.DEVNULL,
+                              capture_output=True, text=True, timeout=120)
+        if done.returncode:
+            raise BuildError('meson introspect failed', done.stdout + done.stderr)
+        return [test['name'] for test in json.loads(done.stdout)
+                if any(s.split(':', 1)[-1] in suites for s in test['suite'])]
+
+    def run(self, suites, *, processes, limit_s, logbase, env=None, prefix=(), scale=1, names=()):
+        """Runs the tests of these suites, or of them those of these names; processes: at once, None: one for each CPU.
+        Returns (testlog.Outcome, path of the full log)."""
         command = [*prefix, tool('meson'), 'test', '-C', self.path, '--no-rebuild', '--logbase', logbase, '-t', str(scale)]
         for suite in suites:
             command += ['--suite', suite]
-        if serial:
-            command += ['--num-processes', '1']
+        if processes:
+            command += ['--num-processes', str(processes)]
+        command += names
         base = os.path.join(self.path, 'meson-logs', logbase)
         for ending in ('.json', '.txt'):
             if os.path.exists(base + ending):

@@ -15,26 +15,36 @@ import tempfile
 import testlog
 from mesontest import Build
 
+# What only asan-full runs: other ways through sources that are seen already, and tests that mostly wait.
+ASAN_LATER = {'isolation', 'idle', 'backend', 'cuda-faults', 'cuda-demo', 'cuda-hello', 'conformance-cuda-bounce',
+              'conformance-cuda-pools', 'conformance-fault_cpu'}
+ASAN = {
+    'variables': {
+        'ASAN_OPTIONS': 'detect_leaks=1:detect_stack_use_after_return=1:strict_string_checks=1:exitcode=99',
+        'UBSAN_OPTIONS': 'print_stacktrace=1:halt_on_error=1:exitcode=99',
+        'LSAN_OPTIONS': 'exitcode=99',
+    },
+    'canaries': ['overflow', 'leak', 'shift'],
+    'suites': ['unit', 'conformance', 'fuzz', 'e2e', 'hostile', 'kill'],
+    'build': 'asan',
+}
 COMMON = ['--buildtype=debugoptimized', '-Db_lundef=false', '-Dbench=disabled']
 SUITES = {
-    'asan': {
-        'options': [*COMMON, '-Db_sanitize=address,undefined'],
-        'suites': ['unit', 'conformance', 'fuzz', 'e2e', 'hostile'],
-        'variables': {
-            'ASAN_OPTIONS': 'detect_leaks=1:detect_stack_use_after_return=1:strict_string_checks=1:exitcode=99',
-            'UBSAN_OPTIONS': 'print_stacktrace=1:halt_on_error=1:exitcode=99',
-            'LSAN_OPTIONS': 'exitcode=99',
-        },
-        'canaries': ['overflow', 'leak', 'shift'],
-    },
+    'asan': {**ASAN, 'options': [*COMMON, '-Db_sanitize=address,undefined'], 'later': ASAN_LATER, 'slice_s': 15},
+    'asan-full': {**ASAN, 'options': [*COMMON, '-Db_sanitize=address,undefined'], 'later': (), 'slice_s': 60},
     'tsan': {
         'options': [*COMMON, '-Db_sanitize=thread'],
         'suites': ['stress', 'conformance'],
+        'build': 'tsan',
+        'later': (),
+        'slice_s': 15,
         'variables': {'TSAN_OPTIONS': 'halt_on_error=1:second_deadlock_stack=1:history_size=4:exitcode=99'},
         'canaries': ['race'],
     },
 }
 TIMEOUT_SCALE = 5
+# At once: many tests wait more than they work. Those that measure say is_parallel: false.
+PROCESSES = 2
 
 
 def directory(root, name):
@@ -54,10 +64,10 @@ def fixed_addresses():
                                     capture_output=True).returncode == 0 else []
 
 
-def environment(variables, reports):
+def environment(spec, reports):
     """The sanitizers' options, with reports going to files under `reports`; the caller's own options come last."""
-    env = {}
-    for name, value in variables.items():
+    env = {'VGPU_TEST_SLICE_S': os.environ.get('VGPU_TEST_SLICE_S', str(spec['slice_s']))}
+    for name, value in spec['variables'].items():
         own = os.environ.get(name)
         env[name] = f'{value}:log_path={reports}/report' + (f':{own}' if own else '')
     # Counts of iterations shrink by this factor: sanitizers cost 2 to 20 times.
@@ -91,12 +101,12 @@ def try_canaries(spec, build, env, reports, prefix, outcome):
 def run(root, name, limit_s):
     """Returns (testlog.Outcome, path of the full log). Raises BuildError."""
     spec = SUITES[name]
-    build = Build(root, directory(root, name))
+    build = Build(root, directory(root, spec['build']))
     build.make(spec['options'])
     outcome = testlog.Outcome(name)
     prefix = fixed_addresses() if name == 'tsan' else []
     with tempfile.TemporaryDirectory(prefix=f'vgpu-{name}-') as reports:
-        env = environment(spec['variables'], reports)
+        env = environment(spec, reports)
         try_canaries(spec, build, env, reports, prefix, outcome)
         if outcome.failed:
             return outcome, ''
@@ -104,8 +114,9 @@ def run(root, name, limit_s):
         for suite in spec['suites']:
             if suite not in have:
                 outcome.fail(f'{name}: suite {suite} has no tests to run')
-        tests, log = build.run(spec['suites'], serial=True, limit_s=limit_s, logbase=f'test-{name}', env=env,
-                               prefix=prefix, scale=TIMEOUT_SCALE)
+        names = [t for t in build.tests(spec['suites']) if t not in spec['later']]
+        tests, log = build.run(spec['suites'], processes=PROCESSES, limit_s=limit_s, logbase=f'test-{name}', env=env,
+                               prefix=prefix, scale=TIMEOUT_SCALE, names=names)
         outcome.add(tests)
         for title, text in collect(reports):
             outcome.fail(f'sanitizer report {title}', text)

@@ -29,8 +29,9 @@ DEFAULT = {
     'fuzz': 'validator, headers, handshake, configuration, control requests from any bytes, against models',
     'hostile': 'guests that keep no rule, beside neighbours that verify every result',
     'instructions': 'what a descriptor costs in instructions, against a baseline',
+    'kill': 'kill -9 of daemon, executors and guests under load: each descriptor completed once, nothing left behind',
     'xen': 'a real Xen in QEMU: dom0 with the daemon, guests in domUs',
-    'asan': 'unit, conformance, fuzz, e2e and hostile under AddressSanitizer, LeakSanitizer and UBSan',
+    'asan': 'unit, conformance, fuzz, e2e, hostile and kill under AddressSanitizer, LeakSanitizer and UBSan',
     'tsan': 'stress and conformance under ThreadSanitizer',
 }
 # Suites that run only when named: what they need, or why they are not there yet. They become real by registering meson
@@ -38,18 +39,24 @@ DEFAULT = {
 NAMED = {
     'gpu': 'needs the CUDA Toolkit to build and an NVIDIA GPU to run on',
     'xen-ten': 'the Xen transport is not built yet',
-    'iommu': 'the IOMMU checks are not built yet',
+    'iommu': 'needs QEMU, and packages from apt: the kernel and busybox',
     'ml': 'compiled machine-learning programs are not built yet',
     'mutants': 'the mutants of the real code are not written yet',
-    'kill': 'the kill -9 campaign is not written yet',
+    'asan-full': 'asan with the tests that take longest',
     'coverage': 'the coverage report is not written yet',
     'soak': 'the soak run is not written yet',
 }
 # Default suites that need more than a machine may have or install: what they lack is said, and is not a failure.
 NEEDY = {'xen'}
 # Suites whose tests keep several cores busy: one program at a time, or they disturb each other.
-SERIAL = {'gpu', 'stress', 'e2e', 'ordering', 'kill', 'soak', 'hostile', 'xen', 'xen-ten'}
-SUITE_LIMIT_S = {'gpu': 3600}
+SERIAL = {'gpu', 'stress', 'ordering', 'kill', 'soak', 'hostile', 'xen', 'xen-ten', 'iommu'}
+# Much waiting, little work; tests that measure something say is_parallel: false.
+PROCESSES = {'e2e': 2}
+# Campaigns: how long they look for something, in seconds. Part of the default run, and run by name.
+# VGPU_TEST_SLICE_S in the environment replaces both.
+SLICE_S = 60
+CAMPAIGN_S = {'fuzz': 600, 'hostile': 1200, 'kill': 1200}
+SUITE_LIMIT_S = {'gpu': 3600, 'fuzz': 7200, 'hostile': 7200, 'kill': 7200}
 SUITE_LIMIT_DEFAULT_S = 1500
 
 
@@ -71,6 +78,7 @@ def show_list():
     for name, what in DEFAULT.items():
         out(f'  {name:{width}}{what}')
     have = Build(ROOT, os.path.join(ROOT, 'build')).suites()
+    have += [s for s in special.SUITES if s not in DEFAULT]
     extra = [s for s in have if s not in DEFAULT]
     if extra:
         out('also there, by name:')
@@ -101,10 +109,12 @@ def report(name, outcome, log):
         out(f'    log        {os.path.relpath(log, ROOT) if log.startswith(ROOT + os.sep) else log}')
 
 
-def run_plain(name, build):
+def run_plain(name, build, by_name):
     started = time.monotonic()
-    outcome, log = build.run([name], serial=name in SERIAL, limit_s=SUITE_LIMIT_S.get(name, SUITE_LIMIT_DEFAULT_S),
-                             logbase=f'test-{name}')
+    slice_s = os.environ.get('VGPU_TEST_SLICE_S') or str(CAMPAIGN_S.get(name, SLICE_S) if by_name else SLICE_S)
+    outcome, log = build.run([name], processes=1 if name in SERIAL else PROCESSES.get(name),
+                             limit_s=SUITE_LIMIT_S.get(name, SUITE_LIMIT_DEFAULT_S), logbase=f'test-{name}',
+                             env={'VGPU_TEST_SLICE_S': slice_s})
     outcome.name, outcome.seconds = name, time.monotonic() - started
     return outcome, log
 
@@ -121,7 +131,7 @@ def choose(asked, have):
     if not asked:
         # A suite that somebody adds runs by default too: nothing is left out unnoticed.
         plain = [s for s in DEFAULT if s not in special.SUITES]
-        return plain + [s for s in have if s not in DEFAULT and s not in NAMED] + list(special.SUITES), []
+        return plain + [s for s in have if s not in DEFAULT and s not in NAMED] + [s for s in special.SUITES if s in DEFAULT], []
     known = {*DEFAULT, *NAMED, *have}
     wrong = [s for s in asked if s not in known]
     if wrong:
@@ -137,7 +147,7 @@ def main():
     if args.list:
         show_list()
         return 0
-    have = build.suites()
+    have = build.suites() + [s for s in special.SUITES if s in NAMED]
     if args.list_extra:
         out('\n'.join(s for s in have if s in NAMED))
         return 0
@@ -146,7 +156,8 @@ def main():
     total = testlog.Outcome('all')
     for name in chosen:
         try:
-            outcome, log = run_special(name) if name in special.SUITES else run_plain(name, build)
+            outcome, log = (run_special(name) if name in special.SUITES
+                            else run_plain(name, build, bool(args.suites)))
         except BuildError as error:
             outcome, log = testlog.Outcome(name), error.log
             outcome.fail(str(error), error.text)

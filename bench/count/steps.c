@@ -12,12 +12,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "bench/path/rig.h"
+#include "bench/count/burst.h"
+#include "bench/count/planted.h"
 #include "core/base/clock.h"
-
-#define SLOTS 1024u
-#define BURST_MAX 32u
-#define ROUNDS_MAX 64u /* of the poll core until all of a burst is back: more means that it is lost */
 
 struct count_case {
     const char *name;
@@ -39,33 +36,6 @@ static const struct count_case *case_find(const char *name)
     return NULL;
 }
 
-/* One burst of one VM, there and back. False: something is lost or wrong. */
-static bool burst_run(struct rig *rig, struct rig_guest *g, const struct count_case *c, uint32_t n)
-{
-    struct vgpu_slot pool[BURST_MAX], out[BURST_MAX];
-    uint16_t want = c->opcode == VGPU_OP_NOP ? VGPU_OK : VGPU_E_OPCODE;
-
-    memset(pool, 0, sizeof(pool));
-    for (uint32_t i = 0; i < n; i++)
-        pool[i].w[0] = (uint64_t)c->opcode | (uint64_t)(uint32_t)(g->sent + i) << 32;
-    if (vgpu_prod_push(&g->sq, pool, n) != n)
-        return false;
-    g->sent += n;
-    for (uint32_t round = 0; g->done < g->sent; round++) {
-        if (round == ROUNDS_MAX)
-            return false;
-        vgpu_poller_step(rig->poller);
-        uint32_t got = vgpu_cons_pop(&g->cq, out, BURST_MAX);
-        for (uint32_t i = 0; i < got; i++) {
-            const struct vgpu_cpl *cpl = (const struct vgpu_cpl *)&out[i];
-            if (cpl->tag != (uint32_t)g->done || cpl->status != want || cpl->sq_pos != g->sq_start + g->done)
-                return false;
-            g->done++;
-        }
-    }
-    return true;
-}
-
 int main(int argc, char **argv)
 {
     const struct count_case *c = argc == 3 ? case_find(argv[1]) : NULL;
@@ -81,9 +51,12 @@ int main(int argc, char **argv)
         fprintf(stderr, "\n");
         return 2;
     }
+#ifdef STEPS_PLANTED
+    planted = PLANTED_WORK;
+#endif
     vgpu_clock_init();
-    struct rig_params params = {.vms = c->vms, .ring_slots = SLOTS, .in_flight = SLOTS, .window = SLOTS, .burst = 32,
-                                .budget = SLOTS, .handles = 16, .backend = "null"};
+    struct rig_params params = {.vms = c->vms, .ring_slots = BURST_SLOTS, .in_flight = BURST_SLOTS,
+                                .window = BURST_SLOTS, .burst = 32, .budget = BURST_SLOTS, .handles = 16, .backend = "null"};
     if (rig_open(&params, &rig, &err)) {
         fprintf(stderr, "vgpu-bench-steps: %s\n", err.text);
         return 1;
@@ -92,7 +65,7 @@ int main(int argc, char **argv)
     rcu_register_thread();
     for (uint32_t vm = 0; ok && done < count; vm = (vm + 1) % c->vms) {
         uint32_t n = count - done < c->burst ? (uint32_t)(count - done) : c->burst;
-        ok = burst_run(rig, &rig->guests[vm], c, n);
+        ok = burst_run(rig, &rig->guests[vm], c->opcode, n);
         done += n;
     }
     rcu_unregister_thread();

@@ -95,7 +95,7 @@ static int measure_floor(struct run *run, bool relay)
     bench_thread_fn *const fn[] = {relay ? ring_floor.hop_guest : ring_floor.rtt_client,
                                    relay ? ring_floor.hop_poll : ring_floor.rtt_server, ring_floor.hop_exec};
     void *const arg[] = {run->bed, run->bed, run->bed};
-    int err = bench_team_run(run->b->cores, relay ? 3 : 2, fn, arg);
+    int err = bench_team_run(run->b, run->b->cores, relay ? 3 : 2, fn, arg);
     if (!err)
         record_latency(run, bench, "floor", path_params(params, 0, 0, 1), run->hists);
     return err;
@@ -118,7 +118,7 @@ static int path_team(struct run *run, bool in_process, uint32_t threads, bench_t
         fn[n] = guest;
         arg[n++] = &run->loads[i];
     }
-    return bench_team_run(run->b->cores, n, fn, arg);
+    return bench_team_run(run->b, run->b->cores, n, fn, arg);
 }
 
 static int measure_rtt(struct run *run, bool in_process, uint32_t attached)
@@ -195,7 +195,7 @@ static int measure_bare(struct run *run, bool completions)
     path_bare_init(&bare);
     bench_thread_fn *const fn[] = {path_bare_guest_main, path_bare_host_main};
     void *const arg[] = {&bare, &bare};
-    int err = bench_team_run(run->b->cores, 2, fn, arg);
+    int err = bench_team_run(run->b, run->b->cores, 2, fn, arg);
     struct path_load *load = completions ? bare.guest : bare.host;
     if (!err && sound(run, "path.stream", subject, load->errors, load->count))
         record_rate(run, subject, path_params(params, 0, 0, PATH_BURST), load, 1);
@@ -227,7 +227,7 @@ static int measure_idle(struct run *run)
     for (uint32_t k = 0; k <= PATH_IDLE_COUNTS; k++) {
         uint32_t vms = k ? path_idle_counts[k - 1] : 0;
         rig_publish(run->idle_rig, vms, true);
-        int err = bench_team_run(run->b->cores, 1, fn, arg);
+        int err = bench_team_run(run->b, run->b->cores, 1, fn, arg);
         if (err)
             return err;
         double ns = (double)who.took * 1e9 / (double)vgpu_clock.ticks_hz / IDLE_ROUNDS;

@@ -273,7 +273,7 @@ int path_daemon_measure(struct path_daemon *d, struct bench *b, bool burst, stru
     struct client c = {.daemon = d, .load = load, .stream = burst};
     bench_thread_fn *const fn[] = {client_main};
     void *const arg[] = {&c};
-    int err = bench_team_run(b->cores, 1, fn, arg);
+    int err = bench_team_run(b, b->cores, 1, fn, arg);
 
     if (!err && c.rc < 0) {
         err = c.rc;

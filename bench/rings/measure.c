@@ -73,7 +73,7 @@ static int measure_rtt(struct run *run, const struct ring_subject *s)
     s->setup(run->bed);
     bench_thread_fn *const fn[] = {s->rtt_client, s->rtt_server};
     void *const arg[] = {run->bed, run->bed};
-    int err = bench_team_run(run->b->cores, 2, fn, arg);
+    int err = bench_team_run(run->b, run->b->cores, 2, fn, arg);
     return err ? err : record_latency(run, "rings.rtt", s, RING_PARAMS);
 }
 
@@ -85,7 +85,7 @@ static int measure_hops(struct run *run, const struct ring_subject *s)
     s->setup(run->bed);
     bench_thread_fn *const fn[] = {s->hop_guest, s->hop_poll, s->hop_exec};
     void *const arg[] = {run->bed, run->bed, run->bed};
-    int err = bench_team_run(run->b->cores, 3, fn, arg);
+    int err = bench_team_run(run->b, run->b->cores, 3, fn, arg);
     return err ? err : record_latency(run, "rings.hops", s, RING_PARAMS);
 }
 
@@ -110,7 +110,7 @@ static int measure_stream(struct run *run, const struct ring_subject *s, uint32_
     s->setup(run->bed);
     bench_thread_fn *const fn[] = {s->stream_producer, s->stream_consumer};
     void *const arg[] = {run->bed, run->bed};
-    int err = bench_team_run(run->b->cores, 2, fn, arg);
+    int err = bench_team_run(run->b, run->b->cores, 2, fn, arg);
     if (!err)
         record_rate(run, "rings.stream", s->name, ring_burst_params(params, burst));
     return err;
@@ -137,7 +137,7 @@ static int measure_fan(struct run *run, const struct fan_subject *s, uint32_t pr
         fn[i + 1] = s->producer;
         arg[i + 1] = &who[i];
     }
-    int err = bench_team_run(run->b->cores, (int)run->bed->threads + 1, fn, arg);
+    int err = bench_team_run(run->b, run->b->cores, (int)run->bed->threads + 1, fn, arg);
     if (!err)
         record_rate(run, "rings.fanin", s->name, fan_params(params, producers, run->bed->threads, burst));
     return err;
@@ -168,7 +168,7 @@ static int measure_idle(struct run *run, const struct ring_subject *s, uint32_t 
     s->setup_idle(run->bed, rings);
     bench_thread_fn *const fn[] = {idle_thread};
     void *const arg[] = {&who};
-    int err = bench_team_run(run->b->cores, 1, fn, arg);
+    int err = bench_team_run(run->b, run->b->cores, 1, fn, arg);
     if (!err && sound(run, "rings.idle", s->name) && steady(run))
         bench_record(run->b, "rings.idle", s->name, idle_params(params, rings), "poll", "ns",
                      bench_hist_quantile_ns(run->hist, 0.5) / RING_WINDOW_SCALE);

@@ -9,6 +9,7 @@
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "internal.h"
@@ -123,6 +124,17 @@ int e2e_host_try(const struct e2e_host *h)
     for (uint64_t until = e2e_now_ms() + E2E_WAIT_MS; waitpid(pid, &status, WNOHANG) != pid; e2e_sleep_ms(1))
         e2e_check(e2e_now_ms() < until, "vgpud does not end");
     return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+void e2e_host_start_and_kill(const struct e2e_host *h, unsigned after_us)
+{
+    struct timespec ts = {.tv_nsec = (long)after_us * 1000};
+    int null = open("/dev/null", O_WRONLY | O_CLOEXEC);
+    pid_t pid = spawn_vgpud(h, null);
+
+    close(null);
+    nanosleep(&ts, NULL);
+    e2e_check(kill(pid, SIGKILL) == 0 && waitpid(pid, NULL, 0) == pid, "vgpud: %s", strerror(errno));
 }
 
 static bool pools_up(const struct e2e_host *h)

@@ -4,10 +4,9 @@
  * result all the time. Whatever the hostile ones do: the same processes run to the end, no neighbour stands still or
  * sees a wrong byte, nothing is left of them afterwards, and no error is logged but about them.
  *
- * VGPU_HOSTILE_SEED repeats the random choices (not the interleaving); VGPU_HOSTILE_SECONDS is the length of all tests
+ * VGPU_HOSTILE_SEED repeats the random choices (not the interleaving); VGPU_TEST_SLICE_S is the length of all tests
  * together.
  */
-#include <dirent.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -15,6 +14,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "holdings.h"
 #include "hostile.h"
 
 #define NEIGHBOURS    3u
@@ -23,18 +23,7 @@
 #define SECONDS       20u
 #define WARM_MS       1500u
 #define RSS_SLACK_KB  16384
-#define MAPS_SLACK    1400 /* libc keeps up to 40 MiB of stacks of ended threads, two mappings each */
 
-#if defined(__SANITIZE_ADDRESS__)
-#define SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define SANITIZED 1
-#endif
-#endif
-#ifndef SANITIZED
-#define SANITIZED 0
-#endif
 #define PROGRESS_MS (SANITIZED ? 5000u : 1000u) /* each neighbour completes something in each such span */
 
 struct neighbour {
@@ -42,66 +31,6 @@ struct neighbour {
     struct e2e_flow flow;
     uint64_t last; /* completed when it was looked at last */
 };
-
-/* What a process holds. */
-struct holdings {
-    long fds, maps, memfds, rss_kb; /* memfds: mappings of such, which are regions and properties pages */
-};
-
-/* ---- looking at processes ---- */
-
-static struct holdings holdings_of(pid_t pid)
-{
-    struct holdings have = {0};
-    char path[64], line[512];
-
-    if (pid <= 0) /* an executor inside vgpud */
-        return have;
-    snprintf(path, sizeof(path), "/proc/%d/fd", (int)pid);
-    DIR *dir = opendir(path);
-    e2e_check(dir, "%s: %s", path, strerror(errno));
-    while (readdir(dir))
-        have.fds++;
-    closedir(dir);
-    snprintf(path, sizeof(path), "/proc/%d/maps", (int)pid);
-    FILE *f = fopen(path, "r");
-    e2e_check(f, "%s: %s", path, strerror(errno));
-    while (fgets(line, sizeof(line), f)) {
-        have.maps++;
-        have.memfds += strstr(line, "/memfd:") != NULL;
-    }
-    fclose(f);
-    snprintf(path, sizeof(path), "/proc/%d/status", (int)pid);
-    f = fopen(path, "r");
-    e2e_check(f, "%s: %s", path, strerror(errno));
-    while (fgets(line, sizeof(line), f))
-        if (sscanf(line, "VmRSS: %ld", &have.rss_kb) == 1)
-            break;
-    fclose(f);
-    return have;
-}
-
-static bool about_the_same(const struct holdings *now, const struct holdings *before)
-{
-    return now->fds <= before->fds && now->memfds <= before->memfds && now->maps <= before->maps + MAPS_SLACK &&
-           (SANITIZED || now->rss_kb <= before->rss_kb + RSS_SLACK_KB);
-}
-
-static void check_holdings(pid_t pid, const char *what, const struct holdings *before)
-{
-    struct holdings now = {0};
-
-    for (uint64_t until = e2e_now_ms() + 7000; e2e_now_ms() < until; e2e_sleep_ms(20)) {
-        now = holdings_of(pid);
-        if (about_the_same(&now, before))
-            return;
-    }
-    e2e_check(false,
-              "%s: %ld descriptors, %ld mappings (%ld of memfds), %ld KiB; before the hostile guests came %ld, %ld "
-              "(%ld), %ld",
-              what, now.fds, now.maps, now.memfds, now.rss_kb, before->fds, before->maps, before->memfds,
-              before->rss_kb);
-}
 
 /* ---- the hostile side: a process that starts one after the other ---- */
 
@@ -188,8 +117,7 @@ static void check_steps(void)
 
 static unsigned seconds(void)
 {
-    const char *text = getenv("VGPU_HOSTILE_SECONDS");
-    unsigned n = text ? (unsigned)strtoul(text, NULL, 10) : SECONDS;
+    unsigned n = (unsigned)e2e_number("VGPU_TEST_SLICE_S", SECONDS);
 
     return n ? n : 1;
 }
@@ -300,9 +228,9 @@ static void attack(const struct e2e_options *o, unsigned span_ms)
     for (unsigned i = 0; i < HOSTILES; i++)
         e2e_check(e2e_reap(hostile[i]), "a hostile guest found fault");
     hostile_gone(&h);
-    check_holdings(daemon, "vgpud", &before[0]);
-    check_holdings(executor[0], "executor of pool A", &before[1]);
-    check_holdings(executor[1], "executor of pool B", &before[2]);
+    holdings_check(daemon, "vgpud", &before[0], RSS_SLACK_KB);
+    holdings_check(executor[0], "executor of pool A", &before[1], RSS_SLACK_KB);
+    holdings_check(executor[1], "executor of pool B", &before[2], RSS_SLACK_KB);
     check_progress(n);
     e2e_check(e2e_executor_pid(&h, "A") == executor[0] && e2e_executor_pid(&h, "B") == executor[1],
               "an executor is another one");

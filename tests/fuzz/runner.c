@@ -3,7 +3,7 @@
  * Drives a fuzz target where libFuzzer is not there: every file of the corpus, then seeded mutations of them for a
  * while. The target runs in a process of its own; the input that ended it, or that hung it, is written to a file.
  *
- *   fuzz-NAME CORPUS_DIR          VGPU_FUZZ_SEED, VGPU_FUZZ_SECONDS (5)
+ *   fuzz-NAME CORPUS_DIR          VGPU_FUZZ_SEED; VGPU_TEST_SLICE_S is for all targets together
  *   fuzz-NAME FILE...             runs these inputs only, in this process
  */
 #include <dirent.h>
@@ -244,7 +244,7 @@ static void keep_input(const char *name)
 
 int main(int argc, char **argv)
 {
-    const char *seconds = getenv("VGPU_FUZZ_SECONDS"), *seed = getenv("VGPU_FUZZ_SEED");
+    const char *slice = getenv("VGPU_TEST_SLICE_S"), *share = getenv("VGPU_FUZZ_TARGETS"), *seed = getenv("VGPU_FUZZ_SEED");
     const char *name = strrchr(argv[0], '/') ? strrchr(argv[0], '/') + 1 : argv[0];
     struct timespec ts;
     struct stat st;
@@ -272,7 +272,9 @@ int main(int argc, char **argv)
         die("mmap");
     clock_gettime(CLOCK_MONOTONIC, &ts);
     uint64_t start = seed ? strtoull(seed, NULL, 0) : (uint64_t)ts.tv_nsec * 2654435761u + (uint64_t)getpid();
-    uint64_t until_ns = ((uint64_t)ts.tv_sec + (seconds ? strtoull(seconds, NULL, 0) : 5)) * 1000000000u;
+    /* Two run at a time. */
+    uint64_t seconds = 2 * (slice ? strtoull(slice, NULL, 0) : 15) / (share && atoi(share) > 0 ? (unsigned)atoi(share) : 6);
+    uint64_t until_ns = ((uint64_t)ts.tv_sec + (seconds ? seconds : 1)) * 1000000000u;
     printf("VGPU_FUZZ_SEED=%llu\n", (unsigned long long)start);
     fflush(stdout);
     rng = start;

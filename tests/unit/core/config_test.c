@@ -276,6 +276,9 @@ Test(config, every_word_and_string_refuses_nonsense)
         case VGPU_KEY_TRI:
             each_key_refuses(k, "yes", "\"yes\" is none of them");
             break;
+        case VGPU_KEY_LEVEL:
+            each_key_refuses(k, "loud", "\"loud\" is no level");
+            break;
         case VGPU_KEY_SCOPE:
             each_key_refuses(k, "hosts", "\"hosts\" is no scope");
             break;
@@ -364,12 +367,13 @@ Test(config, unknown_keys_are_refused_with_the_nearest)
     refused("pools:\n  - {name: A, executor: exec-A, buget: {high: 1}}\n",
             "t.yaml:2:33: pools[0]: \"buget\" is no key here; expected one like it: budget\n");
     refused("\"a\\0b\": 1\n", "t.yaml:1:1: \"a?b\" is no key here; expected one of paths, transports, ring, "
-                              "poll_cores, executors, executor_idle, recovery, scheduler, pools, limits, memory, iommu, debug\n");
+                              "poll_cores, executors, executor_idle, recovery, scheduler, pools, limits, memory, "
+                              "iommu, log, control, debug\n");
     refused("? [x]\n: 1\n", "t.yaml:1:3: a key is not a word; expected a key's name\n");
     refused(
         "<<: {limits: {handles: 1}}\n",
         "t.yaml:1:1: \"<<\" is no key here; expected one of paths, transports, ring, poll_cores, executors, "
-        "executor_idle, recovery, scheduler, pools, limits, memory, iommu, debug\n");
+        "executor_idle, recovery, scheduler, pools, limits, memory, iommu, log, control, debug\n");
 }
 
 Test(config, duplicate_keys_are_refused)

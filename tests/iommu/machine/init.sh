@@ -1,0 +1,70 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# The machine of suite iommu: vgpud with VFIO-bound devices (mode iommu), or without an IOMMU (mode bare).
+. /vmlab.sh
+vmlab_mounts
+mode=$(vmlab_argument vgpu.mode iommu)
+for module in irqbypass vfio vfio_virqfd vfio_iommu_type1 vfio-pci-core vfio-pci; do
+    [ ! -f "/mod/$module.ko" ] || insmod "/mod/$module.ko"
+done
+mkdir -p /etc /run/vgpu /var/lib/vgpu
+# Of these CPUs OpenBLAS knows a name, and not what the emulation lacks.
+export OPENBLAS_CORETYPE=Nehalem
+export VGPU_SOCKET=/run/vgpu/attach.sock VGPU_CONTROL_SOCKET=/run/vgpu/control.sock
+
+# The edu devices, in order of their addresses.
+devices=
+for d in /sys/bus/pci/devices/*; do
+    [ "$(cat "$d/vendor"):$(cat "$d/device")" = 0x1234:0x11e8 ] || continue
+    devices="$devices ${d##*/}"
+    echo vfio-pci >"$d/driver_override"
+    echo "${d##*/}" >/sys/bus/pci/drivers_probe
+done
+set -- $devices
+
+configure() { # DEVICES
+    cat >/etc/vgpud.yaml <<END
+paths: {executor: /bin/vgpu-exec}
+memory: {hugepages: false}
+iommu: {devices: [$1]}
+pools:
+  - {name: A, executor: exec-A}
+END
+}
+answers() { vgpu-ctl list-pools >/dev/null 2>&1; }
+start() {
+    vgpud --config /etc/vgpud.yaml >>/tmp/vgpud.log 2>&1 </dev/null &
+    vgpud=$!
+    wait_until 60 eval 'answers || ! kill -0 $vgpud' && answers
+}
+guest() { # NUMBER ARENA-BYTES
+    VGPU_VM_ID=$1 vgpu-iommu-guest "$2" "/tmp/guest-$1" >"/tmp/guest-$1.log" 2>&1 </dev/null &
+    wait_until 60 test -f "/tmp/guest-$1" || { cat "/tmp/guest-$1.log"; return 1; }
+}
+register() { vgpu-ctl register-vm --pool=A --uid=0 --vm-id="$@"; }
+refused() { # WORDS: vgpud does not start, and says so
+    ! timeout 60 vgpud --config /etc/vgpud.yaml >/tmp/refused.log 2>&1 </dev/null && grep -q "$1" /tmp/refused.log
+}
+
+if [ "$mode" = bare ]; then
+    configure "$1"
+    check refuses-without-iommu "vgpud refuses a VFIO device where there is no IOMMU" refused 'is in no IOMMU group'
+    configure ''
+    check vgpud "vgpud answers" start
+    register 1 --arena-bytes=256K && register 2 --arena-bytes=256K
+    check attached "two guests" eval 'guest 1 0x40000 && guest 2 0x40000'
+    vgpu-iommu-probe bare "$1"
+else
+    configure "$1@1, $2@2:ro"
+    check groups "each device alone in its group" test "$(ls /sys/kernel/iommu_groups/*/devices/ | grep -c -e "$1" -e "$2")" = 2
+    check vgpud "vgpud took both devices into domains" start
+    register 1 --arena-bytes=256K --iommu-domain=1 --isolation=dedicated && register 2 --arena-bytes=256K &&
+        register 3 --arena-bytes=1M --iommu-domain=2
+    check attached "three guests" eval 'guest 1 0x40000 && guest 2 0x40000 && guest 3 0x100000'
+    vgpu-ctl show-iommu-status
+    vgpu-iommu-probe iommu "$1" "$2" "$vgpud"
+    vgpu-ctl show-iommu-status
+fi
+sed 's/^/vgpud.log: /' /tmp/vgpud.log
+[ ! -f /tmp/refused.log ] || sed 's/^/refused.log: /' /tmp/refused.log
+vmlab_end
