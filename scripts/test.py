@@ -12,6 +12,7 @@ import sys
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import coverage
 import special
 import testlog
 from mesontest import Build, BuildError
@@ -41,13 +42,15 @@ NAMED = {
     'xen-ten': 'the Xen transport is not built yet',
     'iommu': 'needs QEMU, and packages from apt: the kernel and busybox',
     'ml': 'compiled machine-learning programs are not built yet',
-    'mutants': 'the mutants of the real code are not written yet',
+    'mutants': 'bugs put into a copy of the real code, one at a time: the tests must find each',
     'asan-full': 'asan with the tests that take longest',
-    'coverage': 'the coverage report is not written yet',
+    'coverage': 'lines that the default suites reach, of each file',
     'soak': 'the soak run is not written yet',
 }
 # Default suites that need more than a machine may have or install: what they lack is said, and is not a failure.
 NEEDY = {'xen'}
+# Suites with a build of their own.
+SPECIAL = [*special.SUITES, 'coverage']
 # Suites whose tests keep several cores busy: one program at a time, or they disturb each other.
 SERIAL = {'gpu', 'stress', 'ordering', 'kill', 'soak', 'hostile', 'xen', 'xen-ten', 'iommu'}
 # Much waiting, little work; tests that measure something say is_parallel: false.
@@ -56,7 +59,7 @@ PROCESSES = {'e2e': 2}
 # VGPU_TEST_SLICE_S in the environment replaces both.
 SLICE_S = 60
 CAMPAIGN_S = {'fuzz': 600, 'hostile': 1200, 'kill': 1200}
-SUITE_LIMIT_S = {'gpu': 3600, 'fuzz': 7200, 'hostile': 7200, 'kill': 7200}
+SUITE_LIMIT_S = {'gpu': 3600, 'mutants': 7200, 'fuzz': 7200, 'hostile': 7200, 'kill': 7200}
 SUITE_LIMIT_DEFAULT_S = 1500
 
 
@@ -78,7 +81,7 @@ def show_list():
     for name, what in DEFAULT.items():
         out(f'  {name:{width}}{what}')
     have = Build(ROOT, os.path.join(ROOT, 'build')).suites()
-    have += [s for s in special.SUITES if s not in DEFAULT]
+    have += [s for s in SPECIAL if s not in DEFAULT]
     extra = [s for s in have if s not in DEFAULT]
     if extra:
         out('also there, by name:')
@@ -121,7 +124,10 @@ def run_plain(name, build, by_name):
 
 def run_special(name):
     started = time.monotonic()
-    outcome, log = special.run(ROOT, name, SUITE_LIMIT_DEFAULT_S)
+    if name == 'coverage':
+        outcome, log = coverage.run(ROOT, special.directory(ROOT, name), 2 * SUITE_LIMIT_DEFAULT_S)
+    else:
+        outcome, log = special.run(ROOT, name, SUITE_LIMIT_DEFAULT_S)
     outcome.name, outcome.seconds = name, time.monotonic() - started
     return outcome, log
 
@@ -130,8 +136,8 @@ def choose(asked, have):
     """(suites to run, suites asked for that are not there); exits 2 for an unknown name."""
     if not asked:
         # A suite that somebody adds runs by default too: nothing is left out unnoticed.
-        plain = [s for s in DEFAULT if s not in special.SUITES]
-        return plain + [s for s in have if s not in DEFAULT and s not in NAMED] + [s for s in special.SUITES if s in DEFAULT], []
+        plain = [s for s in DEFAULT if s not in SPECIAL]
+        return plain + [s for s in have if s not in DEFAULT and s not in NAMED] + [s for s in SPECIAL if s in DEFAULT], []
     known = {*DEFAULT, *NAMED, *have}
     wrong = [s for s in asked if s not in known]
     if wrong:
@@ -147,7 +153,7 @@ def main():
     if args.list:
         show_list()
         return 0
-    have = build.suites() + [s for s in special.SUITES if s in NAMED]
+    have = build.suites() + [s for s in SPECIAL if s in NAMED]
     if args.list_extra:
         out('\n'.join(s for s in have if s in NAMED))
         return 0
@@ -156,7 +162,7 @@ def main():
     total = testlog.Outcome('all')
     for name in chosen:
         try:
-            outcome, log = (run_special(name) if name in special.SUITES
+            outcome, log = (run_special(name) if name in SPECIAL
                             else run_plain(name, build, bool(args.suites)))
         except BuildError as error:
             outcome, log = testlog.Outcome(name), error.log
