@@ -179,11 +179,20 @@ err_free:
     return rc;
 }
 
+static void vm_unmap(struct exec_vm *vm)
+{
+    if (vm->region)
+        vm->region_ops->close(vm->region);
+    vm->region = NULL;
+}
+
 void vgpu_exec_close(struct vgpu_exec *e)
 {
     if (!e)
         return;
     e->ops->close(e->backend);
+    for (uint32_t i = 0; i < e->xchg->max_vms; i++) /* in vgpud's own process: those still attached at its end */
+        vm_unmap(&e->vms[i]);
     vgpu_moved_close(&e->moved_pool);
     free(e->feeds);
     free(e->vms);
@@ -194,13 +203,6 @@ void vgpu_exec_close(struct vgpu_exec *e)
 }
 
 /* ---- control thread ---- */
-
-static void vm_unmap(struct exec_vm *vm)
-{
-    if (vm->region)
-        vm->region_ops->close(vm->region);
-    vm->region = NULL;
-}
 
 int vgpu_exec_attach(struct vgpu_exec *e, uint32_t slot, const struct vgpu_exec_region *r, struct vgpu_err *err)
 {
