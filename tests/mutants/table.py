@@ -2,7 +2,8 @@
 """The mutants: one bug each in the real code, and the test that must find it.
 
 (name, what is broken, file, text as it is, text with the bug, test, arguments of the test's program, build)
-The text must occur in the file exactly once: a mutant that no longer applies fails the suite. Test: a meson test's name.
+T
+     e text must occur in the file exactly once: a mutant that no longer applies fails the suite. Test: a meson test's name.
 Build: 'plain', or 'tsan' where only ThreadSanitizer can see it on a machine that keeps the order of stores.
 """
 MUTANTS = [
@@ -31,7 +32,8 @@ MUTANTS = [
      '    vgpu_store_release(&slot->seq, p->pos + 1); /* S1', '    vgpu_store_relaxed(&slot->seq, p->pos + 1); /* S1',
      'stress-spsc-plain', [], 'tsan'),
     ('ring-read-relaxed', 'the flag is read without acquire', 'rings/spsc.h',
-     '        uint64_t seq = vgpu_load_acquire(&slot->seq); /* C1', '        uint64_t seq = vgpu_load_relaxed(&slot->seq); /* C1',
+     '        uint64_t seq = vgpu_load_acquire(&slot->seq); /* C1',
+     '        uint64_t seq = vgpu_load_relaxed(&slot->seq); /* C1',
      'stress-spsc-plain', [], 'tsan'),
     # ---- validation ----
     ('validate-range-wraps', 'offset + length is added in 64 bits and may wrap', 'rings/opcode.c',
@@ -40,13 +42,16 @@ MUTANTS = [
      'return n > VGPU_OFFSET_MASK / element_bytes ? UINT64_MAX : n * element_bytes;', 'return n * element_bytes;',
      'fuzz-validate', None, 'plain'),
     ('validate-handle-bound', 'one handle too many is looked up', 'rings/opcode.c',
-     'if (handle > vm->space->max_handles)', 'if (handle > vm->space->max_handles + 1)', 'fuzz-validate', None, 'plain'),
+     'if (handle > vm->space->max_handles)', 'if (handle > vm->space->max_handles + 1)', 'fuzz-validate',
+     None, 'plain'),
     ('validate-freed-handle', 'a freed handle is still good', 'rings/opcode.c',
-     '        if (vm->space->handles[handle].bytes == 0)\n            return VGPU_E_HANDLE;\n', '', 'rings-opcode', [], 'plain'),
+     '        if (vm->space->handles[handle].bytes == 0)\n            return VGPU_E_HANDLE;\n', '', 'rings-opcode',
+     [], 'plain'),
     ('validate-unused-fields', 'fields that an opcode does not use may hold anything', 'rings/opcode.c',
      '    if (vgpu_unlikely(unused_bits(d, info)))\n        return VGPU_E_FLAGS;\n', '', 'rings-opcode', [], 'plain'),
     ('validate-overlap', 'a copy onto itself is let through', 'rings/opcode.c',
-     '    if (status == VGPU_OK && overlaps(out->dst, d->n, out->src0, d->n))\n        status = VGPU_E_OVERLAP;\n    return',
+ 
+        '    if (status == VGPU_OK && overlaps(out->dst, d->n, out->src0, d->n))\n        status = VGPU_E_OVERLAP;\n    return',
      '    return', 'rings-opcode', [], 'plain'),
     ('heap-double-free', 'a buffer may be freed twice', 'rings/memspace.c',
      'handle > ms->max_handles || !ms->handles[handle].bytes)\n        return -EBADF;\n    uint64_t off',
@@ -75,10 +80,12 @@ MUTANTS = [
      '    vgpu_store_release(&journal->seq, pos + 1); /* J1', '    vgpu_store_relaxed(&journal->seq, 0); /* J1',
      'exec_kill', ['killed'], 'plain'),
     ('exec-no-last-look', 'the executor sleeps without a second look', 'pmd-gpu/exec.c',
-     '        if (vgpu_cons_ready(&e->feeds[i].cons)) {', '        if (vgpu_cons_ready(&e->feeds[i].cons) && rings > 100000) {',
+     '        if (vgpu_cons_ready(&e->feeds[i].cons)) {',
+     '        if (vgpu_cons_ready(&e->feeds[i].cons) && rings > 100000) {',
      'idle', ['wake_up', 'wake_up_two_poll_cores'], 'plain'),
     ('exec-budget', 'the budget of a priority is not kept', 'pmd-gpu/exec.c',
-     'if (*in_flight >= budget || started >= EXEC_START_BURST)', 'if (*in_flight >= 4 * budget || started >= EXEC_START_BURST)',
+     'if (*in_flight >= budget || started >= EXEC_START_BURST)',
+     'if (*in_flight >= 4 * budget || started >= EXEC_START_BURST)',
      'priority', None, 'plain'),
     ('exec-priority', 'lower work starts while higher waits', 'pmd-gpu/exec.c',
      '    for (uint32_t prio = 0; prio < VGPU_PRIO_COUNT; prio++, feeds += e->n_feeds) {\n'
@@ -88,18 +95,22 @@ MUTANTS = [
      '        const uint32_t *in_flight = &e->in_flight[queue][prio];',
      'priority', None, 'plain'),
     ('exec-early-detach', 'memory is given back while operations use it', 'pmd-gpu/exec.c',
-     'if (state == DETACH_DRAINING && vm->in_flight == 0) {', 'if (state == DETACH_DRAINING) {', 'pmd-gpu-exec', [], 'plain'),
+     'if (state == DETACH_DRAINING && vm->in_flight == 0) {', 'if (state == DETACH_DRAINING) {', 'pmd-gpu-exec',
+     [], 'plain'),
     ('exec-no-wipe', 'the next tenant finds what the last one left', 'pmd-gpu/exec.c',
      '    if (e->ops->wipe && vm->heap_bytes)\n', '    if (e->ops->wipe && vm->heap_bytes > UINT64_MAX - 1)\n',
      'pmd-gpu-exec', [], 'plain'),
     ('exec-no-unmap', 'a guest\'s region stays mapped after it left', 'pmd-gpu/exec.c',
-     '    if (vm->region)\n        vm->region_ops->close(vm->region);', '    (void)0;', 'kill', ['executors_and_guests'], 'plain'),
+     '    if (vm->region)\n        vm->region_ops->close(vm->region);', '    (void)0;', 'kill',
+     ['executors_and_guests'], 'plain'),
     # ---- recovery, identity, supervision ----
     ('recover-done-ignored', 'what was completed is completed again as lost', 'core/recover.c',
-     'if (in->sq_pos_plus_1 != sq_pos + 1 || done[sq_pos & jmask] == sq_pos + 1)', 'if (in->sq_pos_plus_1 != sq_pos + 1)',
+     'if (in->sq_pos_plus_1 != sq_pos + 1 || done[sq_pos & jmask] == sq_pos + 1)',
+     'if (in->sq_pos_plus_1 != sq_pos + 1)',
      'exec_kill', ['killed'], 'plain'),
     ('recover-no-replay', 'what was recorded and not counted is not published again', 'core/recover.c',
-     'while (vgpu_load_acquire(&journal[pos & jmask].seq) == pos + 1) {', 'while (0) {', 'exec_kill', ['killed'], 'plain'),
+     'while (vgpu_load_acquire(&journal[pos & jmask].seq) == pos + 1) {', 'while (0) {', 'exec_kill',
+     ['killed'], 'plain'),
     ('attach-token', 'any token will do', 'core/attach.c',
      '(uint64_t)rec->uid == peer->uid && !differ;', '(uint64_t)rec->uid == peer->uid && (!differ || differ);',
      'attach', None, 'plain'),
@@ -108,7 +119,8 @@ MUTANTS = [
     ('region-size', 'the size that the guest claims is believed', 'local-transport/host.c',
      ' || (uint64_t)st.st_size != claimed)', ' || claimed == UINT64_MAX)', 'fuzz-attach', None, 'plain'),
     ('fd-leak', 'descriptors that nobody wanted stay open', 'core/base/fdpass.c',
-     '        vgpu_fd_discard(all, got);\n        return -EMSGSIZE;', '        return -EMSGSIZE;', 'base-fdpass', [], 'plain'),
+     '        vgpu_fd_discard(all, got);\n        return -EMSGSIZE;', '        return -EMSGSIZE;', 'base-fdpass',
+     [], 'plain'),
     ('executor-inherits', 'executors inherit what the daemon has open', 'core/executor.c',
      '    posix_spawn_file_actions_addclosefrom_np(&fa, 7);\n', '', 'kill', ['executors_and_guests'], 'plain'),
     ('breaker-off-by-one', 'a crash loop gets one life more', 'core/breaker.c', '>= p->deaths;', '> p->deaths;',
