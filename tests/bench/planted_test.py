@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """Planted slowdowns (bench/count/planted.c): a full fence and a cache line more for each descriptor are found by the
-interleaved comparison, and nothing is where nothing was planted; and a run beside a busy neighbour is marked as noisy.
+interleaved comparison, and nothing is where nothing was planted; a stop shows in an open loop's percentiles; and a run
+beside a busy neighbour is marked as noisy.
 
 The path runs in one thread and a value is that of the fastest tenth of many short windows, so a busy host moves it little;
 what it still moves moves all subjects of a round. A verdict that a busy moment spoilt may be asked for again, but a slowdown
@@ -12,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 
 TRIES = 3
 
@@ -58,6 +60,23 @@ def noise_beside_a_neighbour(build, directory):
         return json.loads(lines.readline())['noise']
 
 
+def latency_of_a_stop(build, directory):
+    """The worst p99 and max, in ms, of open-loop runs during which the whole program stood still for 150 ms: what fell due
+    meanwhile must all have waited, which a loop that waits for answers would count once."""
+    rows = os.path.join(directory, 'open')
+    bench = subprocess.Popen([os.path.join(build, 'bench', 'vgpu-bench'), 'path', '--filter', 'open/rtc', '--reps', '1',
+                              f'--json={rows}'], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    for _ in range(8):  # some of them fall into a measurement, whenever it began
+        time.sleep(0.1)
+        bench.send_signal(signal.SIGSTOP)
+        time.sleep(0.15)
+        bench.send_signal(signal.SIGCONT)
+    bench.wait(120)
+    with open(rows, encoding='utf-8') as lines:
+        found = [r for r in map(json.loads, lines) if r['bench'] == 'path.open' and r['metric'] in ('p99', 'max')]
+    return {metric: max(r['value'] for r in found if r['metric'] == metric) / 1e6 for metric in ('p99', 'max')}
+
+
 def main():
     build, found, log = sys.argv[1], {}, ''
     with tempfile.TemporaryDirectory() as directory:
@@ -67,13 +86,17 @@ def main():
                 found.setdefault(subject, set()).add(verdict)
             if {'SLOWER'} <= found['fence'] and {'SLOWER'} <= found['line'] and 'same' in found['same']:
                 break
+        stopped = latency_of_a_stop(build, directory)
         beside = noise_beside_a_neighbour(build, directory)
     checks = [('a full fence a descriptor is found', 'SLOWER' in found['fence']),
               ('a cache line a descriptor is found', 'SLOWER' in found['line']),
               ('where nothing was planted nothing is found', 'same' in found['same']),
+              ('a stop of 150 ms is in the p99 of an open loop',
+               10 <= stopped['p99'] <= stopped['max'] and stopped['max'] > 100),
               ('a run beside a busy neighbour is marked', beside['noisy'])]
     print(f'1..{len(checks)}')
-    for line in (log + f'noise beside a neighbour: {beside}\nverdicts: {found}').splitlines():
+    for line in (log + f'noise beside a neighbour: {beside}\nopen loop with stops, ms: {stopped}\n'
+                 f'verdicts: {found}').splitlines():
         print(f'# {line}')
     for number, (what, ok) in enumerate(checks, 1):
         print(f'{"ok" if ok else "not ok"} {number} {what}')
