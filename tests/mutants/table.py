@@ -50,7 +50,7 @@ MUTANTS = [
     ('validate-unused-fields', 'fields that an opcode does not use may hold anything', 'rings/opcode.c',
      '    if (vgpu_unlikely(unused_bits(d, info)))\n        return VGPU_E_FLAGS;\n', '', 'rings-opcode', [], 'plain'),
     ('validate-overlap', 'a copy onto itself is let through', 'rings/opcode.c',
- 
+
         '    if (status == VGPU_OK && overlaps(out->dst, d->n, out->src0, d->n))\n        status = VGPU_E_OVERLAP;\n    return',
      '    return', 'rings-opcode', [], 'plain'),
     ('heap-double-free', 'a buffer may be freed twice', 'rings/memspace.c',
@@ -68,7 +68,7 @@ MUTANTS = [
      'if (vgpu_unlikely(ahead > 0 && !vm->broken))', 'if (vgpu_unlikely(ahead > INT64_MAX - 1 && !vm->broken))',
      'rules', ['sequence_ahead'], 'plain'),
     ('poll-no-reservation', 'no room is kept in the completion ring', 'core/poller.c',
-     '    if (cq_room < room)\n        room = cq_room;\n', '', 'rules', ['no_credit'], 'plain'),
+     '    if (cq_room < (uint64_t)room)\n        room = (int64_t)cq_room;\n', '', 'rules', ['no_credit'], 'plain'),
     ('poll-no-last-look', 'the poll core sleeps without a second look', 'core/poller.c',
      'if (!table->vms[i]->broken && vgpu_cons_ready(&table->vms[i]->sq)) {',
      'if (!table->vms[i]->broken && vgpu_cons_ready(&table->vms[i]->sq) && table->vm_count > 1000) {',
