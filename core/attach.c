@@ -42,6 +42,9 @@ static struct vgpu_poll_table *table_make(struct vgpud *d, uint32_t poller)
         abort();
     t->generation = ++d->table_generation;
     t->max_vms = d->config.max_vms;
+    t->tuning = (struct vgpu_poll_tuning){.burst = d->config.burst,
+                                          .spin_ns = d->config.poll_idle.spin_ns,
+                                          .pause_ns = d->config.poll_idle.pause_ns};
     for (uint32_t i = 0; i < d->executor_count; i++) {
         t->queues[i] = d->executors[i].queues;
         if (d->executors[i].state == VGPU_EXECUTOR_READY)
@@ -223,7 +226,7 @@ static struct vgpu_vm *vm_make(struct vgpud *d, struct vgpu_attachment *a, uint3
     vm->doorbell_in = a->session->doorbell_in;
     vm->session = a->session->ops->doorbell_ack ? a->session : NULL;
     vm->fifo_mask = 1;
-    while (vm->fifo_mask < vm->cq_slots && vm->fifo_mask < d->config.in_flight) /* the cap may be raised so far */
+    while (vm->fifo_mask < vm->cq_slots && vm->fifo_mask < d->in_flight_max) /* the cap may be raised so far */
         vm->fifo_mask <<= 1;
     vm->fifo = aligned_alloc(64, vm->fifo_mask * sizeof(*vm->fifo));
     vm->fifo_mask -= 1;

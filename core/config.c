@@ -576,6 +576,11 @@ void vgpu_key_element_defaults(const struct vgpu_key *list, void *element)
     }
 }
 
+void vgpu_config_pool_defaults(struct vgpu_pool_config *pool)
+{
+    vgpu_key_element_defaults(vgpu_key_find("pools"), pool);
+}
+
 bool vgpu_config_derive(struct vgpu_config *c, const struct vgpu_derived *d)
 {
     const struct vgpu_key *k = vgpu_key_find(d->path);

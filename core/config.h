@@ -38,6 +38,7 @@ struct vgpu_pool_config {
     char executor[VGPU_NAME_BYTES];   /* name of the executor that serves it */
     uint32_t capacity;                /* VMs that may be registered */
     uint32_t budget[VGPU_PRIO_COUNT]; /* in flight on the device, per priority */
+    bool stored;                      /* made by create-pool: in the store, in no file */
 };
 
 struct vgpu_executor_config {
@@ -118,6 +119,22 @@ void vgpu_config_defaults(struct vgpu_config *c);
 int vgpu_config_load(struct vgpu_config *c, const char *path, FILE *errors);
 /* The same from memory; `name` stands for the file in messages (tests, fuzzing). */
 int vgpu_config_parse(struct vgpu_config *c, const char *text, size_t bytes, const char *name, FILE *errors);
+/* A pool as a file has it that says nothing of it; name and executor stay empty. */
+void vgpu_config_pool_defaults(struct vgpu_pool_config *pool);
+/* One value that differs. */
+struct vgpu_key;
+struct vgpu_config_change {
+    const char *path;    /* of the key, as the reference has it: "pools[].capacity" */
+    const char *key;     /* the same for this element: "pools[A].capacity" */
+    const char *element; /* "A"; NULL: of no list */
+    const char *was, *is; /* as a file has it; NULL: the element is not there (the key is then its name's) */
+    const struct vgpu_key *row;
+};
+/* Calls each for every value that differs; what it gets lives as long as the call. */
+void vgpu_config_diff(const struct vgpu_config *old, const struct vgpu_config *now,
+                      void (*each)(void *ctx, const struct vgpu_config_change *c), void *ctx);
+/* Copies that one value. An element of a list must be in both. */
+void vgpu_config_take(struct vgpu_config *to, const struct vgpu_config *from, const struct vgpu_config_change *c);
 /* Writes the key reference as a commented YAML file (how config/vgpud.yaml is made and kept true by a test). */
 void vgpu_config_reference(FILE *out);
 

@@ -262,6 +262,8 @@ int vgpud_open(struct vgpud *d, struct vgpu_err *err)
     vgpu_clock_init();
     vgpu_topology_report(&d->config, d->startup_report, sizeof(d->startup_report));
     rc = store_open(d, err);
+    if (rc == 0)
+        rc = vgpud_pools_adopt(d, err);
     if (rc)
         goto err_close;
     rc = vgpud_dma_open(&d->config, "", NULL, &d->iommu, err);
@@ -307,8 +309,57 @@ static void timer_set(struct vgpud *d)
         ms = 5;
     else if (attached)
         ms = 100;
-    it.it_value.tv_nsec = it.it_interval.tv_nsec = ms * 1000000;
+    if (d->watchdog_ns && (ms == 0 || (uint64_t)ms * 1000000 > d->watchdog_ns))
+        ms = (long)(d->watchdog_ns / 1000000);
+    it.it_value.tv_sec = it.it_interval.tv_sec = ms / 1000;
+    it.it_value.tv_nsec = it.it_interval.tv_nsec = ms % 1000 * 1000000;
     timerfd_settime(d->timer, 0, &it, NULL);
+}
+
+static void notify_systemd(const char *state)
+{
+#ifdef VGPU_HAVE_SYSTEMD
+    sd_notify(0, state);
+#endif
+}
+
+static void log_changes(const json_t *result, const char *list, const char *when)
+{
+    size_t i;
+    json_t *c;
+
+    json_array_foreach(json_object_get(result, list), i, c)
+    {
+        const char *was = json_string_value(json_object_get(c, "old")), *is = json_string_value(json_object_get(c, "new"));
+        vgpu_log(VGPU_LOG_INFO, "reload: %s: %s, was %s (%s)", json_string_value(json_object_get(c, "key")),
+                 is ? is : "not there", was ? was : "not there", when);
+    }
+}
+
+/* systemctl reload: what came of it is in the log. */
+static void on_hangup(struct vgpud *d)
+{
+    struct vgpu_err err = {0};
+    char state[64];
+    json_t *result = NULL;
+
+    snprintf(state, sizeof(state), "RELOADING=1\nMONOTONIC_USEC=%" PRIu64, vgpu_now_ns() / 1000);
+    notify_systemd(state);
+    if (vgpud_reload(d, false, &result, &err))
+        vgpu_log(VGPU_LOG_ERROR, "reload: %s", err.text);
+    log_changes(result, "applied", "now");
+    log_changes(result, "needs_restart", "at the next start");
+    json_decref(result);
+    notify_systemd("READY=1");
+}
+
+/* That this loop turns is what the watchdog is to know: what it must serve it serves in the same rounds. */
+static void watchdog_tick(struct vgpud *d, uint64_t now_ns)
+{
+    if (d->watchdog_ns == 0 || now_ns < d->watchdog_next_ns)
+        return;
+    d->watchdog_next_ns = now_ns + d->watchdog_ns;
+    notify_systemd("WATCHDOG=1");
 }
 
 static void on_signals(struct vgpud *d)
@@ -317,7 +368,7 @@ static void on_signals(struct vgpud *d)
 
     while (read(d->signals, &si, sizeof(si)) == sizeof(si)) {
         if (si.ssi_signo == SIGHUP) {
-            vgpu_log(VGPU_LOG_INFO, "SIGHUP: this version reads its configuration at start only");
+            on_hangup(d);
             continue;
         }
         if (d->stopping) {
@@ -327,9 +378,7 @@ static void on_signals(struct vgpud *d)
         vgpu_log(VGPU_LOG_INFO, "stopping: finishing what is in flight");
         d->stopping = true;
         d->stop_deadline_ns = vgpu_now_ns() + VGPU_SHUTDOWN_DEADLINE_NS;
-#ifdef VGPU_HAVE_SYSTEMD
-        sd_notify(0, "STOPPING=1");
-#endif
+        notify_systemd("STOPPING=1");
         vgpud_attach_stop(d);
     }
 }
@@ -338,6 +387,7 @@ static void tick(struct vgpud *d)
 {
     uint64_t now = vgpu_now_ns();
 
+    watchdog_tick(d, now);
     vgpud_executors_tick(d, now);
     vgpud_attach_tick(d, now);
     if (d->stopping && (vgpud_attach_drained(d) || now > d->stop_deadline_ns)) {
@@ -384,9 +434,7 @@ static void tell_ready(struct vgpud *d, int *ready_fd)
         return; /* some executor is still at its first start */
     vgpu_log(VGPU_LOG_INFO, "ready: guests attach at %s, administrators at %s", d->config.attach_socket,
              d->config.control_socket);
-#ifdef VGPU_HAVE_SYSTEMD
-    sd_notify(0, "READY=1");
-#endif
+    notify_systemd("READY=1");
     if (*ready_fd >= 0) {
         ssize_t ignored = write(*ready_fd, "ready\n", 6);
         (void)ignored;
@@ -400,6 +448,11 @@ void vgpud_run(struct vgpud *d, int ready_fd)
     struct epoll_event ev[32];
 
     d->serving_ns = vgpu_now_ns();
+#ifdef VGPU_HAVE_SYSTEMD
+    uint64_t watchdog_us = 0;
+    if (sd_watchdog_enabled(0, &watchdog_us) > 0)
+        d->watchdog_ns = watchdog_us * 1000 / 3 < 1000000 ? 1000000 : watchdog_us * 1000 / 3;
+#endif
     for (const char *line = d->startup_report; *line; line += strcspn(line, "\n"), line += *line == '\n')
         vgpu_log(VGPU_LOG_INFO, "%.*s", (int)strcspn(line, "\n"), line);
     tick(d);
@@ -436,6 +489,7 @@ void vgpud_close(struct vgpud *d)
         vgpu_poller_close(d->pollers[i]);
     vgpu_eal_close();
     vgpu_store_close(d->store);
+    json_decref(d->waits);
     while (d->totals) {
         struct vgpu_vm_totals *next = d->totals->next;
         free(d->totals);

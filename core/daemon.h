@@ -6,6 +6,7 @@
 #ifndef VGPU_CORE_DAEMON_H
 #define VGPU_CORE_DAEMON_H
 
+#include <jansson.h>
 #include <sys/types.h>
 
 #include "core/config.h"
@@ -126,6 +127,8 @@ struct vgpud {
     int epoll, timer, signals, notify_fd, lock_fd;
     bool stopping, stop_done;
     bool verbose; /* asked for on the command line */
+    json_t *waits;  /* of the last reload: what needs a restart; NULL: nothing */
+    uint64_t watchdog_ns, watchdog_next_ns; /* how often systemd wants to hear of us; 0: never */
     uint64_t stop_deadline_ns;
     uint64_t started_ns, serving_ns;
     uint64_t last_epoch, epochs_end; /* epochs below epochs_end are reserved for us, also over a crash */
@@ -150,6 +153,10 @@ struct vgpud {
 
 /* executor.c */
 uint32_t vgpud_budget_sum(const struct vgpu_executor *e); /* of the pools that it serves now */
+/* Budgets and idle policy as the configuration says now. */
+void vgpud_executor_tune(struct vgpud *d, struct vgpu_executor *e);
+/* A queue for a pool of the configuration that came after the start. 0, -ENOSPC: it has none left, -ENOMEM. */
+int vgpud_executor_queue_add(struct vgpud *d, struct vgpu_executor *e, uint32_t pool);
 int vgpud_executors_open(struct vgpud *d, struct vgpu_err *err);
 /* Ends the processes and waits for them: from here on nobody writes into a guest's memory. */
 void vgpud_executors_stop(struct vgpud *d);
@@ -212,6 +219,27 @@ void vgpud_vm_replace(struct vgpud *d, uint32_t slot);
 /* True with r filled: why the guest's attachment ends. */
 bool vgpud_leave_text(const struct vgpu_attachment *a, struct vgpu_refusal *r);
 
+/* Caps of all VMs as the configuration says now. */
+void vgpud_caps_renew(struct vgpud *d);
+
+/* reload.c */
+/* Reads the configuration's file again; dry_run: says what would happen. *result, a new reference: {"dry_run", "applied",
+ * "needs_restart"}, lists of {"key", "old", "new"}. 0 or -errno with err: nothing was changed. */
+int vgpud_reload(void *ctx, bool dry_run, json_t **result, struct vgpu_err *err);
+/* Before the store has it: could a pool become `now` (old NULL: be made; now NULL: go)? 0 or -errno with err. */
+int vgpud_pool_check(void *ctx, const struct vgpu_pool_record *old, const struct vgpu_pool_record *now,
+                     struct vgpu_err *err);
+/* The store has it. A new pool is served at once where its executor has a queue left. */
+void vgpud_pool_apply(void *ctx, const struct vgpu_pool_record *old, const struct vgpu_pool_record *now);
+/* Takes a pool into the running configuration, and serves it; false: it cannot before the next start. */
+bool vgpud_pool_serve(struct vgpud *d, const struct vgpu_pool_config *p);
+/* At the start: pools that the store has and the file has not. 0 or -errno with err. */
+int vgpud_pools_adopt(struct vgpud *d, struct vgpu_err *err);
+
+/* status.c */
+/* What the daemon is and how it does, a new reference; NULL: no memory. */
+json_t *vgpud_status(void *ctx);
+
 /* recover.c */
 /* Completes as LOST, or again, all that the VM had outstanding at a dead executor. Returns how many were lost. */
 uint64_t vgpu_recover_vm(struct vgpu_vm *vm, struct vgpu_xchg_header *xchg, struct vgpu_slot *cq, uint32_t generation);
@@ -219,6 +247,8 @@ uint64_t vgpu_recover_vm(struct vgpu_vm *vm, struct vgpu_xchg_header *xchg, stru
 /* stats.c: what the control server asks for. */
 struct vgpu_control_ops;
 extern const struct vgpu_control_ops vgpud_control_ops;
+json_t *vgpud_pollers_json(struct vgpud *d);
+json_t *vgpud_executors_json(struct vgpud *d);
 /* Adds the figures of this attachment at this executor to the VM's totals. */
 void vgpud_totals_fold(struct vgpud *d, const struct vgpu_vm *vm);
 struct vgpu_vm_totals *vgpud_totals_get(struct vgpud *d, uint32_t vm_id);

@@ -104,6 +104,45 @@ static int exchange_open(struct vgpud *d, struct vgpu_executor *e, struct vgpu_e
     return 0;
 }
 
+void vgpud_executor_tune(struct vgpud *d, struct vgpu_executor *e)
+{
+    uint64_t one = 1;
+
+    if (!e->xchg)
+        return;
+    for (uint32_t i = 0; i < d->config.pool_count; i++)
+        for (uint32_t p = 0; p < VGPU_PRIO_COUNT && d->pool_executor[i] == e->index; p++)
+            vgpu_store_relaxed(&e->xchg->budget[d->pool_queue[i]][p], d->config.pools[i].budget[p]); /* relaxed: a number */
+    vgpu_store_relaxed(&e->xchg->idle_spin_ns, d->config.exec_idle.spin_ns);
+    vgpu_store_relaxed(&e->xchg->idle_pause_ns, d->config.exec_idle.pause_ns);
+    vgpu_store_relaxed(&e->xchg->idle_sleep, d->config.exec_idle.sleep);
+    /* I1 pairs with I1 in pmd-gpu/exec_main.c */
+    vgpu_store_release(&e->xchg->idle_change, e->xchg->idle_change + 1);
+    ssize_t ignored = write(e->event_fd, &one, sizeof(one)); /* it may sleep, as it was told before */
+    (void)ignored;
+}
+
+int vgpud_executor_queue_add(struct vgpud *d, struct vgpu_executor *e, uint32_t pool)
+{
+    uint32_t queue = d->config.scope == VGPU_SCOPE_HOST ? 0 : e->queues;
+
+    if (queue >= VGPU_XCHG_MAX_QUEUES)
+        return -ENOSPC;
+    for (uint32_t i = 0; i < d->poller_count; i++)
+        if (vgpu_poller_queue_open(d->pollers[i], e->index, queue))
+            return -ENOMEM;
+    d->pool_executor[pool] = e->index;
+    d->pool_queue[pool] = queue;
+    if (queue == e->queues)
+        e->queues++;
+    if (e->xchg) {
+        memcpy(e->xchg->budget[queue], d->config.pools[pool].budget, sizeof(e->xchg->budget[0]));
+        vgpu_store_release(&e->xchg->queues_active, e->queues);
+    }
+    vgpud_tables_publish(d);
+    return 0;
+}
+
 /* No poll core and no attachment refers to this incarnation any more. */
 static void incarnation_close(struct vgpud *d, struct vgpu_executor *e)
 {

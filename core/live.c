@@ -38,8 +38,7 @@ uint64_t vgpud_device_bytes(const struct vgpud *d, const struct vgpu_vm_record *
 
 uint32_t vgpud_cap(const struct vgpud *d, const struct vgpu_vm_record *rec, uint32_t cq_slots)
 {
-    uint32_t most = d->config.in_flight < d->in_flight_max ? d->config.in_flight : d->in_flight_max;
-    uint32_t cap = rec->in_flight && rec->in_flight < most ? rec->in_flight : most;
+    uint32_t cap = rec->in_flight && rec->in_flight < d->config.in_flight ? rec->in_flight : d->config.in_flight;
 
     return cap < cq_slots ? cap : cq_slots;
 }
@@ -289,9 +288,9 @@ int vgpud_vm_check(void *ctx, const struct vgpu_vm_record *old, const struct vgp
         return a ? vgpu_err_set(err, EBUSY, "VM %u is attached; stop it, or vgpu-ctl drain-vm --vm-id=%u, first",
                                 rec->vm_id, rec->vm_id)
                  : 0;
-    if (now->in_flight > d->in_flight_max)
-        return vgpu_err_set(err, EINVAL, "in_flight: %u is more than the daemon was started for; expected 1 to %u",
-                            now->in_flight, d->in_flight_max);
+    if (now->in_flight > d->config.in_flight)
+        return vgpu_err_set(err, EINVAL, "in_flight: %u is more than limits.in_flight; expected 1 to %u", now->in_flight,
+                            d->config.in_flight);
     if (!a || now->admin_state != VGPU_VM_ACTIVE)
         return 0;
     int pool = pool_wanted(d, now->pool, err);
@@ -313,6 +312,20 @@ int vgpud_vm_check(void *ctx, const struct vgpu_vm_record *old, const struct vgp
                             " for VM %u (device_bytes; executors.heap_bytes)",
                             e->config->name, device, e->heap.bytes, rec->vm_id);
     return 0;
+}
+
+void vgpud_caps_renew(struct vgpud *d)
+{
+    for (uint32_t s = 0; s < d->config.max_vms; s++) {
+        struct vgpu_attachment *a = &d->attachments[s];
+        uint32_t cap = a->state == VGPU_ATTACH_FREE ? 0 : vgpud_cap(d, &a->record, a->vm->cq_slots);
+        if (a->state == VGPU_ATTACH_FREE || a->state == VGPU_ATTACH_DETACHING || a->leave || cap == a->want.cap)
+            continue;
+        wish(d, a, a->want.queue, a->want.priority, cap);
+        wish_publish(d, a);
+        if (a->accepted && !a->vm->broken)
+            vgpud_props_fill(d, a, a->session->props->state);
+    }
 }
 
 /* Where it is served is right: what of it is another poll core's wish. */

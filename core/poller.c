@@ -524,8 +524,21 @@ static void wants_apply(struct vgpu_poller *p, struct vgpu_poll_table *table)
     }
 }
 
+static void tuning_apply(struct vgpu_poller *p, const struct vgpu_poll_tuning *t)
+{
+    if (t->burst == 0)
+        return;
+    p->params.burst = t->burst < BURST_MAX ? t->burst : BURST_MAX;
+    if (t->spin_ns == p->params.spin_ns && t->pause_ns == p->params.pause_ns)
+        return;
+    p->params.spin_ns = t->spin_ns;
+    p->params.pause_ns = t->pause_ns;
+    vgpu_idle_init(&p->idle, t->spin_ns, t->pause_ns, p->params.sleep, p->params.shares_cpu);
+}
+
 static void lists_rebuild(struct vgpu_poller *p, struct vgpu_poll_table *table)
 {
+    tuning_apply(p, &table->tuning);
     wants_apply(p, table);
     if (p->backlog)
         orders_sweep(p, table);

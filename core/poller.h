@@ -24,6 +24,12 @@ struct vgpu_feed {
     bool touched;
 };
 
+/* How poll cores work, as the configuration says now. */
+struct vgpu_poll_tuning {
+    uint32_t burst;             /* 0: stays as it is, and so does the rest */
+    uint64_t spin_ns, pause_ns;
+};
+
 /* What a poll core looks at, replaced as a whole (RCU). */
 struct vgpu_poll_table {
     uint64_t generation; /* differs between tables, also when one is allocated where an older one was */
@@ -33,6 +39,7 @@ struct vgpu_poll_table {
     uint32_t queues[VGPU_POLLER_MAX_EXECUTORS]; /* pools served by each executor: vgpu_poller_queue_open() */
     struct vgpu_vm **vms;     /* [vm_count] */
     struct vgpu_vm_want *wants; /* [vm_count]; NULL: no VM is to change */
+    struct vgpu_poll_tuning tuning;
     struct vgpu_vm **by_slot; /* [max_vms], NULL where there is none of ours */
 };
 

@@ -190,7 +190,7 @@ static json_t *pools_json(struct vgpud *d, const struct collect *c)
     return pools;
 }
 
-static json_t *pollers_json(struct vgpud *d)
+json_t *vgpud_pollers_json(struct vgpud *d)
 {
     json_t *list = json_array();
 
@@ -222,7 +222,7 @@ static json_t *text_or_null(const char *text)
     return v ? v : json_null();
 }
 
-static json_t *executors_json(struct vgpud *d)
+json_t *vgpud_executors_json(struct vgpud *d)
 {
     json_t *list = json_array();
 
@@ -256,8 +256,8 @@ static json_t *stats(void *ctx, int64_t vm_id)
     if (c.pool_latency && c.pool_completed && vgpu_store_each_vm(d->store, NULL, -1, collect_vm, &c, &err) == 0) {
         json_t *daemon = json_pack("{s:s, s:i, s:f, s:s}", "version", VGPU_VERSION, "pid", (int)getpid(), "uptime_s",
                                    (double)(vgpu_now_ns() - d->started_ns) / 1e9, "startup", d->startup_report);
-        out = json_pack("{s:o, s:o, s:o, s:o, s:O}", "daemon", daemon, "poll_cores", pollers_json(d), "executors",
-                        executors_json(d), "pools", pools_json(d, &c), "vms", c.vms);
+        out = json_pack("{s:o, s:o, s:o, s:o, s:O}", "daemon", daemon, "poll_cores", vgpud_pollers_json(d), "executors",
+                        vgpud_executors_json(d), "pools", pools_json(d, &c), "vms", c.vms);
     }
     json_decref(c.vms);
     free(c.pool_latency);
@@ -282,7 +282,9 @@ static bool vm_live(void *ctx, uint32_t vm_id, struct vgpu_vm_live *out)
         snprintf(out->broken_reason, sizeof(out->broken_reason), "%s", reasons[a->vm->broken % 5]);
     } else if (a->state == VGPU_ATTACH_PAUSED || a->state == VGPU_ATTACH_STARTING) {
         state = "paused";
-    } else if (a->state == VGPU_ATTACH_DETACHING) {
+    } else if (a->leave == VGPU_LEAVE_MOVE && a->state == VGPU_ATTACH_DETACHING) {
+        state = "paused";
+    } else if (a->state == VGPU_ATTACH_DETACHING || a->leave == VGPU_LEAVE_DRAIN || a->leave == VGPU_LEAVE_QUARANTINE) {
         state = "draining";
     }
     snprintf(out->state, sizeof(out->state), "%s", state);

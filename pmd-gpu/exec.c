@@ -449,7 +449,8 @@ static inline const struct vgpu_slot *next_work(struct exec_feed *feeds, uint32_
  * Hands one item to the backend. now: ticks, at most EXEC_STAMP_EVERY submits old. False: the backend is full, the item
  * stays.
  */
-static bool start(struct vgpu_exec *e, const struct vgpu_slot *item, uint32_t queue, uint32_t prio, uint64_t now)
+static inline bool start(struct vgpu_exec *e, const struct vgpu_slot *item, uint32_t queue, uint32_t backend_queue,
+                         uint32_t prio, uint64_t now)
 {
     const struct vgpu_work *w = (const struct vgpu_work *)item;
     uint32_t slot = vgpu_work_vm(w);
@@ -458,8 +459,6 @@ static bool start(struct vgpu_exec *e, const struct vgpu_slot *item, uint32_t qu
         return true;
     struct exec_vm *vm = &e->vms[slot];
     uint16_t refused = vgpu_work_status(w);
-    if (vgpu_unlikely(e->ops_free_count == 0)) /* budgets were raised beyond what there was at the start */
-        return false;
     struct exec_op *xop = e->ops_free[e->ops_free_count - 1];
 
     vgpu_slot_fetch((struct vgpu_slot *)&xop->op.work, item);
@@ -467,7 +466,7 @@ static bool start(struct vgpu_exec *e, const struct vgpu_slot *item, uint32_t qu
     xop->op.work.src0 = VGPU_WORK_LOW(w->src0);
     xop->op.vm = slot;
     xop->queue = (uint8_t)queue;
-    xop->op.queue = vgpu_likely(queue < e->backend_queues) ? queue : queue % e->backend_queues;
+    xop->op.queue = backend_queue;
     xop->op.priority = prio;
     xop->op.status = VGPU_OK;
     xop->op.value = 0;
@@ -500,7 +499,10 @@ static bool start(struct vgpu_exec *e, const struct vgpu_slot *item, uint32_t qu
 static uint32_t dispatch(struct vgpu_exec *e, uint32_t queue)
 {
     struct exec_feed *feeds = &e->feeds[queue * VGPU_PRIO_COUNT * e->n_feeds];
-    uint32_t started = 0;
+    uint32_t backend_queue = vgpu_likely(queue < e->backend_queues) ? queue : queue % e->backend_queues;
+    /* Fewer are free than budgets allow only where these were raised beyond what there was at the start. */
+    uint32_t started = 0, most = e->ops_free_count < EXEC_START_BURST ? e->ops_free_count : EXEC_START_BURST;
+    bool any_moved = e->moved_pool.count != 0;
     uint64_t now = 0;
 
     for (uint32_t prio = 0; prio < VGPU_PRIO_COUNT; prio++, feeds += e->n_feeds) {
@@ -512,7 +514,7 @@ static uint32_t dispatch(struct vgpu_exec *e, uint32_t queue)
             bool held = false;
             const struct vgpu_slot *item;
             /* What a change of queue or priority brought along is older than all that its VM has in a feed here. */
-            if (vgpu_unlikely(moved->head != VGPU_MOVED_NONE))
+            if (vgpu_unlikely(any_moved) && moved->head != VGPU_MOVED_NONE)
                 item = &e->moved_pool.items[moved->head];
             else
                 item = next_work(feeds, e->n_feeds, &from, &held);
@@ -520,11 +522,11 @@ static uint32_t dispatch(struct vgpu_exec *e, uint32_t queue)
                 return started;
             if (!item)
                 break;
-            if (*in_flight >= budget || started >= EXEC_START_BURST)
+            if (*in_flight >= budget || started >= most)
                 return started;
             if (started % EXEC_STAMP_EVERY == 0)
                 now = vgpu_ticks();
-            if (!start(e, item, queue, prio, now))
+            if (!start(e, item, queue, backend_queue, prio, now))
                 return started;
             if (vgpu_likely(from != NULL))
                 vgpu_cons_advance(from);

@@ -76,11 +76,21 @@ static void device_lost(struct main_state *m)
     _exit(3);
 }
 
+/* vgpud has other ideas of idling. */
+static uint32_t idle_changed(struct main_state *m, struct vgpu_idle *idle)
+{
+    uint32_t change = vgpu_load_acquire(&m->xchg->idle_change); /* I1 pairs with I1 in core/executor.c: numbers before it */
+
+    vgpu_idle_init(idle, vgpu_load_relaxed(&m->xchg->idle_spin_ns), vgpu_load_relaxed(&m->xchg->idle_pause_ns),
+                   vgpu_load_relaxed(&m->xchg->idle_sleep) != 0, m->cpu < 0);
+    return change;
+}
+
 static void *loop_main(void *arg)
 {
     struct main_state *m = arg;
     struct vgpu_idle idle;
-    uint32_t rounds = 0;
+    uint32_t rounds = 0, change = 0;
 
     pthread_setname_np(pthread_self(), "vgpu-exec-loop");
     pin(m->cpu);
@@ -94,6 +104,8 @@ static void *loop_main(void *arg)
             device_lost(m);
         if (worked)
             continue;
+        if (vgpu_unlikely(vgpu_load_relaxed(&m->xchg->idle_change) != change)) /* relaxed: looked at again at once */
+            change = idle_changed(m, &idle);
         if (vgpu_idle_next(&idle) == VGPU_IDLE_SLEEP)
             loop_sleep(m);
     }

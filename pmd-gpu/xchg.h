@@ -43,6 +43,9 @@ struct vgpu_xchg_header {
     uint64_t vm_stride;
     uint32_t budget_total;   /* in flight over all queues, at most; 0: the sum of the budgets at the start */
     /* Written by vgpud, at any time. */
+    uint32_t idle_change;    /* goes up with each change of the next three (I1); 0: as the executor was started */
+    uint32_t idle_sleep;
+    uint64_t idle_spin_ns, idle_pause_ns;
     uint32_t queues_active;  /* the first so many are served; never fewer than before */
     uint32_t budget[VGPU_XCHG_MAX_QUEUES][VGPU_PRIO_COUNT]; /* in flight on the backend, per queue and priority */
     /* Written by the executor. */

@@ -51,6 +51,7 @@ struct vgpu_pool_record {
     char name[VGPU_NAME_BYTES];
     uint32_t capacity;
     uint32_t members;             /* out only */
+    char executor[VGPU_NAME_BYTES]; /* "" : the configuration's */
 };
 
 /* Opens or creates. 0, or -errno with err: a newer schema (-ENOTSUP), not a database (-EINVAL), locked (-EBUSY), ... */

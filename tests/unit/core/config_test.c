@@ -637,3 +637,57 @@ Test(config, load_reads_files_and_says_why_not)
     cr_assert_not_null(strstr(out, "/: cannot read: Is a directory; expected a configuration file\n"));
     free(out);
 }
+
+/* ---- differences ---- */
+
+struct differences {
+    char text[1024];
+    struct vgpu_config *to;
+    const struct vgpu_config *from;
+};
+
+static void note_difference(void *ctx, const struct vgpu_config_change *change)
+{
+    struct differences *d = ctx;
+    size_t n = strlen(d->text);
+
+    snprintf(d->text + n, sizeof(d->text) - n, "%s: %s -> %s\n", change->key,
+             change->was ? change->was : "none", change->is ? change->is : "none");
+    if (change->was && change->is)
+        vgpu_config_take(d->to, d->from, change);
+}
+
+Test(config, differences_are_told_by_key_and_by_name_of_the_element)
+{
+    static const char old_text[] = "pools:\n  - {name: A, executor: exec-A}\n  - {name: B, executor: exec-B}\n";
+    static const char new_text[] = "poll_cores: {burst: 16}\nlog: {level: warn}\nlimits: {arena_bytes: 1M}\n"
+                                   "control: {admin_group: gpu}\n"
+                                   "executors:\n  - {name: exec-A, heap_bytes: 1G}\n"
+                                   "pools:\n  - {name: C, executor: exec-A}\n"
+                                   "  - {name: A, executor: exec-A, capacity: 7, budget: {low: 3}}\n";
+    static struct vgpu_config old, now;
+    struct differences d = {.to = &old, .from = &now};
+
+    cr_assert_eq(vgpu_config_parse(&old, old_text, sizeof(old_text) - 1, "old", stderr), 0);
+    cr_assert_eq(vgpu_config_parse(&now, new_text, sizeof(new_text) - 1, "new", stderr), 0);
+    vgpu_config_diff(&old, &now, note_difference, &d);
+    cr_assert_str_eq(d.text, "poll_cores.burst: 32 -> 16\n"
+                             "executors[exec-A].heap_bytes: 4G -> 1G\n"
+                             "executors[exec-B].name: exec-B -> none\n"
+                             "pools[A].capacity: 32 -> 7\n"
+                             "pools[A].budget.low: 16 -> 3\n"
+                             "pools[B].name: B -> none\n"
+                             "pools[C].name: none -> C\n"
+                             "limits.arena_bytes: 64M -> 1M\n"
+                             "log.level: info -> warn\n"
+                             "control.admin_group: \"\" -> gpu\n");
+    cr_assert_eq(old.pools[0].capacity, 7u);
+    cr_assert_eq(old.pools[0].budget[VGPU_PRIO_LOW], 3u);
+    cr_assert_eq(old.burst, 16u);
+    d.text[0] = 0; /* what is left is what is not in both */
+    vgpu_config_diff(&old, &now, note_difference, &d);
+    cr_assert_str_eq(d.text, "executors[exec-B].name: exec-B -> none\npools[B].name: B -> none\npools[C].name: none -> C\n");
+    d.text[0] = 0;
+    vgpu_config_diff(&now, &now, note_difference, &d);
+    cr_assert_str_eq(d.text, "");
+}

@@ -1,0 +1,352 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The configuration read again, and pools that come while the daemon runs. Control thread.
+ *
+ * A file is parsed and checked as a whole, then every value that differs is judged: it can be changed now, it waits for
+ * the next start, or it cannot be (then nothing is changed at all). Values that wait stay as they are in the running
+ * configuration, so each reload lists them again.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/daemon.h"
+
+/* What can be changed now. All others are taken at the start: memory, threads, sockets and processes hang on them. */
+static const char *const live_keys[] = {
+    "poll_cores.burst",       "poll_cores.idle.spin_us", "poll_cores.idle.pause_us", "executor_idle.spin_us",
+    "executor_idle.pause_us", "executor_idle.sleep",     "recovery.backoff_min_us",  "recovery.backoff_max_us",
+    "recovery.deaths",        "recovery.window_s",       "recovery.retry_s",         "limits.in_flight",
+    "limits.handles",         "limits.ring_slots",       "limits.arena_bytes",       "limits.device_bytes",
+    "limits.max_arena_bytes", "log.level",               "control.admin_group",      "control.viewer_group",
+    "pools[].capacity",       "pools[].budget.high",     "pools[].budget.medium",    "pools[].budget.low",
+    "pools[].name", /* of a pool that is new */
+};
+
+struct reload {
+    struct vgpud *d;
+    struct vgpu_config *next;   /* the file's */
+    struct vgpu_config *merged; /* what runs, with what can be changed now */
+    json_t *applied, *waits;
+    struct vgpu_err *err;
+    int rc;
+};
+
+static const struct vgpu_pool_config *pool_of(const struct vgpu_config *c, const char *name)
+{
+    for (uint32_t i = 0; i < c->pool_count; i++)
+        if (!strcmp(c->pools[i].name, name))
+            return &c->pools[i];
+    return NULL;
+}
+
+static struct vgpu_executor *executor_of(struct vgpud *d, const char *name)
+{
+    for (uint32_t i = 0; i < d->executor_count; i++)
+        if (!strcmp(d->executors[i].config->name, name))
+            return &d->executors[i];
+    return NULL;
+}
+
+/* Would the budgets of this executor's pools still fit into what it was started with? */
+static bool budgets_fit(struct reload *r, const char *pool)
+{
+    const struct vgpu_pool_config *p = pool_of(r->merged, pool);
+    const struct vgpu_executor *e = p ? executor_of(r->d, p->executor) : NULL;
+    uint64_t sum = 0;
+
+    if (!e || !e->xchg)
+        return true; /* it starts with what is there then */
+    for (uint32_t i = 0; i < r->next->pool_count; i++)
+        for (uint32_t prio = 0; prio < VGPU_PRIO_COUNT && !strcmp(r->next->pools[i].executor, p->executor); prio++)
+            sum += r->next->pools[i].budget[prio];
+    return sum <= e->xchg->budget_total;
+}
+
+/* A queue for it, beside those for what else is new? */
+static bool queue_spare(const struct reload *r, const struct vgpu_pool_config *p)
+{
+    const struct vgpu_executor *e = executor_of(r->d, p->executor);
+    uint32_t taken = e ? e->queues : 0;
+
+    if (!e || r->merged->pool_count == VGPU_CONFIG_MAX_POOLS)
+        return false;
+    for (uint32_t i = r->d->config.pool_count; i < r->merged->pool_count; i++)
+        taken += !strcmp(r->merged->pools[i].executor, p->executor);
+    return r->d->config.scope == VGPU_SCOPE_HOST || taken < VGPU_XCHG_MAX_QUEUES;
+}
+
+/* Can it be changed while we run? */
+static bool is_live(struct reload *r, const struct vgpu_config_change *c)
+{
+    bool live = false;
+
+    for (size_t i = 0; i < sizeof(live_keys) / sizeof(live_keys[0]) && !live; i++)
+        live = !strcmp(live_keys[i], c->path);
+    if (!strcmp(c->path, "pools[].name"))
+        return !c->was && queue_spare(r, pool_of(r->next, c->element));
+    if (!strcmp(c->path, "limits.in_flight"))
+        return r->next->in_flight <= r->d->in_flight_max;
+    if (!strncmp(c->path, "pools[].budget.", 15))
+        return budgets_fit(r, c->element);
+    return live;
+}
+
+struct members {
+    const char *pool;
+    uint32_t n;
+};
+
+static bool count_members(void *ctx, const struct vgpu_pool_record *p)
+{
+    struct members *m = ctx;
+
+    if (!strcmp(p->name, m->pool))
+        m->n = p->members;
+    return true;
+}
+
+/* A pool does not get smaller than what is registered in it. */
+static int capacity_check(struct reload *r, const struct vgpu_config_change *c)
+{
+    const struct vgpu_pool_config *p = pool_of(r->next, c->element);
+    struct members m = {.pool = c->element};
+    int rc = vgpu_store_each_pool(r->d->store, count_members, &m, r->err);
+
+    if (rc == 0 && p && p->capacity < m.n)
+        rc = vgpu_err_set(r->err, EINVAL, "%s: %u VMs are registered in pool %s; expected %u or more", c->key, m.n,
+                          c->element, m.n);
+    return rc;
+}
+
+static void judge(void *ctx, const struct vgpu_config_change *c)
+{
+    struct reload *r = ctx;
+    bool ours = c->element && !c->is && !strncmp(c->path, "pools[]", 7) &&
+                pool_of(&r->d->config, c->element)->stored; /* not the file's business */
+
+    if (r->rc || ours)
+        return;
+    if (!strcmp(c->path, "pools[].capacity"))
+        r->rc = capacity_check(r, c);
+    if (r->rc)
+        return;
+    bool live = is_live(r, c);
+    json_array_append_new(live ? r->applied : r->waits,
+                          json_pack("{s:s, s:s?, s:s?}", "key", c->key, "old", c->was, "new", c->is));
+    if (!live)
+        return;
+    if (strcmp(c->path, "pools[].name") == 0)
+        r->merged->pools[r->merged->pool_count++] = *pool_of(r->next, c->element);
+    else
+        vgpu_config_take(r->merged, r->next, c);
+}
+
+/* The first faults of a file, for the answer; all of them for the log. */
+static int load(struct vgpud *d, struct vgpu_config *next, struct vgpu_err *err)
+{
+    char *text = NULL;
+    size_t bytes = 0;
+    FILE *faults = open_memstream(&text, &bytes);
+
+    if (!faults)
+        return vgpu_err_set(err, ENOMEM, "out of memory");
+    int rc = vgpu_config_load(next, d->config.path, faults);
+    fclose(faults);
+    if (rc) {
+        vgpu_err_set(err, EINVAL, "nothing was changed: %.*s", (int)strcspn(text ? text : "", "\n"), text ? text : "");
+        for (const char *line = text; line && *line; line += strcspn(line, "\n"), line += *line == '\n')
+            vgpu_log(VGPU_LOG_ERROR, "reload: %.*s", (int)strcspn(line, "\n"), line);
+        rc = -EINVAL;
+    }
+    free(text);
+    return rc;
+}
+
+/* ---- making it so ---- */
+
+static int store_pool(struct vgpud *d, const struct vgpu_pool_config *p, struct vgpu_err *err)
+{
+    struct vgpu_pool_record rec = {.capacity = p->capacity};
+
+    memcpy(rec.name, p->name, sizeof(rec.name));
+    return vgpu_store_put_pool(d->store, &rec, err);
+}
+
+/* The store first: it alone can fail. Pools that it has already taken are put back. */
+static int store_pools(struct vgpud *d, const struct vgpu_config *merged, struct vgpu_err *err)
+{
+    int rc = 0;
+    uint32_t i = 0;
+
+    for (; i < merged->pool_count && rc == 0; i++)
+        if (!merged->pools[i].stored)
+            rc = store_pool(d, &merged->pools[i], err);
+    struct vgpu_err undo;
+    while (rc && i-- > 0)
+        if (i < d->config.pool_count && !d->config.pools[i].stored && store_pool(d, &d->config.pools[i], &undo))
+            vgpu_log(VGPU_LOG_ERROR, "reload: pool %s keeps its new capacity: %s", d->config.pools[i].name, undo.text);
+    return rc;
+}
+
+static void make_it_so(struct vgpud *d, const struct vgpu_config *merged)
+{
+    uint32_t pools = d->config.pool_count;
+
+    d->config = *merged;
+    d->config.pool_count = pools;
+    for (uint32_t i = pools; i < merged->pool_count; i++)
+        if (!vgpud_pool_serve(d, &merged->pools[i]))
+            vgpu_log(VGPU_LOG_ERROR, "reload: no memory to serve pool %s before the next start", merged->pools[i].name);
+    if (!d->verbose)
+        vgpu_log_level = (int)d->config.log_level;
+    for (uint32_t i = 0; i < d->executor_count; i++)
+        vgpud_executor_tune(d, &d->executors[i]);
+    vgpud_caps_renew(d);
+    vgpud_tables_publish(d); /* burst and idle policy */
+}
+
+int vgpud_reload(void *ctx, bool dry_run, json_t **result, struct vgpu_err *err)
+{
+    struct vgpud *d = ctx;
+    struct reload r = {.d = d, .err = err, .applied = json_array(), .waits = json_array()};
+    uint32_t level = (uint32_t)vgpu_log_level;
+
+    *result = NULL;
+    r.next = calloc(1, sizeof(*r.next));
+    r.merged = calloc(1, sizeof(*r.merged));
+    if (!r.next || !r.merged || !r.applied || !r.waits) {
+        r.rc = vgpu_err_set(err, ENOMEM, "out of memory");
+        goto out;
+    }
+    if (!d->config.path[0]) {
+        r.rc = vgpu_err_set(err, ENOENT, "the daemon runs without a configuration file; start it with --config FILE");
+        goto out;
+    }
+    r.rc = load(d, r.next, err);
+    if (r.rc)
+        goto out;
+    *r.merged = d->config;
+    vgpu_config_diff(&d->config, r.next, judge, &r);
+    if (r.rc == 0 && !dry_run)
+        r.rc = store_pools(d, r.merged, err);
+    if (r.rc)
+        goto out;
+    if (!dry_run)
+        make_it_so(d, r.merged);
+    *result = json_pack("{s:b, s:O, s:O}", "dry_run", dry_run, "applied", r.applied, "needs_restart", r.waits);
+    if (!*result)
+        r.rc = vgpu_err_set(err, ENOMEM, "out of memory");
+    if (!dry_run) {
+        json_decref(d->waits);
+        d->waits = json_incref(r.waits);
+        vgpu_log(VGPU_LOG_INFO, "reload: %zu values changed, %zu wait for the next start%s", json_array_size(r.applied),
+                 json_array_size(r.waits), level == (uint32_t)vgpu_log_level ? "" : " (and the log's level)");
+    }
+out:
+    json_decref(r.applied);
+    json_decref(r.waits);
+    free(r.next);
+    free(r.merged);
+    return r.rc;
+}
+
+/* ---- pools ---- */
+
+bool vgpud_pool_serve(struct vgpud *d, const struct vgpu_pool_config *p)
+{
+    struct vgpu_executor *e = executor_of(d, p->executor);
+
+    if (!e || d->config.pool_count == VGPU_CONFIG_MAX_POOLS)
+        return false;
+    d->config.pools[d->config.pool_count] = *p;
+    if (vgpud_executor_queue_add(d, e, d->config.pool_count)) {
+        memset(&d->config.pools[d->config.pool_count], 0, sizeof(*p));
+        return false;
+    }
+    d->config.pool_count++;
+    return true;
+}
+
+/* As a pool of the configuration, with default budgets. */
+static void pool_from_record(const struct vgpu_pool_record *rec, struct vgpu_pool_config *out)
+{
+    vgpu_config_pool_defaults(out);
+    memcpy(out->name, rec->name, sizeof(out->name));
+    memcpy(out->executor, rec->executor, sizeof(out->executor));
+    out->capacity = rec->capacity;
+    out->stored = true;
+}
+
+int vgpud_pool_check(void *ctx, const struct vgpu_pool_record *old, const struct vgpu_pool_record *now,
+                     struct vgpu_err *err)
+{
+    struct vgpud *d = ctx;
+    const struct vgpu_pool_config *c = pool_of(&d->config, now ? now->name : old->name);
+    char known[256] = "";
+
+    if (c && !c->stored && !now)
+        return vgpu_err_set(err, EBUSY, "pool %s stands in %s; take it out there", c->name,
+                            d->config.path[0] ? d->config.path : "the default configuration");
+    if (c && !c->stored && old && now->capacity != old->capacity)
+        return vgpu_err_set(err, EBUSY, "pool %s stands in %s; change its capacity there, then vgpu-ctl reload-config",
+                            c->name, d->config.path[0] ? d->config.path : "the default configuration");
+    if (!now || old)
+        return 0;
+    if (c && strcmp(c->executor, now->executor))
+        return vgpu_err_set(err, EBUSY, "pool %s was made on executor %s before; expected that one until the next start",
+                            c->name, c->executor);
+    for (uint32_t i = 0; i < d->executor_count; i++) {
+        size_t n = strlen(known);
+        snprintf(known + n, sizeof(known) - n, "%s%s", n ? ", " : "", d->executors[i].config->name);
+    }
+    if (!executor_of(d, now->executor))
+        return vgpu_err_set(err, ENOENT, "there is no executor %s; there are %s", now->executor, known);
+    if (d->config.pool_count == VGPU_CONFIG_MAX_POOLS)
+        return vgpu_err_set(err, ENOSPC, "there are %u pools, and a daemon serves no more", d->config.pool_count);
+    return 0;
+}
+
+void vgpud_pool_apply(void *ctx, const struct vgpu_pool_record *old, const struct vgpu_pool_record *now)
+{
+    struct vgpud *d = ctx;
+    struct vgpu_pool_config p;
+
+    if (!now)
+        return; /* its queue stays, without members, until the next start */
+    struct vgpu_pool_config *c = (struct vgpu_pool_config *)(uintptr_t)pool_of(&d->config, now->name);
+    if (c) {
+        c->capacity = now->capacity;
+        return;
+    }
+    pool_from_record(now, &p);
+    if (!vgpud_pool_serve(d, &p))
+        vgpu_log(VGPU_LOG_WARN, "pool %s is served from the next start on: executor %s has no queue left", p.name,
+                 p.executor);
+}
+
+static bool adopt(void *ctx, const struct vgpu_pool_record *rec)
+{
+    struct vgpud *d = ctx;
+
+    if (pool_of(&d->config, rec->name) || !rec->executor[0])
+        return true;
+    bool known = false;
+    for (uint32_t i = 0; i < d->config.executor_count; i++)
+        known |= !strcmp(d->config.executors[i].name, rec->executor);
+    if (!known || d->config.pool_count == VGPU_CONFIG_MAX_POOLS) {
+        vgpu_log(VGPU_LOG_WARN, "pool %s of the store is not served: %s %s", rec->name,
+                 known ? "there are too many pools, executor" : "there is no executor", rec->executor);
+        return true;
+    }
+    pool_from_record(rec, &d->config.pools[d->config.pool_count++]);
+    return true;
+}
+
+int vgpud_pools_adopt(struct vgpud *d, struct vgpu_err *err)
+{
+    return vgpu_store_each_pool(d->store, adopt, d, err);
+}
