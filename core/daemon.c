@@ -23,7 +23,7 @@
 #endif
 
 #include "core/base/sigbus.h"
-#include "core/control.h"
+#include "control/control.h"
 
 #define READY_DEADLINE_NS (VGPU_START_DEADLINE_NS + UINT64_C(5000000000)) /* one that does not start has been killed */
 #define LOCK_WAIT_MS 15000

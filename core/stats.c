@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "core/control.h"
+#include "control/control.h"
 #include "core/daemon.h"
 
 static const char *const prio_names[VGPU_PRIO_COUNT] = {"high", "medium", "low"};

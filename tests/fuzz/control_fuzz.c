@@ -4,7 +4,7 @@
  * one well-formed response on one line.
  */
 #include "fuzz.h"
-#include "tests/unit/core/control_rig.h"
+#include "tests/unit/control/control_rig.h"
 
 static struct control_rig rig;
 

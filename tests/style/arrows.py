@@ -17,11 +17,12 @@ MAY = {
     'store': LEAF,
     'host': LEAF,
     'iommu': LEAF,
-    'core': LEAF | {'core/libcontrol', 'local-transport', 'xen-transport', 'pmd-gpu',
+    'core/config': LEAF,
+    'control': LEAF | {'store', 'core/config'},
+    'core': LEAF | {'core/config', 'control', 'local-transport', 'xen-transport', 'pmd-gpu',
                     'store', 'host', 'iommu'},
-    'core/libcontrol': LEAF,
-    'ctl': LEAF | {'core/libcontrol', 'store', 'host'},
-    'config': LEAF | {'core'},
+    'ctl': LEAF | {'core/config', 'control', 'store', 'host'},
+    'config': LEAF | {'core/config'},
     'guest-lib': LEAF | {'guest halves'},
     'guest-lib/examples': {'rings/abi', 'core/base', 'guest-lib'},
 }
@@ -37,12 +38,17 @@ FOREIGN = {
     'DPDK': (r'(dpdk/)?rte_\w+\.h$', {'core'}),
     'VFIO': (r'linux/vfio\.h$', {'iommu'}),
     'liburcu': (r'urcu.*\.h$', {'core'}),
-    'libyaml': (r'yaml\.h$', {'core'}),
+    'libyaml': (r'yaml\.h$', {'core/config'}),
 }
 INCLUDE = re.compile(r'^\s*#\s*include\s+([<"])([^>"]+)[>"]')
 
 
+CONFIG = re.compile(r'core/(config\w*|breaker)\.[ch]$')  # need nothing else of core, and are needed without it
+
+
 def room_of(path):
+    if CONFIG.match(path):
+        return 'core/config'
     for room in sorted(MAY, key=len, reverse=True):
         if path.startswith(room + '/'):
             return room

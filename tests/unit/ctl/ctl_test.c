@@ -14,7 +14,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "../core/control_rig.h"
+#include "../control/control_rig.h"
 #include "ctl/args.h"
 #include "ctl/print.h"
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "core/control.h"
+#include "control/control.h"
 
 #include <criterion/criterion.h>
 #include <errno.h>

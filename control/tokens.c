@@ -3,7 +3,7 @@
  * Token files: token_dir/vm-ID.token, hex and a newline, readable by the VM's uid alone. The directory may be entered
  * but not listed (0711). A file is written under another name and renamed, so a guest never reads half a token.
  */
-#include "core/control_int.h"
+#include "control/control_int.h"
 
 #include <dirent.h>
 #include <errno.h>

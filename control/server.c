@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The control server: sockets, clients, deadlines. Requests are checked in control_args.c, done in control_commands.c.
+/* The control server: sockets, clients, deadlines. Requests are checked in args.c, done in commands.c.
  */
-#include "core/control_int.h"
+#include "control/control_int.h"
 
 #include <errno.h>
 #include <stdlib.h>

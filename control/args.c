@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Checks a request along the command's table of arguments, so that commands see only what they take. */
-#include "core/control_int.h"
+#include "control/control_int.h"
 
 #include <errno.h>
 #include <inttypes.h>

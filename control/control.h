@@ -41,8 +41,25 @@ struct vgpu_pool_live {
     int64_t executor_pid;          /* -1: none, or in process */
 };
 
-/* Calls into the daemon, on the control thread, from inside vgpu_control_dispatch(). None may block or call back. */
+/*
+ * Calls into the daemon, on the control thread, from inside vgpu_control_dispatch(). None may block or call back. A change
+ * goes: *_check for each that changes (a refusal leaves all as it was), the store's commit, *_apply for each. NULL: there
+ * is no daemon, or it cannot do that.
+ */
 struct vgpu_control_ops {
+    /* Could the running VM, if it runs, take this change? now NULL: may it be removed? 0, or -errno with err. */
+    int (*vm_check)(void *ctx, const struct vgpu_vm_record *old, const struct vgpu_vm_record *now, struct vgpu_err *err);
+    /* After the commit; cannot fail. old NULL: it is new; now NULL: it is gone. */
+    void (*vm_apply)(void *ctx, const struct vgpu_vm_record *old, const struct vgpu_vm_record *now);
+    /* The same for pools; old NULL: a new one, now NULL: one that goes. */
+    int (*pool_check)(void *ctx, const struct vgpu_pool_record *old, const struct vgpu_pool_record *now,
+                      struct vgpu_err *err);
+    void (*pool_apply)(void *ctx, const struct vgpu_pool_record *old, const struct vgpu_pool_record *now);
+    /* What runs and what is degraded, a new reference; NULL: failed. */
+    json_t *(*status)(void *ctx);
+    /* Reads the configuration again. *result: {"applied":[{"key","old","new"}],"needs_restart":[...]}, a new reference. dry_run
+     * changes nothing. -EINVAL with err: a fault in the file, nothing is applied. */
+    int (*reload)(void *ctx, bool dry_run, json_t **result, struct vgpu_err *err);
     /* The result of `stats`, a new reference; vm_id -1: all VMs, else a registered one. NULL: failed. Required. */
     json_t *(*stats)(void *ctx, int64_t vm_id);
     /* False: not attached. NULL: none ever is. */

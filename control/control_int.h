@@ -1,13 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Private to core/control*.c. control.c is the server; control_args.c checks a request along a command's table of
- * arguments; control_commands.c has the commands; control_tokens.c the token files. A new command is one row of
- * vgpu_commands, its arguments, and a function.
+ * Private to this room. server.c is the server; args.c checks a request along a command's table of arguments; commands.c
+ * has the commands; tokens.c the token files. A new command is one row of vgpu_commands, its arguments, and a function.
  */
-#ifndef VGPU_CORE_CONTROL_INT_H
-#define VGPU_CORE_CONTROL_INT_H
+#ifndef VGPU_CONTROL_INT_H
+#define VGPU_CONTROL_INT_H
 
-#include "core/control.h"
+#include "control/control.h"
 
 struct client;
 

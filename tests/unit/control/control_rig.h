@@ -3,7 +3,7 @@
 #ifndef VGPU_TESTS_CONTROL_RIG_H
 #define VGPU_TESTS_CONTROL_RIG_H
 
-#include "core/control.h"
+#include "control/control.h"
 
 struct control_rig {
     char dir[32];

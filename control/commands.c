@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The commands of docs/control-protocol.md, over the store and what the daemon knows. */
-#include "core/control_int.h"
+#include "control/control_int.h"
 
 #include <errno.h>
 #include <inttypes.h>
