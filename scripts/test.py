@@ -59,7 +59,7 @@ PROCESSES = {'e2e': 2}
 # VGPU_TEST_SLICE_S in the environment replaces both.
 SLICE_S = 60
 CAMPAIGN_S = {'fuzz': 600, 'hostile': 1200, 'kill': 1200}
-SUITE_LIMIT_S = {'gpu': 3600, 'mutants': 7200, 'fuzz': 7200, 'hostile': 7200, 'kill': 7200}
+SUITE_LIMIT_S = {'xen-ten': 3600, 'gpu': 3600, 'mutants': 7200, 'fuzz': 7200, 'hostile': 7200, 'kill': 7200}
 SUITE_LIMIT_DEFAULT_S = 1500
 
 

@@ -111,11 +111,12 @@ class Lab:
         image.write(target)
         return target
 
-    def boot(self, parts, *, log, limit_s, on_line, memory_mib=1280, dom0_mib=704, cpus=2, pvh=False, arguments=''):
+    def boot(self, parts, *, log, limit_s, on_line, memory_mib=1280, dom0_mib=704, cpus=2, pvh=False, arguments='',
+             xen='', machine=()):
         """Boots Xen; dom0 then runs the parts. A qemu.Boot."""
         image = self.dom0_image(parts)
         return qemu.boot(
-            ['-kernel', self.hypervisor, '-append', XEN_ARGUMENTS.format(mem=dom0_mib),
+            ['-kernel', self.hypervisor, '-append', f'{XEN_ARGUMENTS.format(mem=dom0_mib)} {xen}', *machine,
              '-initrd', f'{self.kernel.vmlinux()} console=hvc0 rdinit=/init quiet {arguments},{image}'],
             log=log, limit_s=limit_s, memory_mib=memory_mib, cpus=cpus,
             cpu=qemu.CPU + (',+svm,+npt' if pvh else ''), on_line=on_line)

@@ -3,7 +3,8 @@
 """Runs scenarios in Xen in QEMU and prints TAP. See README.md.
 
 xen_test.py [--build DIR] SUITE
-xen_test.py [--build DIR] [--limit S] [--pvh] --scenario PART...   one boot with parts of your choice; shows the console
+xen_test.py [--build DIR] [--limit S] [--pvh guests|dom0] --scenario PART...
+        one boot with parts of your choice; shows the console
 """
 import argparse
 import os
@@ -21,9 +22,18 @@ PROGRAMS = {
     'vgpu-vecadd': 'guest-lib/examples/vgpu-vecadd', 'vgpu-gemm': 'guest-lib/examples/vgpu-gemm',
     'vgpu-lab-guest': 'tests/xen/vgpu-lab-guest', 'vgpu-lab-reach': 'tests/xen/vgpu-lab-reach',
 }
+PVH = {'pvh': True, 'arguments': 'lab.type=pvh lab.memory=128', 'memory_mib': 1536}
+# dom0 as a PVH domain needs an IOMMU; an emulated AMD one will do.
+PVH_DOM0 = {**PVH, 'xen': 'dom0=pvh', 'machine': ['-machine', 'q35', '-device', 'amd-iommu']}
 # suite: [(parts, seconds that they may take, options of Lab.boot)]: one boot each. Limits are for a machine that is busy.
 SUITES = {
     'xen': [(['start'], 420, {})],
+    'xen-ten': [
+        (['ten'], 900, {'memory_mib': 2800}),
+        (['start', 'work', 'walls'], 600, PVH),
+        (['start', 'work', 'walls', 'life'], 900, PVH_DOM0),
+        (['start', 'work', 'save', 'leaks'], 1500, {'dom0_mib': 1100, 'memory_mib': 1700, 'arguments': 'lab.cycles=50'}),
+    ],
 }
 
 
@@ -33,7 +43,7 @@ def arguments():
     parser.add_argument('--scenario', nargs='+', help='names in parts/ or shell scripts, instead of a suite')
     parser.add_argument('--limit', type=int, default=300, help='seconds for --scenario')
     parser.add_argument('--log', help='folder for images and logs; default: BUILD/tests/xen/log')
-    parser.add_argument('--pvh', action='store_true', help='with --scenario: a CPU that can run PVH guests')
+    parser.add_argument('--pvh', choices=['guests', 'dom0'], help='with --scenario: PVH domains, dom0 as well')
     parser.add_argument('suite', nargs='?', choices=list(SUITES))
     options = parser.parse_args()
     if bool(options.suite) == bool(options.scenario):
@@ -47,7 +57,8 @@ def own_scenario(machine, options, logs):
     def show(at, text):
         found.line(at, text)
         print(f'[{at:7.2f}] {text}', flush=True)
-    boot = machine.boot(options.scenario, log=log, limit_s=options.limit, on_line=show, pvh=options.pvh)
+    boot = machine.boot(options.scenario, log=log, limit_s=options.limit, on_line=show,
+                        **{None: {}, 'guests': PVH, 'dom0': PVH_DOM0}[options.pvh])
     return 1 if results.tap(found.judge(boot, lab.expected(options.scenario)), found.infos, log) else 0
 
 
@@ -69,8 +80,9 @@ def main():
             found, log = results.Results(), os.path.join(logs, f'{options.suite}-{number}.log')
             boot = machine.boot(parts, log=log, limit_s=limit_s, on_line=found.line, **more)
             judged = found.judge(boot, lab.expected(parts))
-            rows += [(name if name != 'boot' else f'boot-{number}', verdict, detail) for name, verdict, detail in judged]
-            infos += found.infos
+            prefix = f'{number}-' if len(SUITES[options.suite]) > 1 else ''
+            rows += [(prefix + name, verdict, detail) for name, verdict, detail in judged]
+            infos += [(prefix + name, text) for name, text in found.infos]
             if any(verdict == 'FAIL' for _, verdict, _ in judged):
                 for at, text in boot.lines[-60:]:
                     print(f'# [{at:7.2f}] {text}')

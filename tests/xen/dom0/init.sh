@@ -6,6 +6,7 @@ vmlab_mounts
 # QEMU's CPU calls itself an Opteron and has no 3DNow!, which OpenBLAS then would use.
 export OPENBLAS_CORETYPE=Nehalem
 . /lab/xen.sh
+GUEST_TYPE=$(vmlab_argument lab.type pv) GUEST_MEMORY=$(vmlab_argument lab.memory 96)
 xen_services || { fail xen-services "$(tail -n 3 /tmp/services.log)"; vmlab_end; }
 mark services
 . /lab/vgpu.sh

@@ -19,7 +19,7 @@ xen_services() {
 
 # guest_create NAME [KEY=VALUE...]: memory, type, uuid, paused, args (of its kernel).
 guest_create() {
-    local name=$1 memory=96 type=pv uuid= paused= args= word
+    local name=$1 memory=${GUEST_MEMORY:-96} type=${GUEST_TYPE:-pv} uuid= paused= args= word
     shift
     for word; do
         case $word in
@@ -46,20 +46,19 @@ guest_up() { # NAME [SECONDS]: its init waits for commands
 }
 guest_log() { tail -n "${2:-20}" "/var/log/xen/console/guest-$1.log"; }
 
-# guest_start NAME COMMAND: the guest's init runs it in its shell; sets STARTED. guest_wait NAME SECONDS: its exit status,
-# its last line of output in REPLY.
+# guest_start NAME COMMAND: the guest's init runs it in its shell. guest_wait NAME SECONDS: its exit status, its last line
+# of output in REPLY.
 guest_start() {
-    local path
-    path=/local/domain/$(guest_id "$1")
     STARTED=$((${STARTED:-0} + 1))
-    xenstore-write "$path/lab/command" "$STARTED $2"
+    echo $STARTED >"/tmp/started.$1"
+    xenstore-write "/local/domain/$(guest_id "$1")/lab/command" "$STARTED $2"
 }
 guest_answered() { case $(xenstore-read "$1/data/reply" 2>/dev/null) in "$2 "*) ;; *) return 1 ;; esac; }
 guest_wait() {
     local path answer
     path=/local/domain/$(guest_id "$1")
     REPLY='no answer'
-    wait_until "$2" guest_answered "$path" "$STARTED" || return 124
+    wait_until "$2" guest_answered "$path" "$(cat "/tmp/started.$1")" || return 124
     answer=$(xenstore-read "$path/data/reply")
     answer=${answer#* }
     REPLY=${answer#* }

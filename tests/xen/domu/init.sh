@@ -14,8 +14,9 @@ answer() { # NUMBER STATUS TEXT
 }
 xenstore-write data/ready 1
 last=0
-# Watches fire once when set, so a command that was written before is seen too.
-xenstore-watch "$(xenstore-read domid | sed 's#.*#/local/domain/&/lab/command#')" | while read -r _; do
+# A path relative to the domain's own, which changes when it is restored. Watches fire once when set, so a command that was
+# written before is seen too.
+xenstore-watch lab/command | while read -r _; do
     line=$(xenstore-read lab/command 2>/dev/null) || continue
     number=${line%% *}
     [ "$number" != "$last" ] || continue

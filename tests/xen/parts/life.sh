@@ -38,5 +38,6 @@ xl reboot g2
 rebooted() { [ -n "$(guest_id g2)" -a "$(guest_id g2)" != "$old" ]; }
 wait_until 60 rebooted && guest_up g2 && wait_until 20 xenstore-exists "$(device g2)/state"
 guest_run g2 60 'vgpu-vecadd --size 256'
-check rebooted "domain $old, then $(guest_id g2): $REPLY" [ $? -eq 0 -a "$(guest_id g2)" != "$old" ]
+status=$?
+check rebooted "domain $old, then $(guest_id g2): $REPLY" [ $status -eq 0 -a "$(guest_id g2)" != "$old" ]
 mark lived

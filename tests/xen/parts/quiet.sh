@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 # While both sides poll, a descriptor costs no system call on either side, so no hypercall: a process has no other way to
 # the hypervisor. Counted by the kernels' own tracing, with a control that shows that it would be seen.
-# expects: quiet-work quiet-domu quiet-dom0 quiet-control quiet-doorbells
+# With ring.strict_ro as well: the submission slots are lent read-only, 16 pages of 1024 slots.
+# expects: strict-pages strict-write quiet-work quiet-domu quiet-dom0 quiet-control quiet-doorbells
 
 vgpu_stop
 vgpu_configure <<'C'
 poll_cores:
   idle: {sleep: false}
 executor_idle: {sleep: false}
+ring: {strict_ro: true}
 executors:
   - {name: exec-A, backend: cpu}
 pools:
@@ -28,6 +30,16 @@ eval "$TRACE"
 guest_background g1 "vgpu-lab-guest count 300 >/tmp/count"
 guest_run g1 30 'while [ ! -e /tmp/count.attached ]; do sleep 0.1; done; pgrep vgpu-lab-guest'
 guest=$REPLY
+D1=$(guest_id g1)
+grants "$D1" >/tmp/grants
+strict=$(awk 'and($3, 4)' /tmp/grants | wc -l)
+check strict-pages "$strict pages are read-only, $LENT without strict_ro" [ "$strict" -ge $((LENT + 16)) ]
+written=0
+for ref in $(awk 'and($3, 4) { print $1 }' /tmp/grants); do
+    reached=$(vgpu-lab-reach write "$D1" "$ref")
+    [ "${reached%%:*}" = refused ] || written=$((written + 1))
+done
+check strict-write "dom0 can write to $written of them" [ "$written" -eq 0 ]
 doorbells() {
     $CTL stats --vm-id=1 --json | tr ',{' '\n\n' | awk -F: '/"doorbells_(in|out)"/ { n += $2 } END { print n + 0 }'
 }

@@ -12,7 +12,8 @@ wait_until 30 flow_gets_on g1
 grants "$D1" >/tmp/grants
 shared=$(awk '!and($3, 4) && $1 > 8 { print $1; exit }' /tmp/grants)
 lent=$(awk 'and($3, 4) { print $1; exit }' /tmp/grants)
-info grants "$(grants_used "$D1") pages granted by g1, $(awk 'and($3, 4)' /tmp/grants | wc -l) of them read-only"
+LENT=$(awk 'and($3, 4)' /tmp/grants | wc -l)
+info grants "$(grants_used "$D1") pages granted by g1, $LENT of them read-only"
 
 guest_run g2 20 "vgpu-lab-reach map $D1 ${shared:-none} ro"
 status=$?
