@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "iommu/faults.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
+
+#include "host/kernel.h"
 
 /* The log quotes what devices and firmware say: only what can be printed is kept, and bytes above ASCII are not. */
 static void text_copy(char *out, size_t bytes, const char *from, size_t n)
@@ -147,43 +146,17 @@ bool vgpu_iommu_faults_line(struct vgpu_iommu_faults *f, const char *line, doubl
     return true;
 }
 
-bool vgpu_iommu_faults_record(struct vgpu_iommu_faults *f, const char *record, size_t bytes)
+static bool on_record(void *ctx, const struct vgpu_host_log *record)
 {
-    char text[1024];
-    size_t n = bytes < sizeof(text) - 1 ? bytes : sizeof(text) - 1;
-    unsigned long long microseconds = 0;
-
-    memcpy(text, record, n);
-    text[n] = 0;
-    char *line = strchr(text, ';');
-    if (!line || sscanf(text, "%*u,%*u,%llu", &microseconds) != 1)
-        return false;
-    line++;
-    line[strcspn(line, "\n")] = 0;
-    return vgpu_iommu_faults_line(f, line, (double)microseconds / 1e6);
+    vgpu_iommu_faults_line(ctx, record->text, (double)record->at_us / 1e6);
+    return true;
 }
 
-void vgpu_iommu_faults_read(struct vgpu_iommu_faults *f, const char *path)
+void vgpu_iommu_faults_read(const struct vgpu_host_root *root, struct vgpu_iommu_faults *f)
 {
-    char record[8192];
-
     memset(f, 0, sizeof(*f));
-    int fd = open(path ? path : "/dev/kmsg", O_RDONLY | O_NONBLOCK | O_CLOEXEC);
-    if (fd < 0) {
-        snprintf(f->unreadable, sizeof(f->unreadable), "%s: %s%s", path ? path : "/dev/kmsg", strerror(errno),
-                 errno == EPERM || errno == EACCES ? " (run as root; sysctl kernel.dmesg_restrict)" : "");
-        return;
-    }
-    for (uint32_t i = 0; i < VGPU_IOMMU_LOG_RECORDS; i++) {
-        ssize_t n = read(fd, record, sizeof(record));
-        if (n < 0 && (errno == EPIPE || errno == EINTR)) /* EPIPE: overwritten meanwhile; the next read goes on behind */
-            continue;
-        if (n <= 0) {
-            if (n < 0 && errno != EAGAIN)
-                snprintf(f->unreadable, sizeof(f->unreadable), "%s: %s", path ? path : "/dev/kmsg", strerror(errno));
-            break;
-        }
-        vgpu_iommu_faults_record(f, record, (size_t)n);
-    }
-    close(fd);
+    int rc = vgpu_host_log_read(root, on_record, f);
+    if (rc)
+        snprintf(f->unreadable, sizeof(f->unreadable), "the kernel's log: %s%s", strerror(-rc),
+                 vgpu_host_denied(rc) ? " (run as root; sysctl kernel.dmesg_restrict)" : "");
 }

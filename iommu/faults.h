@@ -10,8 +10,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define VGPU_IOMMU_FAULTS_KEPT 32u    /* different ones; beyond that the oldest is dropped */
-#define VGPU_IOMMU_LOG_RECORDS 65536u /* looked at, at most */
+#include "host/root.h"
+
+#define VGPU_IOMMU_FAULTS_KEPT 32u /* different ones; beyond that the oldest is dropped */
 
 struct vgpu_iommu_fault {
     char device[32]; /* "0000:00:03.0", or what the log names; "" : it does not say */
@@ -32,9 +33,7 @@ struct vgpu_iommu_faults {
 
 /* One line of the log, without its prefix. True: it told of a fault (or of suppressed ones). */
 bool vgpu_iommu_faults_line(struct vgpu_iommu_faults *f, const char *line, double time_s);
-/* One record as /dev/kmsg gives it: "priority,sequence,microseconds,flags;text\n...". The same. */
-bool vgpu_iommu_faults_record(struct vgpu_iommu_faults *f, const char *record, size_t bytes);
-/* Reads the log from its start. path NULL: /dev/kmsg. Fills f->unreadable where it cannot. */
-void vgpu_iommu_faults_read(struct vgpu_iommu_faults *f, const char *path);
+/* Reads the whole log that the kernel still has. Fills f->unreadable where it cannot. */
+void vgpu_iommu_faults_read(const struct vgpu_host_root *root, struct vgpu_iommu_faults *f);
 
 #endif

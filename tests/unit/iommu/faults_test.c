@@ -5,7 +5,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
+
+#include "tree.h"
 
 static struct vgpu_iommu_faults f;
 
@@ -90,28 +91,48 @@ Test(faults, the_same_is_counted_and_the_oldest_makes_room)
     cr_expect_eq(f.suppressed, 123);
 }
 
-Test(faults, records_and_hostile_text)
+Test(faults, hostile_text)
 {
-    static const char good[] = "3,812,5500000,-;DMAR: [DMA Write] Request device [00:03.0] fault addr 300000 [fault reason 05] "
-                               "bad\x1b[31m\xff\n SUBSYSTEM=pci\n DEVICE=+pci:0000:00:03.0\n";
     char *big = malloc(9000);
 
     memset(&f, 0, sizeof(f));
-    cr_assert(vgpu_iommu_faults_record(&f, good, sizeof(good) - 1));
+    cr_assert(vgpu_iommu_faults_line(&f, "DMAR: [DMA Write] Request device [00:03.0] fault addr 300000 [fault reason 05] "
+                                         "bad\x1b[31m\xff", 5.5));
     cr_expect_float_eq(f.faults[0].last_s, 5.5, 0.001);
     cr_expect_str_eq(f.faults[0].reason, "bad?[31m?");
     memset(big, 'x', 9000);
-    cr_expect_not(vgpu_iommu_faults_record(&f, big, 9000));
-    memcpy(big, "3,1,2,-;DMAR: [DMA Write] Request device [", 42);
-    cr_expect_not(vgpu_iommu_faults_record(&f, big, 9000));
-    cr_expect_not(vgpu_iommu_faults_record(&f, "", 0));
-    cr_expect_not(vgpu_iommu_faults_record(&f, ";", 1));
+    big[8999] = 0;
+    cr_expect_not(vgpu_iommu_faults_line(&f, big, 1));
+    memcpy(big, "DMAR: [DMA Write] Request device [", 34);
+    cr_expect_not(vgpu_iommu_faults_line(&f, big, 1));
     free(big);
 }
 
-Test(faults, a_log_that_cannot_be_read_says_why)
+static void read_from(const char *directory)
 {
-    vgpu_iommu_faults_read(&f, "/nonexistent/kmsg");
-    cr_expect_str_eq(f.unreadable, "/nonexistent/kmsg: No such file or directory");
+    struct vgpu_host_root root;
+    struct vgpu_err err;
+
+    cr_assert_eq(vgpu_host_root_open(&root, directory, &err), 0, "%s", err.text);
+    vgpu_iommu_faults_read(&root, &f);
+    vgpu_host_root_close(&root);
+}
+
+Test(faults, the_log_of_a_copy_of_a_host)
+{
+    char *root = tree_make();
+
+    tree_file(root, "dev/kmsg", "6,1,100,-;DMAR: IOMMU enabled\n"
+                                "3,2,5500000,-;DMAR: [DMA Write] Request device [00:03.0] fault addr 300000 [fault reason 05] a\n"
+                                " SUBSYSTEM=pci\n");
+    read_from(root);
+    cr_assert_eq(f.count, 1);
+    cr_expect_float_eq(f.faults[0].last_s, 5.5, 0.001);
+    cr_expect_str_eq(f.unreadable, "");
+    tree_free(root);
+    root = tree_make();
+    read_from(root);
+    cr_expect_str_eq(f.unreadable, "the kernel's log: No such file or directory");
     cr_expect_eq(f.count, 0);
+    tree_free(root);
 }
