@@ -5,8 +5,8 @@
 #include <string.h>
 #include <sys/mman.h>
 
-int vgpud_dma_open(const struct vgpu_config *c, const char *root, const struct vgpu_vfio_sys *sys, struct vgpu_iommu **out,
-                   struct vgpu_err *err)
+int vgpud_dma_open(const struct vgpu_config *c, const char *root, const struct vgpu_vfio_sys *sys,
+                   struct vgpu_iommu **out, struct vgpu_err *err)
 {
     struct vgpu_iommu_device devices[VGPU_CONFIG_MAX_DEVICES] = {0};
     struct vgpu_iommu_params params = {
@@ -23,8 +23,8 @@ int vgpud_dma_open(const struct vgpu_config *c, const char *root, const struct v
     return vgpu_iommu_open(&params, out, err);
 }
 
-int vgpud_dma_attach(struct vgpu_iommu *io, uint32_t vm_id, uint32_t domain, bool dedicated, const struct vgpu_region *region,
-                     struct vgpud_dma *dma, struct vgpu_refusal *r)
+int vgpud_dma_attach(struct vgpu_iommu *io, uint32_t vm_id, uint32_t domain, bool dedicated,
+                     const struct vgpu_region *region, struct vgpud_dma *dma, struct vgpu_refusal *r)
 {
     uint64_t page = region->page_bytes;
     /* Up to the end of the last page that the IOMMU can tell apart: the rest of it is the same VM's. */

@@ -34,7 +34,8 @@ static void roles_from_status(struct vgpu_topology *t, const json_t *status)
     char name[48];
 
     for (int kind = VGPU_TOPOLOGY_POLL; kind <= VGPU_TOPOLOGY_EXECUTOR; kind++)
-        json_array_foreach(json_object_get(status, lists[kind]), i, one) {
+        json_array_foreach(json_object_get(status, lists[kind]), i, one)
+        {
             const char *given = json_string_value(json_object_get(one, "name"));
             const json_t *cpu = json_object_get(one, "cpu");
             if (!json_is_integer(cpu)) {
@@ -84,14 +85,16 @@ static int roles_find(const struct vgpu_ctl_local *local, struct vgpu_topology *
     if (text_arg(local, "poll_cpus") || text_arg(local, "executor_cpus"))
         return roles_from_options(local, t, err);
     if (text_arg(local, "root")) {
-        snprintf(t->roles_from, sizeof(t->roles_from), "no roles: this is a copy of a host (--poll-cpus and --executor-cpus give some)");
+        snprintf(t->roles_from, sizeof(t->roles_from),
+                 "no roles: this is a copy of a host (--poll-cpus and --executor-cpus give some)");
         return 0;
     }
     json_t *args = json_object();
     if (args && vgpu_ctl_call(local->line->socket, "status", args, &status, &refused, &why) == 0)
         roles_from_status(t, status);
     else
-        snprintf(t->roles_from, sizeof(t->roles_from), "no roles: vgpud does not answer (--poll-cpus and --executor-cpus give some)");
+        snprintf(t->roles_from, sizeof(t->roles_from),
+                 "no roles: vgpud does not answer (--poll-cpus and --executor-cpus give some)");
     json_decref(status);
     json_decref(args);
     return 0;

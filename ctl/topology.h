@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * vgpu-ctl topology: the host as a picture. topology.c gathers it (readers of host/, roles of CPUs from vgpud), the others
- * show it: as a text tree, as JSON, as an SVG drawing. Nothing here changes anything.
+ * vgpu-ctl topology: the host as a picture. topology.c gathers it (readers of host/, roles of CPUs from vgpud), the
+ * others show it: as a text tree, as JSON, as an SVG drawing. Nothing here changes anything.
  */
 #ifndef VGPU_CTL_TOPOLOGY_H
 #define VGPU_CTL_TOPOLOGY_H
@@ -28,10 +28,10 @@ struct vgpu_topology_role {
 struct vgpu_topology_device {
     const struct vgpu_host_pci_device *pci;
     bool gpu;
-    uint32_t bridges;  /* on the way to the root bus */
-    int32_t top;       /* index of the topmost bridge (its root port), -1: on the root bus itself */
-    char kind[24];     /* GPU, network, storage, ... */
-    char model[64];    /* "NVIDIA H100 PCIe"; else vendor and device in hexadecimal */
+    uint32_t bridges;                  /* on the way to the root bus */
+    int32_t top;                       /* index of the topmost bridge (its root port), -1: on the root bus itself */
+    char kind[24];                     /* GPU, network, storage, ... */
+    char model[64];                    /* "NVIDIA H100 PCIe"; else vendor and device in hexadecimal */
     uint64_t bandwidth, max_bandwidth; /* bytes a second in one direction; 0 unknown */
 };
 struct vgpu_topology {

@@ -28,7 +28,7 @@ static void model_set(const struct vgpu_host_root *root, struct vgpu_topology_de
     static const struct {
         uint32_t vendor;
         const char *name;
-    } makers[] = {{0x10de, "NVIDIA"}, {0x1002, "AMD"},      {0x8086, "Intel"}, {0x15b3, "Mellanox"},
+    } makers[] = {{0x10de, "NVIDIA"},  {0x1002, "AMD"},      {0x8086, "Intel"},  {0x15b3, "Mellanox"},
                   {0x144d, "Samsung"}, {0x14e4, "Broadcom"}, {0x1af4, "virtio"}, {0x1b36, "QEMU"}};
     const char *maker = NULL;
     char *text = vgpu_host_text(root, NULL, "proc/driver/nvidia/gpus/%s/information", d->pci->address);
@@ -55,7 +55,8 @@ static bool worth_showing(const struct vgpu_host_pci_device *p)
 {
     uint32_t class = vgpu_host_pci_class(p);
 
-    return vgpu_host_pci_is_gpu(p) || ((class <= 0x03 || class == 0x0b || class == 0x12) && class > 0 && !p->is_virtual) ||
+    return vgpu_host_pci_is_gpu(p) ||
+           ((class <= 0x03 || class == 0x0b || class == 0x12) && class > 0 && !p->is_virtual) ||
            !strcmp(p->driver, "vfio-pci");
 }
 
@@ -84,7 +85,8 @@ static int devices_find(const struct vgpu_host_root *root, struct vgpu_topology 
         d->gpu = vgpu_host_pci_is_gpu(p);
         d->top = -1;
         /* Readers leave no loops; the bound is for the eye. */
-        for (int32_t up = p->parent; up >= 0 && (uint32_t)up < t->pci.count && d->bridges < 64; up = t->pci.device[up].parent) {
+        for (int32_t up = p->parent; up >= 0 && (uint32_t)up < t->pci.count && d->bridges < 64;
+             up = t->pci.device[up].parent) {
             d->bridges++;
             d->top = up;
         }
@@ -207,8 +209,8 @@ void vgpu_topology_link(const struct vgpu_topology_device *d, char *out, size_t 
     rate_text(p->speed_mts, rate, sizeof(rate));
     rate_text(p->max_speed_mts, most, sizeof(most));
     if (vgpu_topology_link_degraded(d))
-        snprintf(out, bytes, "x%u %s, %.1f GB/s (could be x%u %s, %.1f GB/s)", p->width, rate, (double)d->bandwidth / 1e9,
-                 p->max_width, most, (double)d->max_bandwidth / 1e9);
+        snprintf(out, bytes, "x%u %s, %.1f GB/s (could be x%u %s, %.1f GB/s)", p->width, rate,
+                 (double)d->bandwidth / 1e9, p->max_width, most, (double)d->max_bandwidth / 1e9);
     else
         snprintf(out, bytes, "x%u %s, %.1f GB/s", p->width, rate, (double)d->bandwidth / 1e9);
 }

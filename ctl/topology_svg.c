@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The host as a drawing: one file, no script, no font and no picture from elsewhere; light or dark as the viewer prefers.
- * A card for each NUMA node: its memory, its cores, and its devices on their links; lines are as thick as links are fast.
- * Below: what lies between the cores of vgpud and the GPUs, and the distances between nodes.
+ * The host as a drawing: one file, no script, no font and no picture from elsewhere; light or dark as the viewer
+ * prefers. A card for each NUMA node: its memory, its cores, and its devices on their links; lines are as thick as
+ * links are fast. Below: what lies between the cores of vgpud and the GPUs, and the distances between nodes.
  *
  * What is measured is laid out first, so that every card of a row has one height.
  */
@@ -79,7 +79,8 @@ static void text_at(const struct draw *d, int x, int y, const char *class, const
 
 static void rect(const struct draw *d, int x, int y, int w, int h, int r, const char *class)
 {
-    fprintf(d->out, "<rect x=\"%d\" y=\"%d\" width=\"%d\" height=\"%d\" rx=\"%d\" class=\"%s\"/>\n", x, y, w, h, r, class);
+    fprintf(d->out, "<rect x=\"%d\" y=\"%d\" width=\"%d\" height=\"%d\" rx=\"%d\" class=\"%s\"/>\n", x, y, w, h, r,
+            class);
 }
 
 /* Classes, not variables: simple viewers know those. The second half answers to the viewer's preference. */
@@ -99,8 +100,10 @@ static const char style[] =
     "@media (prefers-color-scheme:dark){\n"
     "text{fill:#e6ebf2}.dim{fill:#94a1b3}.warnt{fill:#fbbf5a}.bg{fill:#0f141b}.card{fill:#182029;stroke:#2a3542}\n"
     ".track{fill:#2a3542}.used{fill:#5d6f86}.huge{fill:#4b96f3}.core{fill:#202a35;stroke:#33404f}.cpu{fill:#44515f}\n"
-    ".iso{fill:#8a6a2c}.poll{fill:#2bb673}.exec{fill:#4584ee}.bus{stroke:#66758a}.link{stroke:#4b96f3}.slow{stroke:#f59e0b}\n"
-    ".none{stroke:#4a5867}.hop{fill:#182029;stroke:#9aa8b9}.gpu{fill:#12301f;stroke:#2bb673}.dev{fill:#1d2732;stroke:#33404f}\n"
+    ".iso{fill:#8a6a2c}.poll{fill:#2bb673}.exec{fill:#4584ee}.bus{stroke:#66758a}.link{stroke:#4b96f3}.slow{stroke:#"
+    "f59e0b}\n"
+    ".none{stroke:#4a5867}.hop{fill:#182029;stroke:#9aa8b9}.gpu{fill:#12301f;stroke:#2bb673}.dev{fill:#1d2732;stroke:#"
+    "33404f}\n"
     ".pill{fill:#223453}.pillt{fill:#a9c6f8}.ok{fill:#2bb673}.warn{fill:#f59e0b}\n"
     ".cell0{fill:#1d4a32}.cell1{fill:#574420}.cell2{fill:#5b3326}.cellx{fill:#2a3542}}\n"
     "</style>\n";
@@ -145,9 +148,10 @@ static void node_memory(const struct draw *d, uint32_t n, int x, int y)
     char total[32], free_text[32];
     int w = d->card_width - 2 * PAD;
     double used = node->total_bytes > node->free_bytes ? 1 - (double)node->free_bytes / (double)node->total_bytes : 0;
-    double huge = node->total_bytes ? ((double)node->huge_2m.total * (2 << 20) + (double)node->huge_1g.total * (1 << 30)) /
-                                          (double)node->total_bytes
-                                    : 0;
+    double huge = node->total_bytes
+                      ? ((double)node->huge_2m.total * (2 << 20) + (double)node->huge_1g.total * (1 << 30)) /
+                            (double)node->total_bytes
+                      : 0;
 
     vgpu_topology_bytes(node->total_bytes, total, sizeof(total));
     vgpu_topology_bytes(node->free_bytes, free_text, sizeof(free_text));
@@ -160,8 +164,8 @@ static void node_memory(const struct draw *d, uint32_t n, int x, int y)
         rect(d, x, y + 34, (int)(w * (huge > 1 ? 1 : huge)) + 2, 14, 7, "huge");
     if (node->huge_2m.total || node->huge_1g.total)
         text_at(d, x, y + 68, "s dim",
-                "huge pages: %" PRIu64 " of 2 MiB (%" PRIu64 " free), %" PRIu64 " of 1 GiB (%" PRIu64 " free)", node->huge_2m.total,
-                node->huge_2m.free, node->huge_1g.total, node->huge_1g.free);
+                "huge pages: %" PRIu64 " of 2 MiB (%" PRIu64 " free), %" PRIu64 " of 1 GiB (%" PRIu64 " free)",
+                node->huge_2m.total, node->huge_2m.free, node->huge_1g.total, node->huge_1g.free);
     else
         text_at(d, x, y + 68, "s warnt", "no huge pages");
 }
@@ -185,8 +189,10 @@ static void one_cpu(const struct draw *d, int32_t cpu, int x, int y)
 /* CPUs of one core stand side by side: in the order of their cores, then of their numbers. */
 static int core_order(const void *a, const void *b)
 {
-    const struct vgpu_host_core *x = *(const struct vgpu_host_core *const *)a, *y = *(const struct vgpu_host_core *const *)b;
-    int32_t cx = x->first_sibling < 0 ? x->cpu : x->first_sibling, cy = y->first_sibling < 0 ? y->cpu : y->first_sibling;
+    const struct vgpu_host_core *x = *(const struct vgpu_host_core *const *)a,
+                                *y = *(const struct vgpu_host_core *const *)b;
+    int32_t cx = x->first_sibling < 0 ? x->cpu : x->first_sibling,
+            cy = y->first_sibling < 0 ? y->cpu : y->first_sibling;
 
     if (cx != cy)
         return cx < cy ? -1 : 1;
@@ -229,14 +235,14 @@ static void device_link(const struct draw *d, const struct vgpu_topology_device 
     const char *class = !v->bandwidth ? "none" : vgpu_topology_link_degraded(v) ? "slow" : "link";
     uint32_t dots = v->bridges < 6 ? v->bridges : 6;
 
-    fprintf(d->out, "<line x1=\"%d\" y1=\"%d\" x2=\"%d\" y2=\"%d\" class=\"%s\" stroke-width=\"%.1f\"/>\n", x + 4, y, x + LINK_W, y,
-            class, v->bandwidth ? link_width(v->bandwidth) : 1.5);
+    fprintf(d->out, "<line x1=\"%d\" y1=\"%d\" x2=\"%d\" y2=\"%d\" class=\"%s\" stroke-width=\"%.1f\"/>\n", x + 4, y,
+            x + LINK_W, y, class, v->bandwidth ? link_width(v->bandwidth) : 1.5);
     for (uint32_t i = 0; i < dots; i++)
         fprintf(d->out, "<circle cx=\"%d\" cy=\"%d\" r=\"6.5\" class=\"hop\"/>\n", x + 22 + (int)i * 18, y);
     if (v->bandwidth) {
         text_at(d, x + LINK_W - 8, y - 14, "s b end", "%.1f GB/s", (double)v->bandwidth / 1e9);
-        text_at(d, x + LINK_W - 8, y + 24, v->max_bandwidth > v->bandwidth ? "s warnt end" : "s dim end", "x%u %.3g GT/s",
-                v->pci->width, v->pci->speed_mts / 1000.0);
+        text_at(d, x + LINK_W - 8, y + 24, v->max_bandwidth > v->bandwidth ? "s warnt end" : "s dim end",
+                "x%u %.3g GT/s", v->pci->width, v->pci->speed_mts / 1000.0);
     }
 }
 
@@ -245,7 +251,8 @@ static void device_box(const struct draw *d, const struct vgpu_topology_device *
     char model[72], pill[24] = "no group";
     uint32_t fits = (uint32_t)(w - 120) / 7;
 
-    snprintf(model, sizeof(model), "%.*s%s", (int)(fits > 60 ? 60 : fits), v->model, strlen(v->model) > fits ? ".." : "");
+    snprintf(model, sizeof(model), "%.*s%s", (int)(fits > 60 ? 60 : fits), v->model,
+             strlen(v->model) > fits ? ".." : "");
     rect(d, x, y, w, DEVICE_H, 9, v->gpu ? "gpu" : "dev");
     text_at(d, x + 14, y + 24, "t b", "%s  %s", v->kind, v->pci->address);
     text_at(d, x + 14, y + 43, "t", "%s", model);
@@ -275,7 +282,8 @@ static void place_devices(const struct draw *d, int32_t place, int x, int y)
         device_box(d, &d->t->devices[i], x + LINK_W, top, w);
     }
     if (row)
-        fprintf(d->out, "<line x1=\"%d\" y1=\"%d\" x2=\"%d\" y2=\"%d\" class=\"bus\"/>\n", x + 4, first - 18, x + 4, last + 18);
+        fprintf(d->out, "<line x1=\"%d\" y1=\"%d\" x2=\"%d\" y2=\"%d\" class=\"bus\"/>\n", x + 4, first - 18, x + 4,
+                last + 18);
 }
 
 static void node_card(const struct draw *d, uint32_t n, int x, int y, int height)
@@ -307,7 +315,8 @@ static void head(const struct draw *d)
 
     text_at(d, MARGIN, 56, "h1", "%.70s", t->cpus.model[0] ? t->cpus.model : "This host");
     text_at(d, MARGIN, 82, "t dim", "%u package%s, %u CPUs, %u NUMA node%s, %s", t->cpus.packages,
-            t->cpus.packages == 1 ? "" : "s", t->cpus.core_count, t->memory.node_count, t->memory.node_count == 1 ? "" : "s",
+            t->cpus.packages == 1 ? "" : "s", t->cpus.core_count, t->memory.node_count,
+            t->memory.node_count == 1 ? "" : "s",
             t->iommu.group_count ? "IOMMU in use" : "no IOMMU in use: a device reaches all memory");
     x = legend_item(d, x, 112, "poll", "P poll core");
     x = legend_item(d, x, 112, "exec", "E executor");
@@ -330,7 +339,8 @@ static int paths_rows(const struct vgpu_topology *t)
 
 static int foot_height(const struct draw *d)
 {
-    int matrix = d->t->memory.node_count > 1 ? (int)(d->t->memory.node_count < 16 ? d->t->memory.node_count : 16) * 34 + 74 : 0;
+    int matrix =
+        d->t->memory.node_count > 1 ? (int)(d->t->memory.node_count < 16 ? d->t->memory.node_count : 16) * 34 + 74 : 0;
     int paths = paths_rows(d->t) * 24 + 88;
 
     return matrix > paths ? matrix : paths;
@@ -349,7 +359,9 @@ static void foot_paths(const struct draw *d, int x, int y)
             int32_t hops = vgpu_topology_hops(t, from, vgpu_topology_place(t, t->devices[i].pci->node));
             int at = y + 30 + row * 24;
             fprintf(d->out, "<circle cx=\"%d\" cy=\"%d\" r=\"5\" class=\"%s\"/>\n", x + 5, at - 4,
-                    hops == 0 ? "ok" : hops > 0 ? "warn" : "used");
+                    hops == 0  ? "ok"
+                    : hops > 0 ? "warn"
+                               : "used");
             text_at(d, x + 20, at, "t", "%s (CPU %d) to GPU %s: %s, %u bridge%s", t->roles[r].name, t->roles[r].cpu,
                     t->devices[i].pci->address,
                     hops == 0   ? "same node"
@@ -406,7 +418,8 @@ void vgpu_topology_svg(const struct vgpu_topology *t, FILE *out)
         height += 2 * PAD + 30 + devices_height(homeless) + GAP;
     height += foot_height(&d) + MARGIN;
     fprintf(out,
-            "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" "
+            "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" "
+            "height=\"%d\" "
             "viewBox=\"0 0 %d %d\">\n<title>Topology of this host</title>\n%s",
             WIDTH, height, WIDTH, height, style);
     rect(&d, 0, 0, WIDTH, height, 0, "bg");

@@ -40,12 +40,14 @@ static void cpus_rest(const struct vgpu_topology *t, uint32_t node, bool isolate
         vgpu_host_cpuset_print(&rest, out, bytes);
 }
 
-static void role_line(const struct vgpu_topology *t, const struct vgpu_topology_role *r, const struct style *s, FILE *out)
+static void role_line(const struct vgpu_topology *t, const struct vgpu_topology_role *r, const struct style *s,
+                      FILE *out)
 {
-    bool isolated = vgpu_host_cpuset_has(&t->cpus.isolated, r->cpu), tickless = vgpu_host_cpuset_has(&t->cpus.nohz_full, r->cpu);
+    bool isolated = vgpu_host_cpuset_has(&t->cpus.isolated, r->cpu),
+         tickless = vgpu_host_cpuset_has(&t->cpus.nohz_full, r->cpu);
 
-    fprintf(out, "│  ├─ %s%s%s on CPU %d: %s%s%s%s\n", r->kind == VGPU_TOPOLOGY_POLL ? s->green : s->cyan, r->name, s->end, r->cpu,
-            isolated ? "" : s->yellow, isolated ? "isolated" : "not isolated",
+    fprintf(out, "│  ├─ %s%s%s on CPU %d: %s%s%s%s\n", r->kind == VGPU_TOPOLOGY_POLL ? s->green : s->cyan, r->name,
+            s->end, r->cpu, isolated ? "" : s->yellow, isolated ? "isolated" : "not isolated",
             tickless ? ", without ticks" : ", with timer ticks", isolated ? "" : s->end);
 }
 
@@ -55,7 +57,8 @@ static void device_lines(const struct vgpu_topology *t, const struct vgpu_topolo
     char link[128];
 
     vgpu_topology_link(d, link, sizeof(link));
-    fprintf(out, "%s%s%s %s%s  %s\n", branch, d->gpu ? s->bold : "", d->kind, d->pci->address, d->gpu ? s->end : "", d->model);
+    fprintf(out, "%s%s%s %s%s  %s\n", branch, d->gpu ? s->bold : "", d->kind, d->pci->address, d->gpu ? s->end : "",
+            d->model);
     fprintf(out, "│  │     driver %s, %s", d->pci->driver[0] ? d->pci->driver : "none",
             d->pci->group < 0 ? "no IOMMU group" : "IOMMU group ");
     if (d->pci->group >= 0)
@@ -115,14 +118,16 @@ static void iommu_line(const struct vgpu_topology *t, const struct style *s, FIL
     static const char *const kinds[] = {"kind not told", "Intel", "AMD", "SMMU", "virtio", "other"};
 
     if (!t->iommu.group_count)
-        fprintf(out, "├─ %sIOMMU%s: %snone in use%s: a device reaches all memory\n", s->bold, s->end, s->yellow, s->end);
+        fprintf(out, "├─ %sIOMMU%s: %snone in use%s: a device reaches all memory\n", s->bold, s->end, s->yellow,
+                s->end);
     else
-        fprintf(out, "├─ %sIOMMU%s: %s, %u unit%s, %u group%s\n", s->bold, s->end, kinds[t->iommu.kind], t->iommu.unit_count,
-                t->iommu.unit_count == 1 ? "" : "s", t->iommu.group_count, t->iommu.group_count == 1 ? "" : "s");
+        fprintf(out, "├─ %sIOMMU%s: %s, %u unit%s, %u group%s\n", s->bold, s->end, kinds[t->iommu.kind],
+                t->iommu.unit_count, t->iommu.unit_count == 1 ? "" : "s", t->iommu.group_count,
+                t->iommu.group_count == 1 ? "" : "s");
 }
 
-static void path_line(const struct vgpu_topology *t, const struct vgpu_topology_role *r, const struct vgpu_topology_device *d,
-                      const struct style *s, FILE *out)
+static void path_line(const struct vgpu_topology *t, const struct vgpu_topology_role *r,
+                      const struct vgpu_topology_device *d, const struct style *s, FILE *out)
 {
     const struct vgpu_host_core *core = vgpu_host_cpu_find(&t->cpus, r->cpu);
     int32_t from = core ? vgpu_topology_place(t, core->node) : -1, to = vgpu_topology_place(t, d->pci->node);
@@ -140,8 +145,8 @@ static void path_line(const struct vgpu_topology *t, const struct vgpu_topology_
 }
 
 /* Two GPUs: what lies between them. */
-static void pair_line(const struct vgpu_topology *t, const struct vgpu_topology_device *a, const struct vgpu_topology_device *b,
-                      FILE *out)
+static void pair_line(const struct vgpu_topology *t, const struct vgpu_topology_device *a,
+                      const struct vgpu_topology_device *b, FILE *out)
 {
     int32_t hops = vgpu_topology_hops(t, vgpu_topology_place(t, a->pci->node), vgpu_topology_place(t, b->pci->node));
 
@@ -190,7 +195,8 @@ void vgpu_topology_text(const struct vgpu_topology *t, FILE *out, bool color)
     homeless_lines(t, s, out);
     iommu_line(t, s, out);
     if (t->other_devices)
-        fprintf(out, "├─ %s%u more PCI functions that no data of guests goes through%s\n", s->dim, t->other_devices, s->end);
+        fprintf(out, "├─ %s%u more PCI functions that no data of guests goes through%s\n", s->dim, t->other_devices,
+                s->end);
     paths(t, s, out);
 }
 
@@ -216,9 +222,9 @@ static json_t *nodes_json(const struct vgpu_topology *t)
         for (uint32_t j = 0; j < t->memory.node_count; j++)
             json_array_append_new(distances, json_integer(vgpu_topology_distance(t, (int32_t)i, (int32_t)j)));
         json_array_append_new(list, json_pack("{s:i,s:I,s:I,s:o,s:o,s:o}", "node", n->id, "total_bytes",
-                                              (json_int_t)n->total_bytes, "free_bytes", (json_int_t)n->free_bytes, "huge_2m",
-                                              huge_json(&n->huge_2m), "huge_1g", huge_json(&n->huge_1g), "distances",
-                                              distances));
+                                              (json_int_t)n->total_bytes, "free_bytes", (json_int_t)n->free_bytes,
+                                              "huge_2m", huge_json(&n->huge_2m), "huge_1g", huge_json(&n->huge_1g),
+                                              "distances", distances));
     }
     return list;
 }
@@ -247,11 +253,12 @@ static json_t *devices_json(const struct vgpu_topology *t)
     for (uint32_t i = 0; i < t->device_count; i++) {
         const struct vgpu_topology_device *d = &t->devices[i];
         json_array_append_new(
-            list, json_pack("{s:s,s:s,s:s,s:o,s:o,s:o,s:i,s:o,s:I,s:I}", "address", d->pci->address, "kind", d->kind, "model",
-                            d->model, "driver", d->pci->driver[0] ? json_string(d->pci->driver) : json_null(), "node",
-                            int_or_null(d->pci->node), "iommu_group", int_or_null(d->pci->group), "bridges", (int)d->bridges,
-                            "root_port", d->top >= 0 ? json_string(t->pci.device[d->top].address) : json_null(),
-                            "link_bytes_s", (json_int_t)d->bandwidth, "link_max_bytes_s", (json_int_t)d->max_bandwidth));
+            list,
+            json_pack("{s:s,s:s,s:s,s:o,s:o,s:o,s:i,s:o,s:I,s:I}", "address", d->pci->address, "kind", d->kind, "model",
+                      d->model, "driver", d->pci->driver[0] ? json_string(d->pci->driver) : json_null(), "node",
+                      int_or_null(d->pci->node), "iommu_group", int_or_null(d->pci->group), "bridges", (int)d->bridges,
+                      "root_port", d->top >= 0 ? json_string(t->pci.device[d->top].address) : json_null(),
+                      "link_bytes_s", (json_int_t)d->bandwidth, "link_max_bytes_s", (json_int_t)d->max_bandwidth));
     }
     return list;
 }

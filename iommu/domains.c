@@ -55,17 +55,19 @@ static int device_look(const char *root, struct vgpu_iommu_device *d, struct vgp
     link_name(path, group, sizeof(group));
     unsigned long number = strtoul(group, &end, 10);
     if (!group[0] || *end || number > UINT32_MAX)
-        return vgpu_err_set(err, ENOTSUP,
-                            "iommu.devices: %s is in no IOMMU group: without an IOMMU it would reach all of the host's memory. "
-                            "Enable VT-d or AMD-Vi in the firmware and boot with intel_iommu=on (under Xen, dom0 has no groups)",
-                            a);
+        return vgpu_err_set(
+            err, ENOTSUP,
+            "iommu.devices: %s is in no IOMMU group: without an IOMMU it would reach all of the host's memory. "
+            "Enable VT-d or AMD-Vi in the firmware and boot with intel_iommu=on (under Xen, dom0 has no groups)",
+            a);
     snprintf(path, sizeof(path), "%.3000s/sys/bus/pci/devices/%s/driver", root, a);
     link_name(path, driver, sizeof(driver));
     if (strcmp(driver, "vfio-pci"))
-        return vgpu_err_set(err, EBUSY,
-                            "iommu.devices: %s is bound to %s, not to vfio-pci: driverctl set-override %s vfio-pci (or by hand "
-                            "as in docs/security-iommu.md)",
-                            a, driver[0] ? driver : "no driver", a);
+        return vgpu_err_set(
+            err, EBUSY,
+            "iommu.devices: %s is bound to %s, not to vfio-pci: driverctl set-override %s vfio-pci (or by hand "
+            "as in docs/security-iommu.md)",
+            a, driver[0] ? driver : "no driver", a);
     d->group = (uint32_t)number;
     return 0;
 }
@@ -81,12 +83,14 @@ static int device_place(struct vgpu_iommu *io, uint32_t index, const struct vgpu
         if (!strcmp(io->devices[i].address, d->address))
             return vgpu_err_set(err, EINVAL, "iommu.devices: %s stands there twice", d->address);
         if (io->devices[i].group == d->group && io->devices[i].domain != d->domain)
-            return vgpu_err_set(err, EINVAL,
-                                "iommu.devices: %s and %s are both in IOMMU group %u, so the IOMMU does not tell them apart; "
-                                "put them into the same domain",
-                                io->devices[i].address, d->address, d->group);
+            return vgpu_err_set(
+                err, EINVAL,
+                "iommu.devices: %s and %s are both in IOMMU group %u, so the IOMMU does not tell them apart; "
+                "put them into the same domain",
+                io->devices[i].address, d->address, d->group);
         if (io->devices[i].domain == d->domain && io->devices[i].read_only != d->read_only)
-            return vgpu_err_set(err, EINVAL, "iommu.devices: of domain %u, %s may write and %s may not; expected all the same",
+            return vgpu_err_set(err, EINVAL,
+                                "iommu.devices: of domain %u, %s may write and %s may not; expected all the same",
                                 d->domain, d->read_only ? io->devices[i].address : d->address,
                                 d->read_only ? d->address : io->devices[i].address);
     }
@@ -149,9 +153,11 @@ int vgpu_iommu_may(const struct vgpu_iommu *io, uint32_t vm_id, uint32_t domain,
         if (m->domain != domain || m->vm_id == vm_id)
             continue;
         if (m->dedicated)
-            return vgpu_err_set(err, EBUSY, "IOMMU domain %u is VM %u's alone (it is registered as dedicated)", domain, m->vm_id);
+            return vgpu_err_set(err, EBUSY, "IOMMU domain %u is VM %u's alone (it is registered as dedicated)", domain,
+                                m->vm_id);
         if (dedicated)
-            return vgpu_err_set(err, EBUSY, "VM %u is dedicated and VM %u is in its IOMMU domain %u; give it a domain of its own",
+            return vgpu_err_set(err, EBUSY,
+                                "VM %u is dedicated and VM %u is in its IOMMU domain %u; give it a domain of its own",
                                 vm_id, m->vm_id, domain);
     }
     return 0;
@@ -163,8 +169,9 @@ bool vgpu_iommu_has_devices(const struct vgpu_iommu *io, uint32_t domain)
 }
 
 /*
- * The lowest free IOVA for so many bytes: behind the start, inside one of the container's ranges, beside what is mapped.
- * Each round either fits or moves behind something that is in the way, so there are at most as many as mappings and ranges.
+ * The lowest free IOVA for so many bytes: behind the start, inside one of the container's ranges, beside what is
+ * mapped. Each round either fits or moves behind something that is in the way, so there are at most as many as mappings
+ * and ranges.
  */
 static int iova_choose(const struct vgpu_iommu *io, const struct domain *dom, uint64_t bytes, uint64_t *out)
 {
@@ -220,14 +227,17 @@ int vgpu_iommu_map(struct vgpu_iommu *io, uint32_t vm_id, uint32_t domain, bool 
         if (io->mappings[i].vm_id == vm_id)
             return vgpu_err_set(err, EEXIST, "VM %u is mapped for DMA already", vm_id);
     if (io->mapping_count == io->max_mappings)
-        return vgpu_err_set(err, ENOSPC, "%u VMs are mapped for DMA; no more fit (limits.attached_vms)", io->max_mappings);
+        return vgpu_err_set(err, ENOSPC, "%u VMs are mapped for DMA; no more fit (limits.attached_vms)",
+                            io->max_mappings);
     if (iova_choose(io, dom, bytes, &iova))
         return vgpu_err_set(err, ENOSPC,
-                            "IOMMU domain %u has no %" PRIu64 " MiB of I/O addresses left; give VMs domains of their own, or "
+                            "IOMMU domain %u has no %" PRIu64
+                            " MiB of I/O addresses left; give VMs domains of their own, or "
                             "smaller arenas (limits.arena_bytes)",
                             domain, bytes >> 20);
     struct vgpu_err why;
-    rc = vgpu_vfio_map(&dom->container, iova, vaddr, bytes, VGPU_VFIO_READ | (dom->read_only ? 0 : VGPU_VFIO_WRITE), &why);
+    rc = vgpu_vfio_map(&dom->container, iova, vaddr, bytes, VGPU_VFIO_READ | (dom->read_only ? 0 : VGPU_VFIO_WRITE),
+                       &why);
     if (rc)
         return vgpu_err_set(err, -rc, "IOMMU domain %u: %s", domain, why.text);
     io->mappings[io->mapping_count++] = (struct vgpu_iommu_mapping){.vm_id = vm_id,
@@ -257,8 +267,8 @@ int vgpu_iommu_unmap(struct vgpu_iommu *io, uint32_t vm_id, struct vgpu_err *err
     /* Memory that a VM gives up must not stay reachable: without its container the group reaches nothing at all. */
     vgpu_vfio_close(&dom->container);
     dom->lost = true;
-    return vgpu_err_set(err, -rc, "VM %u: %s; IOMMU domain %u is closed, so that its devices reach nothing", vm_id, why.text,
-                        m.domain);
+    return vgpu_err_set(err, -rc, "VM %u: %s; IOMMU domain %u is closed, so that its devices reach nothing", vm_id,
+                        why.text, m.domain);
 }
 
 const struct vgpu_iommu_device *vgpu_iommu_device_at(const struct vgpu_iommu *io, uint32_t index)

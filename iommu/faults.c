@@ -72,7 +72,8 @@ static void device_set(struct vgpu_iommu_fault *one, const char *p, size_t n)
         snprintf(one->device, sizeof(one->device), "%s", name);
 }
 
-/* "DMAR: [DMA Write NO_PASID] Request device [00:03.0] fault addr 0x300000 [fault reason 0x05] PTE Write access is not set" */
+/* "DMAR: [DMA Write NO_PASID] Request device [00:03.0] fault addr 0x300000 [fault reason 0x05] PTE Write access is not
+ * set" */
 static bool line_intel(const char *line, struct vgpu_iommu_fault *one)
 {
     const char *kind = strstr(line, "[DMA "), *device = strstr(line, "Request device [");
@@ -88,7 +89,8 @@ static bool line_intel(const char *line, struct vgpu_iommu_fault *one)
     return true;
 }
 
-/* "vfio-pci 0000:00:03.0: AMD-Vi: Event logged [IO_PAGE_FAULT domain=0x000f address=0xfe000 flags=0x0020]", or device= */
+/* "vfio-pci 0000:00:03.0: AMD-Vi: Event logged [IO_PAGE_FAULT domain=0x000f address=0xfe000 flags=0x0020]", or device=
+ */
 static bool line_amd(const char *line, struct vgpu_iommu_fault *one)
 {
     uint64_t flags = 0;
@@ -118,7 +120,8 @@ static bool line_arm(const char *line, struct vgpu_iommu_fault *one)
 {
     uint64_t syndrome = 0, stream = 0;
 
-    if (!strstr(line, "arm-smmu") || !strstr(line, "Unhandled context fault") || !hex_after(line, "iova=", &one->address))
+    if (!strstr(line, "arm-smmu") || !strstr(line, "Unhandled context fault") ||
+        !hex_after(line, "iova=", &one->address))
         return false;
     if (hex_after(line, "fsynr=", &syndrome) || hex_after(line, "fsynr0=", &syndrome))
         snprintf(one->access, sizeof(one->access), "%s", syndrome & 0x10 ? "write" : "read");

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Faults that IOMMUs reported to the kernel's log: a device wanted memory that it may not have. Intel (DMAR), AMD (AMD-Vi)
- * and Arm (SMMU) are understood. Control thread, or vgpu-ctl; bounded, never blocks.
+ * Faults that IOMMUs reported to the kernel's log: a device wanted memory that it may not have. Intel (DMAR), AMD
+ * (AMD-Vi) and Arm (SMMU) are understood. Control thread, or vgpu-ctl; bounded, never blocks.
  */
 #ifndef VGPU_IOMMU_FAULTS_H
 #define VGPU_IOMMU_FAULTS_H
@@ -19,16 +19,16 @@ struct vgpu_iommu_fault {
     char access[8];  /* read, write, or "" : it does not say */
     uint64_t address;
     char reason[64];
-    uint64_t count;              /* of this one, as far as the log has it */
-    double first_s, last_s;      /* since boot */
+    uint64_t count;         /* of this one, as far as the log has it */
+    double first_s, last_s; /* since boot */
 };
 struct vgpu_iommu_faults {
-    uint64_t total;       /* told one by one */
-    uint64_t suppressed;  /* more that the kernel only counted (its log is rate-limited) */
-    uint64_t dropped;     /* different ones that did not fit here; counted in total */
+    uint64_t total;      /* told one by one */
+    uint64_t suppressed; /* more that the kernel only counted (its log is rate-limited) */
+    uint64_t dropped;    /* different ones that did not fit here; counted in total */
     uint32_t count;
     struct vgpu_iommu_fault faults[VGPU_IOMMU_FAULTS_KEPT]; /* the last seen is the last */
-    char unreadable[128]; /* why the log could not be read; "" : it could */
+    char unreadable[128];                                   /* why the log could not be read; "" : it could */
 };
 
 /* One line of the log, without its prefix. True: it told of a fault (or of suppressed ones). */

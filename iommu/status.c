@@ -65,9 +65,9 @@ static json_t *host_json(const struct vgpu_host_root *root, struct vgpu_err *err
         covered += pci.device[i].group >= 0;
     vgpu_host_line(root, xen, sizeof(xen), "sys/hypervisor/type");
     vgpu_host_line(root, capabilities, sizeof(capabilities), "proc/xen/capabilities");
-    out = json_pack("{s:b,s:s,s:o,s:b,s:o,s:i,s:i}", "enabled", iommu.group_count > 0, "kind", kinds[iommu.kind], "units", units,
-                    "xen_dom0", !strcmp(xen, "xen") && strstr(capabilities, "control_d"), "groups", groups, "pci_devices",
-                    (int)pci.count, "pci_devices_in_groups", (int)covered);
+    out = json_pack("{s:b,s:s,s:o,s:b,s:o,s:i,s:i}", "enabled", iommu.group_count > 0, "kind", kinds[iommu.kind],
+                    "units", units, "xen_dom0", !strcmp(xen, "xen") && strstr(capabilities, "control_d"), "groups",
+                    groups, "pci_devices", (int)pci.count, "pci_devices_in_groups", (int)covered);
     if (!out)
         vgpu_err_set(err, ENOMEM, "out of memory");
 out:
@@ -139,22 +139,22 @@ static json_t *vm_json(const struct vgpu_iommu *io, const struct vgpu_iommu_vm *
         if (m->vm_id != vm->vm_id || vgpu_iommu_domain_lost(io, m->domain))
             continue;
         mapped = true;
-        json_array_append_new(mappings, json_pack("{s:s,s:s,s:s,s:o,s:I,s:s,s:o}", "what", "arena", "by", "vgpud", "how", "VFIO",
-                                                  "iova", hex(m->iova), "bytes", (json_int_t)m->bytes, "access",
-                                                  m->read_only ? "read-only" : "read-write", "devices",
+        json_array_append_new(mappings, json_pack("{s:s,s:s,s:s,s:o,s:I,s:s,s:o}", "what", "arena", "by", "vgpud",
+                                                  "how", "VFIO", "iova", hex(m->iova), "bytes", (json_int_t)m->bytes,
+                                                  "access", m->read_only ? "read-only" : "read-write", "devices",
                                                   domain_devices(io, m->domain, &read_only)));
     }
     /* What an executor's driver does behind it is the driver's: it is not ours to say at which address. */
     if (vm->attached && vm->arena_access[0] && strcmp(vm->arena_access, "none"))
-        json_array_append_new(mappings,
-                              json_pack("{s:s,s:s,s:s,s:n,s:I,s:s,s:s,s:o}", "what", "arena", "by", vm->executor, "how",
-                                        strcmp(vm->arena_access, "bounce") ? "shared memory" : "copies", "iova", "bytes",
-                                        (json_int_t)vm->arena_bytes, "access", "read-write", "backend", vm->backend, "pid",
-                                        vm->executor_pid >= 0 ? json_integer(vm->executor_pid) : json_null()));
+        json_array_append_new(
+            mappings, json_pack("{s:s,s:s,s:s,s:n,s:I,s:s,s:s,s:o}", "what", "arena", "by", vm->executor, "how",
+                                strcmp(vm->arena_access, "bounce") ? "shared memory" : "copies", "iova", "bytes",
+                                (json_int_t)vm->arena_bytes, "access", "read-write", "backend", vm->backend, "pid",
+                                vm->executor_pid >= 0 ? json_integer(vm->executor_pid) : json_null()));
     const char *why = unmapped_why(io, vm, mapped);
-    return json_pack("{s:i,s:s,s:i,s:b,s:o,s:o}", "vm_id", (int)vm->vm_id, "isolation", vm->dedicated ? "dedicated" : "shared",
-                     "iommu_domain", (int)vm->domain, "attached", vm->attached, "mappings", mappings, "unmapped_because",
-                     why ? json_string(why) : json_null());
+    return json_pack("{s:i,s:s,s:i,s:b,s:o,s:o}", "vm_id", (int)vm->vm_id, "isolation",
+                     vm->dedicated ? "dedicated" : "shared", "iommu_domain", (int)vm->domain, "attached", vm->attached,
+                     "mappings", mappings, "unmapped_because", why ? json_string(why) : json_null());
 }
 
 static json_t *faults_json(const struct vgpu_host_root *root)
@@ -165,13 +165,13 @@ static json_t *faults_json(const struct vgpu_host_root *root)
     vgpu_iommu_faults_read(root, &f);
     for (uint32_t i = 0; i < f.count; i++) {
         const struct vgpu_iommu_fault *x = &f.faults[i];
-        json_array_append_new(recent, json_pack("{s:o,s:o,s:o,s:o,s:I,s:f,s:f}", "device", text_or_null(x->device), "access",
-                                                text_or_null(x->access), "address", hex(x->address), "reason",
-                                                text_or_null(x->reason), "count", (json_int_t)x->count, "first_s", x->first_s,
-                                                "last_s", x->last_s));
+        json_array_append_new(recent, json_pack("{s:o,s:o,s:o,s:o,s:I,s:f,s:f}", "device", text_or_null(x->device),
+                                                "access", text_or_null(x->access), "address", hex(x->address), "reason",
+                                                text_or_null(x->reason), "count", (json_int_t)x->count, "first_s",
+                                                x->first_s, "last_s", x->last_s));
     }
-    return json_pack("{s:I,s:I,s:I,s:o,s:o}", "total", (json_int_t)f.total, "suppressed", (json_int_t)f.suppressed, "dropped",
-                     (json_int_t)f.dropped, "unreadable", text_or_null(f.unreadable), "recent", recent);
+    return json_pack("{s:I,s:I,s:I,s:o,s:o}", "total", (json_int_t)f.total, "suppressed", (json_int_t)f.suppressed,
+                     "dropped", (json_int_t)f.dropped, "unreadable", text_or_null(f.unreadable), "recent", recent);
 }
 
 json_t *vgpu_iommu_status(const struct vgpu_iommu_status_params *params, struct vgpu_err *err)

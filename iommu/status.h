@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What `vgpu-ctl show-iommu-status` shows, as JSON: the IOMMU of this host and its groups, vgpud's domains, which memory of
- * each VM is mapped for whom, and the faults in the kernel's log. docs/control-protocol.md has the members.
+ * What `vgpu-ctl show-iommu-status` shows, as JSON: the IOMMU of this host and its groups, vgpud's domains, which
+ * memory of each VM is mapped for whom, and the faults in the kernel's log. docs/control-protocol.md has the members.
  *
  * vgpud answers with it; without a daemon vgpu-ctl makes it itself, and then nothing is mapped by anybody.
  */
@@ -18,11 +18,11 @@ struct vgpu_iommu_vm {
     uint32_t domain;
     bool dedicated;
     bool attached;
-    uint64_t arena_bytes;   /* attached */
-    char executor[32];      /* that serves it; "" : not attached */
+    uint64_t arena_bytes; /* attached */
+    char executor[32];    /* that serves it; "" : not attached */
     char backend[32];
-    int64_t executor_pid;   /* -1: none, or in process */
-    char arena_access[16];  /* direct, bounce, none; "" : not now */
+    int64_t executor_pid;  /* -1: none, or in process */
+    char arena_access[16]; /* direct, bounce, none; "" : not now */
 };
 
 struct vgpu_iommu_status_params {

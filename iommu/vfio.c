@@ -45,13 +45,15 @@ static int open_failed(const char *path, const char *what, struct vgpu_err *err)
     if (code == ENOENT || code == ENXIO || code == ENODEV)
         return vgpu_err_set(err, code, "%s is not there: %s", path, what);
     if (code == EACCES || code == EPERM)
-        return vgpu_err_set(err, code, "cannot open %s: %s; run vgpud as root, or give its user that file (a udev rule)", path,
+        return vgpu_err_set(err, code,
+                            "cannot open %s: %s; run vgpud as root, or give its user that file (a udev rule)", path,
                             strerror(code));
     if (code == EBUSY)
-        return vgpu_err_set(err, code,
-                            "%s is in use by another process (a virtual machine, another vgpud): a group has one owner; "
-                            "fuser -v %s names it",
-                            path, path);
+        return vgpu_err_set(
+            err, code,
+            "%s is in use by another process (a virtual machine, another vgpud): a group has one owner; "
+            "fuser -v %s names it",
+            path, path);
     return vgpu_err_set(err, code, "cannot open %s: %s", path, strerror(code));
 }
 
@@ -71,9 +73,10 @@ int vgpu_vfio_open(struct vgpu_vfio_container *c, const struct vgpu_vfio_sys *sy
         vgpu_err_set(err, ENOTSUP, "this kernel speaks version %d of VFIO; this vgpud knows version %d", version,
                      VFIO_API_VERSION);
     else
-        vgpu_err_set(err, ENOTSUP,
-                     "this kernel's VFIO has no type-1 v2 IOMMU: no IOMMU is in use (intel_iommu=on on the kernel's command "
-                     "line, VT-d or AMD-Vi in the firmware), or the module vfio_iommu_type1 is missing");
+        vgpu_err_set(
+            err, ENOTSUP,
+            "this kernel's VFIO has no type-1 v2 IOMMU: no IOMMU is in use (intel_iommu=on on the kernel's command "
+            "line, VT-d or AMD-Vi in the firmware), or the module vfio_iommu_type1 is missing");
     vgpu_vfio_close(c);
     return -ENOTSUP;
 }
@@ -128,11 +131,12 @@ static int set_container_failed(uint32_t group, struct vgpu_err *err)
     int code = errno;
 
     if (code == EPERM)
-        return vgpu_err_set(err, code,
-                            "IOMMU group %u is not taken in: the kernel sees no interrupt remapping, so a device could forge "
-                            "interrupts; enable it (firmware; intremap on the kernel's command line), or accept that with "
-                            "vfio_iommu_type1.allow_unsafe_interrupts=1",
-                            group);
+        return vgpu_err_set(
+            err, code,
+            "IOMMU group %u is not taken in: the kernel sees no interrupt remapping, so a device could forge "
+            "interrupts; enable it (firmware; intremap on the kernel's command line), or accept that with "
+            "vfio_iommu_type1.allow_unsafe_interrupts=1",
+            group);
     if (code == EBUSY)
         return vgpu_err_set(err, code, "IOMMU group %u is in use by another process or another kernel driver", group);
     return vgpu_err_set(err, code, "IOMMU group %u is not taken in: %s", group, strerror(code));
@@ -155,10 +159,11 @@ int vgpu_vfio_group_add(struct vgpu_vfio_container *c, uint32_t group, struct vg
         goto err_close;
     }
     if (!(status.flags & VFIO_GROUP_FLAGS_VIABLE)) {
-        rc = vgpu_err_set(err, EBUSY,
-                          "IOMMU group %u has devices that another kernel driver serves: they could be reached through each "
-                          "other; bind all of them to vfio-pci (ls /sys/kernel/iommu_groups/%u/devices)",
-                          group, group);
+        rc = vgpu_err_set(
+            err, EBUSY,
+            "IOMMU group %u has devices that another kernel driver serves: they could be reached through each "
+            "other; bind all of them to vfio-pci (ls /sys/kernel/iommu_groups/%u/devices)",
+            group, group);
         goto err_close;
     }
     if (call(c, fd, VFIO_GROUP_SET_CONTAINER, &c->fd) < 0) {
@@ -200,7 +205,8 @@ int vgpu_vfio_map(struct vgpu_vfio_container *c, uint64_t iova, void *vaddr, uin
     switch (code) {
     case ENOMEM:
         return vgpu_err_set(err, code,
-                            "cannot pin %" PRIu64 " KiB for DMA: the limit of locked memory is too small (LimitMEMLOCK=infinity "
+                            "cannot pin %" PRIu64
+                            " KiB for DMA: the limit of locked memory is too small (LimitMEMLOCK=infinity "
                             "in vgpud's unit, or ulimit -l), or the host has no memory left",
                             bytes >> 10);
     case ENOSPC:
@@ -228,7 +234,8 @@ int vgpu_vfio_unmap(struct vgpu_vfio_container *c, uint64_t iova, uint64_t bytes
     if (call(c, c->fd, VFIO_IOMMU_UNMAP_DMA, &unmap) < 0)
         return vgpu_err_set(err, errno, "cannot unmap I/O address 0x%" PRIx64 ": %s", iova, strerror(errno));
     if (unmap.size != bytes)
-        return vgpu_err_set(err, EIO, "of %" PRIu64 " bytes at I/O address 0x%" PRIx64 " only %" PRIu64 " were unmapped", bytes,
+        return vgpu_err_set(err, EIO,
+                            "of %" PRIu64 " bytes at I/O address 0x%" PRIx64 " only %" PRIu64 " were unmapped", bytes,
                             iova, (uint64_t)unmap.size);
     return 0;
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A VFIO container (type 1): one IOMMU address space, with the groups of devices that live in it. A device in it reaches
- * exactly what was mapped here, at the address (IOVA) that was chosen here. Control thread of vgpud; the calls may take
- * as long as pinning the memory takes. The kernel is reached through a table, so that tests can be the kernel.
+ * A VFIO container (type 1): one IOMMU address space, with the groups of devices that live in it. A device in it
+ * reaches exactly what was mapped here, at the address (IOVA) that was chosen here. Control thread of vgpud; the calls
+ * may take as long as pinning the memory takes. The kernel is reached through a table, so that tests can be the kernel.
  */
 #ifndef VGPU_IOMMU_VFIO_H
 #define VGPU_IOMMU_VFIO_H
@@ -33,7 +33,7 @@ struct vgpu_vfio_range {
 };
 struct vgpu_vfio_container {
     const struct vgpu_vfio_sys *sys;
-    int fd;               /* -1: closed */
+    int fd; /* -1: closed */
     uint32_t group_count;
     struct {
         uint32_t number;

@@ -9,14 +9,14 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#define REG_ID      0x00u
-#define REG_SOURCE  0x80u
-#define REG_TARGET  0x88u
-#define REG_COUNT   0x90u
-#define REG_COMMAND 0x98u
-#define BUFFER      UINT64_C(0x40000) /* its address, for the device */
-#define BAR_BYTES   (1u << 20)
-#define CONFIG_COMMAND 4
+#define REG_ID                    0x00u
+#define REG_SOURCE                0x80u
+#define REG_TARGET                0x88u
+#define REG_COUNT                 0x90u
+#define REG_COMMAND               0x98u
+#define BUFFER                    UINT64_C(0x40000) /* its address, for the device */
+#define BAR_BYTES                 (1u << 20)
+#define CONFIG_COMMAND            4
 #define COMMAND_MEMORY_AND_MASTER 6u
 
 static void die(const char *what)

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * vgpu-iommu-guest ARENA-BYTES FILE: attaches as VGPU_VM_ID and works until FILE.stop is there. The first pages of its arena
- * are filled and left alone (what devices do there is for the probe to see); behind them it adds vectors and checks each
- * result. FILE gets "pid, address of the arena in this process, its bytes"; FILE.done how many operations were right.
+ * vgpu-iommu-guest ARENA-BYTES FILE: attaches as VGPU_VM_ID and works until FILE.stop is there. The first pages of its
+ * arena are filled and left alone (what devices do there is for the probe to see); behind them it adds vectors and
+ * checks each result. FILE gets "pid, address of the arena in this process, its bytes"; FILE.done how many operations
+ * were right.
  */
 #include <errno.h>
 #include <stdio.h>

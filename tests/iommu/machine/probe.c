@@ -2,11 +2,12 @@
 /*
  * vgpu-iommu-probe WHAT DEVICE [DEVICE]: makes edu devices reach for memory, and looks at the memory itself.
  *
- *   iommu   device 1 is in VM 1's domain, device 2 in VM 3's, where it may only read; VM 2 is in a domain without devices
- *   bare    the same reaches at a machine without an IOMMU: each must succeed, or the checks of `iommu` could not fail
+ *   iommu   device 1 is in VM 1's domain, device 2 in VM 3's, where it may only read; VM 2 is in a domain without
+ * devices bare    the same reaches at a machine without an IOMMU: each must succeed, or the checks of `iommu` could not
+ * fail
  *
- * Results are lines of tests/vmlab/guest.sh. Addresses and mappings come from vgpu-ctl show-iommu-status, as an operator
- * would see them; memory is looked at through /proc, which no IOMMU is in front of.
+ * Results are lines of tests/vmlab/guest.sh. Addresses and mappings come from vgpu-ctl show-iommu-status, as an
+ * operator would see them; memory is looked at through /proc, which no IOMMU is in front of.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -23,17 +24,17 @@
 #include "edu.h"
 #include "probe.h"
 
-#define PAGE       4096u
-#define DMA_BYTES  1024u
-#define ROUNDS     24u /* under load; a transfer takes edu a tenth of a second */
-#define VMS        4u
+#define PAGE      4096u
+#define DMA_BYTES 1024u
+#define ROUNDS    24u /* under load; a transfer takes edu a tenth of a second */
+#define VMS       4u
 
 struct vm {
     uint32_t id;
     pid_t pid;
-    uint8_t *memory;  /* the arena, mapped here too: it stays when the guest goes */
+    uint8_t *memory; /* the arena, mapped here too: it stays when the guest goes */
     uint64_t bytes;
-    uint64_t iova;    /* 0: not mapped for any device */
+    uint64_t iova; /* 0: not mapped for any device */
 };
 
 static struct vm vms[VMS];
@@ -145,10 +146,12 @@ static uint64_t iova_of(const json_t *status, uint32_t vm_id, const char **acces
     size_t i, j;
     json_t *vm, *m;
 
-    json_array_foreach(json_object_get(status, "vms"), i, vm) {
+    json_array_foreach(json_object_get(status, "vms"), i, vm)
+    {
         if (json_integer_value(json_object_get(vm, "vm_id")) != vm_id)
             continue;
-        json_array_foreach(json_object_get(vm, "mappings"), j, m) {
+        json_array_foreach(json_object_get(vm, "mappings"), j, m)
+        {
             const char *iova = json_string_value(json_object_get(m, "iova"));
             if (access)
                 *access = json_string_value(json_object_get(m, "access"));
@@ -164,8 +167,10 @@ static bool fault_listed(const json_t *status, const char *device, const char *a
     size_t i;
     json_t *f;
 
-    json_array_foreach(json_object_get(json_object_get(status, "faults"), "recent"), i, f) {
-        const char *d = json_string_value(json_object_get(f, "device")), *a = json_string_value(json_object_get(f, "access")),
+    json_array_foreach(json_object_get(json_object_get(status, "faults"), "recent"), i, f)
+    {
+        const char *d = json_string_value(json_object_get(f, "device")),
+                   *a = json_string_value(json_object_get(f, "access")),
                    *at = json_string_value(json_object_get(f, "address"));
         if (d && a && at && !strcmp(d, device) && !strcmp(a, access) && strtoull(at, NULL, 16) == address / PAGE * PAGE)
             return true;
@@ -238,15 +243,19 @@ static bool round_trip(struct edu *e, struct vm *vm, uint64_t address)
     return good;
 }
 
-static void reach_blocked(struct edu *e, struct vm *own, const char *name, uint64_t address, struct vm *victim, bool fault)
+static void reach_blocked(struct edu *e, struct vm *own, const char *name, uint64_t address, struct vm *victim,
+                          bool fault)
 {
     const uint8_t *page = victim->memory + 2 * PAGE;
-    bool unchanged = write_blocked(e, own, own->iova, address, page), secret = read_blocked(e, own, own->iova, address, page);
+    bool unchanged = write_blocked(e, own, own->iova, address, page),
+         secret = read_blocked(e, own, own->iova, address, page);
     bool shown = !fault || (fault_shown(e, "write", address) && fault_shown(e, "read", address));
 
     result(unchanged && secret && shown, name, "0x%llx: memory of VM %u %s, %s, faults %s", (unsigned long long)address,
            victim->id, unchanged ? "unchanged" : "CHANGED", secret ? "not read" : "READ",
-           !fault ? "not looked for" : shown ? "shown" : "NOT SHOWN");
+           !fault  ? "not looked for"
+           : shown ? "shown"
+                   : "NOT SHOWN");
 }
 
 static void under_load(struct edu *e, struct edu *reader, uint64_t forbidden)
@@ -260,7 +269,8 @@ static void under_load(struct edu *e, struct edu *reader, uint64_t forbidden)
         read_only += write_blocked(reader, &vms[3], vms[3].iova, vms[3].iova + 2 * PAGE, vms[3].memory + 2 * PAGE);
     }
     result(trips == ROUNDS && writes == ROUNDS && reads == ROUNDS && read_only == ROUNDS, "under-load",
-           "while guests compute, of %u each: own memory reached %u, writes blocked %u, reads blocked %u, writes to read-only "
+           "while guests compute, of %u each: own memory reached %u, writes blocked %u, reads blocked %u, writes to "
+           "read-only "
            "memory blocked %u",
            ROUNDS, trips, writes, reads, read_only);
 }
@@ -316,7 +326,8 @@ static void probe_iommu(struct edu *e, struct edu *reader, pid_t vgpud)
     if (!vms[1].iova || !vms[3].iova)
         return;
 
-    result(round_trip(e, &vms[1], vms[1].iova), "own-memory", "a device reaches the memory of its domain's VM, both ways");
+    result(round_trip(e, &vms[1], vms[1].iova), "own-memory",
+           "a device reaches the memory of its domain's VM, both ways");
     /* The kernel writes some five faults in five seconds: those that must be seen come first in each interval. */
     reach_blocked(e, &vms[1], "other-vm", physical(vms[2].memory + 2 * PAGE), &vms[2], true);
     reach_blocked(e, &vms[1], "unmapped", vms[1].iova + vms[1].bytes, &vms[1], true);
@@ -339,7 +350,8 @@ static void probe_iommu(struct edu *e, struct edu *reader, pid_t vgpud)
     bool gone = unmapped_within(1, 100);
     sleep(6);
     edu_write(e, old + 2 * PAGE, DMA_BYTES);
-    bool kept = vms[1].memory[2 * PAGE] == PROBE_PATTERN(1) && !memcmp(vms[1].memory + 2 * PAGE, vms[1].memory + 3 * PAGE, PAGE);
+    bool kept = vms[1].memory[2 * PAGE] == PROBE_PATTERN(1) &&
+                !memcmp(vms[1].memory + 2 * PAGE, vms[1].memory + 3 * PAGE, PAGE);
     shown = fault_shown(e, "write", old + 2 * PAGE);
     result(gone && kept && shown, "after-detach", "mapping %s, memory %s, fault %s", gone ? "gone" : "STILL THERE",
            kept ? "unchanged" : "CHANGED", shown ? "shown" : "NOT SHOWN");
@@ -369,7 +381,8 @@ static void probe_bare(struct edu *e)
     edu_read(e, other, DMA_BYTES);
     edu_write(e, physical(vms[1].memory + PAGE), DMA_BYTES);
     bool leaked = !memcmp(vms[1].memory + PAGE, vms[2].memory + 2 * PAGE, DMA_BYTES);
-    result(leaked, "control-read", "without an IOMMU VM 2's memory %s (so the check can fail)", leaked ? "was read" : "NOT READ");
+    result(leaked, "control-read", "without an IOMMU VM 2's memory %s (so the check can fail)",
+           leaked ? "was read" : "NOT READ");
     memset(vms[1].memory + PAGE, PROBE_PATTERN(1), PAGE);
     guests_end(1, 2);
 }

@@ -69,8 +69,8 @@ static void well_formed(const char *svg)
     for (const char *p = svg; *p; p++) {
         cr_assert((unsigned char)*p >= 0x20 || *p == '\n', "a control character in the drawing");
         if (*p == '&')
-            cr_assert(!strncmp(p, "&lt;", 4) || !strncmp(p, "&gt;", 4) || !strncmp(p, "&amp;", 5) || !strncmp(p, "&quot;", 6) ||
-                          !strncmp(p, "&#39;", 5),
+            cr_assert(!strncmp(p, "&lt;", 4) || !strncmp(p, "&gt;", 4) || !strncmp(p, "&amp;", 5) ||
+                          !strncmp(p, "&quot;", 6) || !strncmp(p, "&#39;", 5),
                       "a bare & at %.20s", p);
         if (*p != '<')
             continue;
@@ -127,14 +127,16 @@ Test(topology, two_nodes)
     free(text);
     char *svg = shown(vgpu_topology_svg);
     well_formed(svg);
-    cr_expect(has(svg, "prefers-color-scheme:dark") && has(svg, "0000:98:00.0") && has(svg, "group 31") && has(svg, "63.0 GB/s"));
+    cr_expect(has(svg, "prefers-color-scheme:dark") && has(svg, "0000:98:00.0") && has(svg, "group 31") &&
+              has(svg, "63.0 GB/s"));
     cr_expect_not(has(svg, "href") || has(svg, "url(") || has(svg, "<script"), "the drawing is not self-contained");
     free(svg);
     json_t *json = vgpu_topology_json(&t);
     cr_assert_not_null(json);
     cr_expect_eq(json_array_size(json_object_get(json, "cpus")), 32);
     cr_expect_eq(json_array_size(json_object_get(json, "paths")), 4);
-    cr_expect_str_eq(json_string_value(json_object_get(json_array_get(json_object_get(json, "cpus"), 2), "role")), "poll core 0");
+    cr_expect_str_eq(json_string_value(json_object_get(json_array_get(json_object_get(json, "cpus"), 2), "role")),
+                     "poll core 0");
     json_decref(json);
 }
 

@@ -278,7 +278,8 @@ Test(domains, random_coming_and_going_against_a_model)
         uint32_t vm = 1 + (uint32_t)rand_r(&seed) % 32, domain = vm % 2;
         if (model[vm].bytes) {
             cr_assert_eq(vgpu_iommu_unmap(io, vm, &err), 0, "%s", err.text);
-            cr_assert_eq(fake_vfio_reach(&fake, 3 + domain, model[vm].at, VGPU_VFIO_READ), 0, "VM %u, seed 20261121", vm);
+            cr_assert_eq(fake_vfio_reach(&fake, 3 + domain, model[vm].at, VGPU_VFIO_READ), 0, "VM %u, seed 20261121",
+                         vm);
             model[vm].bytes = 0;
         } else {
             uint64_t bytes = (1 + (uint64_t)rand_r(&seed) % 8000) * 4096;

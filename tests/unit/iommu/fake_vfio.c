@@ -103,12 +103,11 @@ static int map_dma(struct fake_vfio *f, struct fake_fd *d, const struct vfio_iom
             return failed(EEXIST);
     if (d->map_count == FAKE_MAPS)
         return failed(ENOSPC);
-    d->maps[d->map_count++] =
-        (struct fake_map){.iova = m->iova,
-                          .vaddr = m->vaddr,
-                          .bytes = m->size,
-                          .access = (m->flags & VFIO_DMA_MAP_FLAG_READ ? VGPU_VFIO_READ : 0u) |
-                                    (m->flags & VFIO_DMA_MAP_FLAG_WRITE ? VGPU_VFIO_WRITE : 0u)};
+    d->maps[d->map_count++] = (struct fake_map){.iova = m->iova,
+                                                .vaddr = m->vaddr,
+                                                .bytes = m->size,
+                                                .access = (m->flags & VFIO_DMA_MAP_FLAG_READ ? VGPU_VFIO_READ : 0u) |
+                                                          (m->flags & VFIO_DMA_MAP_FLAG_WRITE ? VGPU_VFIO_WRITE : 0u)};
     return 0;
 }
 
@@ -184,7 +183,8 @@ static int fake_ioctl(void *ctx, int fd, unsigned long request, void *arg)
 
     if (fails(f))
         return failed(f->fail_errno);
-    return f->fds[fd - 100].kind == FAKE_CONTAINER ? container_ioctl(f, fd, request, arg) : group_ioctl(f, fd, request, arg);
+    return f->fds[fd - 100].kind == FAKE_CONTAINER ? container_ioctl(f, fd, request, arg)
+                                                   : group_ioctl(f, fd, request, arg);
 }
 
 void fake_vfio_init(struct fake_vfio *f)
@@ -211,7 +211,8 @@ uint64_t fake_vfio_reach(const struct fake_vfio *f, uint32_t group, uint64_t iov
             continue;
         const struct fake_fd *c = &f->fds[f->fds[i].container - 100];
         for (uint32_t m = 0; c->kind == FAKE_CONTAINER && m < c->map_count; m++)
-            if (iova >= c->maps[m].iova && iova - c->maps[m].iova < c->maps[m].bytes && (c->maps[m].access & access) == access)
+            if (iova >= c->maps[m].iova && iova - c->maps[m].iova < c->maps[m].bytes &&
+                (c->maps[m].access & access) == access)
                 return c->maps[m].vaddr + (iova - c->maps[m].iova);
     }
     return 0;

@@ -18,23 +18,23 @@ struct fake_map {
 struct fake_fd {
     enum { FAKE_FREE, FAKE_CONTAINER, FAKE_GROUP } kind;
     uint32_t group;
-    int container;   /* of a group: fd, or -1 */
-    bool type_set;   /* of a container */
+    int container; /* of a group: fd, or -1 */
+    bool type_set; /* of a container */
     uint32_t map_count;
     struct fake_map maps[FAKE_MAPS];
 };
 struct fake_vfio {
     struct vgpu_vfio_sys sys; /* give this to the code under test */
     struct fake_fd fds[FAKE_FDS];
-    uint32_t groups_there;    /* bit per group number */
-    uint32_t groups_shared;   /* bit: a kernel driver has another device of it: not viable */
+    uint32_t groups_there;  /* bit per group number */
+    uint32_t groups_shared; /* bit: a kernel driver has another device of it: not viable */
     bool no_type1;
     uint64_t iova_first, iova_last; /* one range; both 0: the kernel tells none */
-    uint32_t reserved_at;     /* if set, a hole in the range, in units of 1 MiB, 1 MiB long */
+    uint32_t reserved_at;           /* if set, a hole in the range, in units of 1 MiB, 1 MiB long */
     /* failing: the call number fail_at (from 1; 0: none) answers fail_errno */
     uint32_t calls, fail_at;
     int fail_errno;
-    bool short_unmap;         /* unmaps less than asked, and says so */
+    bool short_unmap; /* unmaps less than asked, and says so */
 };
 
 void fake_vfio_init(struct fake_vfio *f);

@@ -19,7 +19,8 @@ static const struct vgpu_iommu_fault *only(const char *line)
     return &f.faults[0];
 }
 
-static void is(const struct vgpu_iommu_fault *x, const char *device, const char *access, uint64_t address, const char *reason)
+static void is(const struct vgpu_iommu_fault *x, const char *device, const char *access, uint64_t address,
+               const char *reason)
 {
     cr_expect_str_eq(x->device, device);
     cr_expect_str_eq(x->access, access);
@@ -30,13 +31,16 @@ static void is(const struct vgpu_iommu_fault *x, const char *device, const char 
 
 Test(faults, intel)
 {
-    is(only("DMAR: [DMA Write NO_PASID] Request device [00:03.0] fault addr 0x300000 [fault reason 0x05] PTE Write access is "
+    is(only("DMAR: [DMA Write NO_PASID] Request device [00:03.0] fault addr 0x300000 [fault reason 0x05] PTE Write "
+            "access is "
             "not set"),
        "0000:00:03.0", "write", 0x300000, "PTE Write access is not set");
-    is(only("DMAR: [DMA Read] Request device [0a:1f.7] PASID ffffffff fault addr 12345000 [fault reason 06] PTE Read access is "
+    is(only("DMAR: [DMA Read] Request device [0a:1f.7] PASID ffffffff fault addr 12345000 [fault reason 06] PTE Read "
+            "access is "
             "not set"),
        "0000:0a:1f.7", "read", 0x12345000, "PTE Read access is not set");
-    is(only("DMAR: [DMA Read NO_PASID] Request device [0001:0a:00.0] fault addr 0xffffffffffffffff [fault reason 0x01]"),
+    is(only(
+           "DMAR: [DMA Read NO_PASID] Request device [0001:0a:00.0] fault addr 0xffffffffffffffff [fault reason 0x01]"),
        "0001:0a:00.0", "read", UINT64_MAX, "");
 }
 
@@ -50,15 +54,21 @@ Test(faults, amd)
 
 Test(faults, arm)
 {
-    is(only("arm-smmu 5000000.iommu: Unhandled context fault: fsr=0x402, iova=0x00300000, fsynr=0x11, cbfrsynra=0x400, cb=0"),
+    is(only("arm-smmu 5000000.iommu: Unhandled context fault: fsr=0x402, iova=0x00300000, fsynr=0x11, cbfrsynra=0x400, "
+            "cb=0"),
        "stream 0x400", "write", 0x300000, "unhandled context fault");
 }
 
 Test(faults, other_lines_are_none)
 {
-    static const char *const lines[] = {"", "DMAR: IOMMU enabled", "DMAR: [DMA Write", "DMAR: DRHD: handling fault status reg 3",
-                                        "Request device [00:03.0] fault addr 0x300000", "AMD-Vi: Event logged [IO_PAGE_FAULT",
-                                        "usb 1-1: callbacks suppressed", "DMAR: [DMA Read] Request device [] fault addr zz"};
+    static const char *const lines[] = {"",
+                                        "DMAR: IOMMU enabled",
+                                        "DMAR: [DMA Write",
+                                        "DMAR: DRHD: handling fault status reg 3",
+                                        "Request device [00:03.0] fault addr 0x300000",
+                                        "AMD-Vi: Event logged [IO_PAGE_FAULT",
+                                        "usb 1-1: callbacks suppressed",
+                                        "DMAR: [DMA Read] Request device [] fault addr zz"};
     memset(&f, 0, sizeof(f));
     for (size_t i = 0; i < sizeof(lines) / sizeof(lines[0]); i++)
         cr_expect_not(vgpu_iommu_faults_line(&f, lines[i], 1), "taken for a fault: %s", lines[i]);
@@ -72,7 +82,8 @@ Test(faults, the_same_is_counted_and_the_oldest_makes_room)
     memset(&f, 0, sizeof(f));
     for (int i = 0; i < 100; i++) {
         int page = i < 50 ? 0 : i;
-        snprintf(line, sizeof(line), "DMAR: [DMA Write NO_PASID] Request device [00:03.0] fault addr 0x%x [fault reason 0x05] x",
+        snprintf(line, sizeof(line),
+                 "DMAR: [DMA Write NO_PASID] Request device [00:03.0] fault addr 0x%x [fault reason 0x05] x",
                  0x1000 * page);
         cr_assert(vgpu_iommu_faults_line(&f, line, i));
         if (i == 49) {
@@ -96,8 +107,10 @@ Test(faults, hostile_text)
     char *big = malloc(9000);
 
     memset(&f, 0, sizeof(f));
-    cr_assert(vgpu_iommu_faults_line(&f, "DMAR: [DMA Write] Request device [00:03.0] fault addr 300000 [fault reason 05] "
-                                         "bad\x1b[31m\xff", 5.5));
+    cr_assert(vgpu_iommu_faults_line(&f,
+                                     "DMAR: [DMA Write] Request device [00:03.0] fault addr 300000 [fault reason 05] "
+                                     "bad\x1b[31m\xff",
+                                     5.5));
     cr_expect_float_eq(f.faults[0].last_s, 5.5, 0.001);
     cr_expect_str_eq(f.faults[0].reason, "bad?[31m?");
     memset(big, 'x', 9000);
@@ -122,9 +135,10 @@ Test(faults, the_log_of_a_copy_of_a_host)
 {
     char *root = tree_make();
 
-    tree_file(root, "dev/kmsg", "6,1,100,-;DMAR: IOMMU enabled\n"
-                                "3,2,5500000,-;DMAR: [DMA Write] Request device [00:03.0] fault addr 300000 [fault reason 05] a\n"
-                                " SUBSYSTEM=pci\n");
+    tree_file(root, "dev/kmsg",
+              "6,1,100,-;DMAR: IOMMU enabled\n"
+              "3,2,5500000,-;DMAR: [DMA Write] Request device [00:03.0] fault addr 300000 [fault reason 05] a\n"
+              " SUBSYSTEM=pci\n");
     read_from(root);
     cr_assert_eq(f.count, 1);
     cr_expect_float_eq(f.faults[0].last_s, 5.5, 0.001);

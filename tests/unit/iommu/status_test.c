@@ -90,9 +90,21 @@ Test(status, domains_mappings_and_faults)
     static const struct vgpu_iommu_device devices[] = {{.address = "0000:00:03.0", .domain = 1},
                                                        {.address = "0000:00:04.0", .domain = 2, .read_only = true}};
     static const struct vgpu_iommu_vm vms[] = {
-        {.vm_id = 1, .domain = 1, .dedicated = true, .attached = true, .arena_bytes = 8192, .executor = "exec-A",
-         .backend = "cuda", .executor_pid = 77, .arena_access = "direct"},
-        {.vm_id = 2, .attached = true, .arena_bytes = 4096, .executor = "exec-A", .backend = "cuda", .executor_pid = -1,
+        {.vm_id = 1,
+         .domain = 1,
+         .dedicated = true,
+         .attached = true,
+         .arena_bytes = 8192,
+         .executor = "exec-A",
+         .backend = "cuda",
+         .executor_pid = 77,
+         .arena_access = "direct"},
+        {.vm_id = 2,
+         .attached = true,
+         .arena_bytes = 4096,
+         .executor = "exec-A",
+         .backend = "cuda",
+         .executor_pid = -1,
          .arena_access = "bounce"},
         {.vm_id = 3, .domain = 2, .attached = true, .arena_bytes = 4096},
         {.vm_id = 4, .dedicated = true, .attached = true, .arena_bytes = 4096},
@@ -104,8 +116,10 @@ Test(status, domains_mappings_and_faults)
     tree_pci(root, "0000:00:04.0", 4, "vfio-pci");
     tree_file(root, "sys/kernel/iommu_groups/3/type", "DMA\n");
     tree_file(root, "sys/class/iommu/dmar0/x", "");
-    tree_file(root, "dev/kmsg", "3,2,5500000,-;DMAR: [DMA Write] Request device [00:03.0] fault addr 300000 [fault reason 05] no\n");
-    struct vgpu_iommu_params params = {.devices = devices, .device_count = 2, .max_mappings = 8, .root = root, .sys = &fake.sys};
+    tree_file(root, "dev/kmsg",
+              "3,2,5500000,-;DMAR: [DMA Write] Request device [00:03.0] fault addr 300000 [fault reason 05] no\n");
+    struct vgpu_iommu_params params = {
+        .devices = devices, .device_count = 2, .max_mappings = 8, .root = root, .sys = &fake.sys};
     cr_assert_eq(vgpu_iommu_open(&params, &io, &err), 0, "%s", err.text);
     cr_assert_eq(vgpu_iommu_map(io, 1, 1, true, (void *)0x7f0000000000, 8192, &err), 0);
     cr_assert_eq(vgpu_iommu_map(io, 3, 2, false, (void *)0x7f0000100000, 4096, &err), 0);
