@@ -373,6 +373,7 @@ const struct vgpu_command vgpu_commands[] = {
     {"show-vm", run_show_vm, {{"vm_id", VGPU_ARG_INT, true, 1, VGPU_VM_ID_MAX}}},
     {"list-pools", run_list_pools, {{NULL, VGPU_ARG_INT, false, 0, 0}}},
     {"stats", run_stats, {{"vm_id", VGPU_ARG_INT, false, 1, VGPU_VM_ID_MAX}}},
+    {"show-iommu-status", vgpu_run_iommu_status, {{"vm_id", VGPU_ARG_INT, false, 1, VGPU_VM_ID_MAX}}},
     {"version", run_version, {{NULL, VGPU_ARG_INT, false, 0, 0}}},
 };
 const uint32_t vgpu_command_count = sizeof(vgpu_commands) / sizeof(vgpu_commands[0]);

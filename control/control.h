@@ -21,6 +21,7 @@
 #define VGPU_CONTROL_DEADLINE_MS       5000u  /* to send the request, and again to take the response */
 
 struct vgpu_control;
+struct vgpu_iommu; /* iommu/domains.h */
 
 /* What only the running daemon knows of a VM. */
 struct vgpu_vm_live {
@@ -66,6 +67,8 @@ struct vgpu_control_ops {
     bool (*vm_live)(void *ctx, uint32_t vm_id, struct vgpu_vm_live *out);
     /* False: not running. NULL: none ever is. */
     bool (*pool_live)(void *ctx, const char *pool, struct vgpu_pool_live *out);
+    /* What VFIO-bound devices reach; NULL, or an answer of NULL: there are none. Valid until the loop goes on. */
+    const struct vgpu_iommu *(*iommu)(void *ctx);
 };
 
 struct vgpu_control_params {

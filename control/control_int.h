@@ -45,6 +45,9 @@ struct vgpu_command {
 extern const struct vgpu_command vgpu_commands[];
 extern const uint32_t vgpu_command_count;
 
+/* commands_iommu.c */
+json_t *vgpu_run_iommu_status(struct vgpu_control *c, const json_t *args, struct vgpu_err *err);
+
 /* Takes the request apart. 0, or -errno with err: -EINVAL for all that is malformed, -ENOSYS for an unknown command.
  * *args is borrowed from the request, NULL when it has none. */
 int vgpu_request_check(const json_t *request, const struct vgpu_command **command, const json_t **args,

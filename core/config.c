@@ -172,7 +172,7 @@ const struct vgpu_key vgpu_keys[] = {
     ROW("iommu.devices", DEVICES, "", 0, VGPU_CONFIG_MAX_DEVICES, "[]", CONFIG(devices),
         "Such a device reaches the arenas of the attached VMs of its domain, and no other memory. @N puts it into domain N,\n"
         "for VMs registered with --iommu-domain=N; without it, into domain 0, which the other VMs share. :ro lets it read\n"
-        "only. A GPU that vgpu-exec computes on stays with its own driver."),
+        "only. A GPU that vgpu-exec computes on stays with its own driver: docs/security-iommu.md."),
 
     SECTION("log", "What goes to stderr, and so to the journal."),
     ROW("log.level", LEVEL, "", 0, 0, "info", CONFIG(log_level),

@@ -315,4 +315,10 @@ static bool pool_live(void *ctx, const char *pool, struct vgpu_pool_live *out)
     return false;
 }
 
-const struct vgpu_control_ops vgpud_control_ops = {.stats = stats, .vm_live = vm_live, .pool_live = pool_live};
+static const struct vgpu_iommu *iommu(void *ctx)
+{
+    return ((const struct vgpud *)ctx)->iommu;
+}
+
+const struct vgpu_control_ops vgpud_control_ops = {
+    .stats = stats, .vm_live = vm_live, .pool_live = pool_live, .iommu = iommu};

@@ -22,6 +22,7 @@ void vgpu_ctl_print_pool(FILE *out, const json_t *result, bool color);
 void vgpu_ctl_print_stats(FILE *out, const json_t *result, bool color);
 void vgpu_ctl_print_history(FILE *out, const json_t *result, bool color);
 void vgpu_ctl_print_reload(FILE *out, const json_t *result, bool color);
+void vgpu_ctl_print_iommu(FILE *out, const json_t *result, bool color);
 /* Anything: values as lines, lists as tables. */
 void vgpu_ctl_print_any(FILE *out, const json_t *result, bool color);
 

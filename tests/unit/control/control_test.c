@@ -330,6 +330,23 @@ Test(control, stats)
     refused("{\"command\":\"stats\"}", "ENOMEM", "out of memory");
 }
 
+Test(control, iommu_status)
+{
+    json_decref(result("{\"command\":\"register-vm\",\"args\":{\"vm_ids\":[3,4],\"pool\":\"A\"}}"));
+    json_t *r = result("{\"command\":\"show-iommu-status\"}");
+    cr_assert_eq(json_array_size(json_object_get(r, "vms")), 2);
+    cr_expect(json_is_boolean(json_object_get(r, "enabled")));
+    cr_expect(json_is_array(json_object_get(r, "groups")) && json_is_array(json_object_get(r, "domains")));
+    cr_expect(json_is_object(json_object_get(r, "faults")));
+    json_decref(r);
+    r = result("{\"command\":\"show-iommu-status\",\"args\":{\"vm_id\":4}}");
+    const json_t *vms = json_object_get(r, "vms");
+    cr_assert_eq(json_array_size(vms), 1);
+    cr_expect_eq(json_integer_value(json_object_get(json_array_get(vms, 0), "vm_id")), 4);
+    json_decref(r);
+    refused("{\"command\":\"show-iommu-status\",\"args\":{\"vm_id\":5}}", "ENOENT", "VM 5 is not registered");
+}
+
 Test(control, registrations_that_are_refused)
 {
     static const struct {
