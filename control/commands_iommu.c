@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "control/control_int.h"
-#include "iommu/status.h"
+#include "iommu/state.h"
 
 struct collect {
     struct vgpu_control *control;

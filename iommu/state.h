@@ -5,8 +5,8 @@
  *
  * vgpud answers with it; without a daemon vgpu-ctl makes it itself, and then nothing is mapped by anybody.
  */
-#ifndef VGPU_IOMMU_STATUS_H
-#define VGPU_IOMMU_STATUS_H
+#ifndef VGPU_IOMMU_STATE_H
+#define VGPU_IOMMU_STATE_H
 
 #include <jansson.h>
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "iommu/status.h"
+#include "iommu/state.h"
 
 #include <criterion/criterion.h>
 #include <stdlib.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "iommu/status.h"
+#include "iommu/state.h"
 
 #include <errno.h>
 #include <inttypes.h>
