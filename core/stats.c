@@ -200,10 +200,11 @@ json_t *vgpud_pollers_json(struct vgpud *d)
         vgpu_poller_stats_read(d->pollers[i], &s);
         for (uint32_t v = 0; v < d->config.max_vms; v++)
             vms += d->attachments[v].state == VGPU_ATTACH_ACTIVE && d->attachments[v].vm->poll_core == i;
-        json_array_append_new(list, json_pack("{s:i, s:i, s:i, s:I, s:I, s:I, s:I}", "index", (int)i, "cpu",
+        json_array_append_new(list, json_pack("{s:i, s:i, s:i, s:I, s:I, s:I, s:I, s:I}", "index", (int)i, "cpu",
                                               d->config.poll_cpu[i], "vms", (int)vms, "rounds", (json_int_t)s.steps,
                                               "sleeps", (json_int_t)s.sleeps, "doorbells_in", (json_int_t)s.doorbells_in,
-                                              "doorbells_out", (json_int_t)s.doorbells_out));
+                                              "doorbells_out", (json_int_t)s.doorbells_out, "moves",
+                                              (json_int_t)s.moves));
     }
     return list;
 }
@@ -320,5 +321,13 @@ static const struct vgpu_iommu *iommu(void *ctx)
     return ((const struct vgpud *)ctx)->iommu;
 }
 
-const struct vgpu_control_ops vgpud_control_ops = {
-    .stats = stats, .vm_live = vm_live, .pool_live = pool_live, .iommu = iommu};
+const struct vgpu_control_ops vgpud_control_ops = {.vm_check = vgpud_vm_check,
+                                                  .vm_apply = vgpud_vm_apply,
+                                                  .pool_check = vgpud_pool_check,
+                                                  .pool_apply = vgpud_pool_apply,
+                                                  .status = vgpud_status,
+                                                  .reload = vgpud_reload,
+                                                  .stats = stats,
+                                                  .vm_live = vm_live,
+                                                  .pool_live = pool_live,
+                                                  .iommu = iommu};

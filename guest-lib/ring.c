@@ -222,14 +222,27 @@ static int submit_not_up(struct vgpu *v)
     return v->link == VGPU_LINK_BROKEN || v->after_losing == VGPU_LINK_BROKEN ? -EPROTO : -ENOTCONN;
 }
 
+/* The limit may have been changed since we last looked. More than it is not wrong: the host takes what it allows. */
+static uint64_t cap_room(struct vgpu *v)
+{
+    uint32_t limit = vgpu_props_page(v)->max_in_flight; /* one word: no seqlock needed */
+
+    v->cap = limit < v->header.cq_slots ? limit : v->header.cq_slots;
+    return v->cap > v->outstanding ? v->cap - v->outstanding : 0;
+}
+
 /* How many may be submitted now, at most `want`; or -errno. */
 static int64_t submit_room(struct vgpu *v, uint32_t want)
 {
     uint64_t room = v->cap - v->outstanding;
     uint64_t span = (uint64_t)v->window_mask + 1 - (v->sq.pos - v->window_tail);
 
+    if (vgpu_unlikely(v->outstanding >= v->cap))
+        room = cap_room(v);
     if (room == 0) {
         link_check_lazily(v);
+        if (v->link != VGPU_LINK_UP) /* its sentence says more */
+            return submit_not_up(v);
         return vgpu_fail(v, EAGAIN, "as many descriptors are outstanding as this VM may have in flight; poll for "
                                     "completions, then try again");
     }
@@ -246,6 +259,8 @@ static int64_t submit_room(struct vgpu *v, uint32_t want)
         room = (uint64_t)slots;
     if (room == 0) {
         link_check_lazily(v);
+        if (v->link != VGPU_LINK_UP) /* its sentence says more */
+            return submit_not_up(v);
         return vgpu_fail(v, EAGAIN,
                          "the submission ring is full: the host has not taken earlier descriptors yet; poll for "
                          "completions, then try again");
