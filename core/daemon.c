@@ -157,14 +157,14 @@ static int loop_open(struct vgpud *d, struct vgpu_err *err)
 
 static int store_open(struct vgpud *d, struct vgpu_err *err)
 {
+    struct vgpu_pool_record pools[VGPU_CONFIG_MAX_POOLS] = {0};
     int rc = vgpu_store_open(d->config.store, &d->store, err);
 
-    for (uint32_t i = 0; rc == 0 && i < d->config.pool_count; i++) {
-        struct vgpu_pool_record p = {.capacity = d->config.pools[i].capacity};
-        memcpy(p.name, d->config.pools[i].name, sizeof(p.name));
-        rc = vgpu_store_put_pool(d->store, &p, err);
+    for (uint32_t i = 0; i < d->config.pool_count; i++) {
+        memcpy(pools[i].name, d->config.pools[i].name, sizeof(pools[i].name));
+        pools[i].capacity = d->config.pools[i].capacity;
     }
-    return rc;
+    return rc ? rc : vgpu_store_put_pools(d->store, pools, d->config.pool_count, err);
 }
 
 static int run_poller(void *arg)
@@ -213,7 +213,7 @@ static int control_open(struct vgpud *d, struct vgpu_err *err)
     int rc = vgpu_control_open(&params, &d->control, err);
     if (rc == 0 && watch(d, vgpu_control_fd(d->control), &tag_control))
         rc = vgpu_err_set(err, errno, "cannot watch the control socket: %s", strerror(errno));
-    return rc;
+    return rc ? rc : vgpu_store_announce(d->store, d->config.control_socket, err);
 }
 
 static void executor_path_find(struct vgpud *d)

@@ -50,7 +50,7 @@ static int errno_of(int sqlite_code, int os_errno)
         return EEXIST;
     case SQLITE_CONSTRAINT_FOREIGNKEY:
         return ENOENT;
-    case SQLITE_CONSTRAINT_TRIGGER: /* the schema's only triggers count a pool's members */
+    case SQLITE_CONSTRAINT_TRIGGER: /* a pool's room; the audit's trigger meets only other programs */
         return ENOSPC;
     default:
         return EINVAL;
@@ -73,13 +73,54 @@ int vgpu_store_exec(struct vgpu_store *s, const char *sql, struct vgpu_err *err,
     return sqlite3_exec(s->db, sql, NULL, NULL, NULL) == SQLITE_OK ? 0 : vgpu_store_fail(s, err, what);
 }
 
+int vgpu_store_prepare(struct vgpu_store *s, const char *sql, sqlite3_stmt **st, struct vgpu_err *err, const char *what)
+{
+    *st = NULL;
+    return sqlite3_prepare_v2(s->db, sql, -1, st, NULL) == SQLITE_OK ? 0 : vgpu_store_fail(s, err, what);
+}
+
+bool vgpu_store_text(sqlite3_stmt *st, int column, char *out, size_t bytes)
+{
+    const unsigned char *text = sqlite3_column_text(st, column);
+    size_t n = (size_t)sqlite3_column_bytes(st, column);
+
+    memset(out, 0, bytes);
+    if (!text)
+        return sqlite3_column_type(st, column) == SQLITE_NULL;
+    if (n >= bytes || memchr(text, 0, n))
+        return false;
+    memcpy(out, text, n);
+    return true;
+}
+
+void vgpu_store_bind_text(sqlite3_stmt *st, int at, const char *text)
+{
+    if (text && text[0])
+        sqlite3_bind_text(st, at, text, -1, SQLITE_STATIC);
+    else
+        sqlite3_bind_null(st, at);
+}
+
+/* BEGIN IMMEDIATE: takes the write lock at once, so that no later statement can fail on it. */
 int vgpu_store_begin(struct vgpu_store *s, struct vgpu_err *err)
 {
-    return vgpu_store_exec(s, "BEGIN IMMEDIATE", err, "cannot begin");
+    int rc = s->depth ? 0 : vgpu_store_exec(s, "BEGIN IMMEDIATE", err, "cannot begin");
+
+    if (rc)
+        return rc;
+    if (!s->depth++)
+        s->failed = 0;
+    return 0;
 }
 
 int vgpu_store_end(struct vgpu_store *s, int rc, struct vgpu_err *err)
 {
+    if (rc && !s->failed)
+        s->failed = rc;
+    if (--s->depth)
+        return rc;
+    if (!rc && s->failed)
+        rc = vgpu_err_set(err, -s->failed, "store %s: a part failed, so nothing was changed", s->path);
     if (!rc)
         rc = vgpu_store_exec(s, "COMMIT", err, "cannot commit");
     if (rc && !sqlite3_get_autocommit(s->db)) /* SQLite rolls back by itself after some failures */
@@ -174,10 +215,18 @@ static int make_private(const char *path, struct vgpu_err *err)
 {
     struct stat st;
     int rc = 0;
-    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK, 0600);
+    int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NONBLOCK, 0600);
+    bool made = fd >= 0;
 
+    if (!made)
+        fd = open(path, O_RDWR | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0)
         return vgpu_err_set(err, errno, "store %s: cannot open: %s", path, strerror(errno));
+    if (made && (rc = vgpu_store_give(path, fd)) < 0) {
+        close(fd);
+        return vgpu_err_set(err, -rc, "store %s: cannot give it to the owner of its directory: %s", path,
+                            strerror(-rc));
+    }
     if (fstat(fd, &st) < 0)
         rc = vgpu_err_set(err, errno, "store %s: %s", path, strerror(errno));
     else if (!S_ISREG(st.st_mode))
@@ -191,6 +240,11 @@ static int make_private(const char *path, struct vgpu_err *err)
 
 int vgpu_store_open(const char *path, struct vgpu_store **out, struct vgpu_err *err)
 {
+    return vgpu_store_open_wait(path, VGPU_STORE_LOCK_WAIT_MS, out, err);
+}
+
+int vgpu_store_open_wait(const char *path, uint32_t wait_ms, struct vgpu_store **out, struct vgpu_err *err)
+{
     int64_t version = 0;
     struct vgpu_store *s = calloc(1, sizeof(*s));
     int rc;
@@ -199,9 +253,12 @@ int vgpu_store_open(const char *path, struct vgpu_store **out, struct vgpu_err *
     if (!s)
         return vgpu_err_set(err, ENOMEM, "store %s: out of memory", path);
     snprintf(s->path, sizeof(s->path), "%s", path);
-    rc = make_private(path, err);
+    rc = vgpu_store_lock(path, wait_ms, &s->lock_fd, err);
     if (rc)
         goto err_free;
+    rc = make_private(path, err);
+    if (rc)
+        goto err_unlock;
     if (sqlite3_open_v2(path, &s->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_FULLMUTEX, NULL) != SQLITE_OK) {
         rc =
             s->db ? vgpu_store_fail(s, err, "cannot open") : vgpu_err_set(err, ENOMEM, "store %s: out of memory", path);
@@ -229,6 +286,8 @@ int vgpu_store_open(const char *path, struct vgpu_store **out, struct vgpu_err *
     return 0;
 err_close:
     sqlite3_close(s->db);
+err_unlock:
+    close(s->lock_fd);
 err_free:
     free(s);
     return rc;
@@ -239,5 +298,11 @@ void vgpu_store_close(struct vgpu_store *s)
     if (!s)
         return;
     sqlite3_close(s->db); /* no statement is left open, so this checkpoints and unlocks */
+    close(s->lock_fd);
     free(s);
+}
+
+const char *vgpu_store_path(const struct vgpu_store *s)
+{
+    return s->path;
 }

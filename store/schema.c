@@ -42,7 +42,52 @@ static const char schema_1[] =
 static const char schema_2[] =
     "ALTER TABLE vms ADD COLUMN engine INTEGER NOT NULL DEFAULT 0 CHECK(engine BETWEEN 0 AND 3);";
 
-const char *const vgpu_store_migration[] = {schema_1, schema_2};
+/*
+ * Version 3: who a VM is to the hypervisor (uuid), how it is isolated, what the administrator decided about it, what a
+ * pool runs on, and who changed what (audit).
+ *
+ * `expected` is set and cleared by the hooks that start and stop a VM. `origin` of a pool: 0 came with a new store, 1 the
+ * configuration named it, 2 an administrator made it. `configured` is the capacity that the configuration gave last: the
+ * configuration changes a capacity when its own value changed, so that what an administrator set survives a restart.
+ * A row of the audit is never changed; old rows are removed from its beginning (store/audit.c).
+ */
+static const char schema_3[] =
+    "ALTER TABLE vms ADD COLUMN uuid TEXT CHECK(length(uuid) = 36 AND uuid NOT GLOB '*[^0-9a-f-]*'"
+    " AND uuid LIKE '________-____-____-____-____________' AND length(replace(uuid, '-', '')) = 32);"
+    "ALTER TABLE vms ADD COLUMN isolation INTEGER NOT NULL DEFAULT 0 CHECK(isolation BETWEEN 0 AND 1);"
+    "ALTER TABLE vms ADD COLUMN iommu_domain INTEGER NOT NULL DEFAULT 0 CHECK(iommu_domain BETWEEN 0 AND 4294967295);"
+    "ALTER TABLE vms ADD COLUMN admin_state INTEGER NOT NULL DEFAULT 0 CHECK(admin_state BETWEEN 0 AND 2);"
+    "ALTER TABLE vms ADD COLUMN reason TEXT NOT NULL DEFAULT '' CHECK(length(CAST(reason AS BLOB)) <= 95"
+    " AND reason NOT GLOB '*[' || char(1) || '-' || char(31) || char(127) || ']*'"
+    " AND (reason = '' OR admin_state <> 0));"
+    "ALTER TABLE vms ADD COLUMN expected INTEGER NOT NULL DEFAULT 0 CHECK(expected BETWEEN 0 AND 1);"
+    "CREATE UNIQUE INDEX vms_uuid ON vms(uuid);"
+    "ALTER TABLE pools ADD COLUMN executor TEXT NOT NULL DEFAULT ''"
+    "  CHECK(length(executor) <= 31 AND executor NOT GLOB '*[^A-Za-z0-9._-]*');"
+    "ALTER TABLE pools ADD COLUMN sm_share INTEGER NOT NULL DEFAULT 0 CHECK(sm_share BETWEEN 0 AND 100);"
+    "ALTER TABLE pools ADD COLUMN configured INTEGER;"
+    "ALTER TABLE pools ADD COLUMN origin INTEGER NOT NULL DEFAULT 2 CHECK(origin BETWEEN 0 AND 2);"
+    "UPDATE pools SET origin = 1, configured = capacity;"
+    "INSERT INTO pools(name, capacity, origin) SELECT column1, 32, 0 FROM (VALUES('A'), ('B'))"
+    " WHERE NOT EXISTS (SELECT 1 FROM pools);"
+    "CREATE TABLE audit("
+    " seq INTEGER PRIMARY KEY AUTOINCREMENT,"
+    " time_us INTEGER NOT NULL,"
+    " uid INTEGER NOT NULL,"
+    " pid INTEGER NOT NULL,"
+    " user TEXT NOT NULL CHECK(length(user) <= 63),"
+    " command TEXT NOT NULL CHECK(length(command) <= 63),"
+    " object TEXT NOT NULL CHECK(length(object) <= 63),"
+    " vm_id INTEGER CHECK(vm_id BETWEEN 1 AND 65535),"
+    " old TEXT CHECK(old GLOB '{*}'),"
+    " new TEXT CHECK(new GLOB '{*}'),"
+    " result TEXT NOT NULL"
+    ") STRICT;"
+    "CREATE INDEX audit_vm ON audit(vm_id, seq) WHERE vm_id IS NOT NULL;"
+    "CREATE INDEX audit_refused ON audit(seq) WHERE result <> 'ok';"
+    "CREATE TRIGGER audit_fixed BEFORE UPDATE ON audit BEGIN SELECT RAISE(ABORT, 'the audit is not changed'); END;";
+
+const char *const vgpu_store_migration[] = {schema_1, schema_2, schema_3};
 const uint32_t vgpu_store_migration_count = sizeof(vgpu_store_migration) / sizeof(vgpu_store_migration[0]);
 _Static_assert(sizeof(vgpu_store_migration) / sizeof(vgpu_store_migration[0]) == VGPU_STORE_SCHEMA,
                "one migration for each version up to VGPU_STORE_SCHEMA");

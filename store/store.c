@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Reading and writing the registry. Statements are prepared for each call: this is the control path. */
+/* Reading and writing VMs. Statements are prepared for each call: this is the control path. */
 #include "store/store_int.h"
 
 #include <errno.h>
@@ -10,7 +10,7 @@
 #define BYTES_MAX (UINT64_C(1) << 48)
 #define UID_LAST  INT64_C(4294967294) /* the one above means "no uid" */
 
-static bool name_ok(const char *name)
+bool vgpu_store_name_ok(const char *name)
 {
     size_t n = strnlen(name, VGPU_NAME_BYTES);
 
@@ -19,14 +19,55 @@ static bool name_ok(const char *name)
     return strspn(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-") == n;
 }
 
-static int check_vm(const struct vgpu_vm_record *vm, struct vgpu_err *err)
+/* 8-4-4-4-12 hexadecimal digits, lower case. */
+static bool uuid_ok(const char *uuid)
+{
+    for (int i = 0; i < VGPU_UUID_BYTES - 1; i++) {
+        bool dash = i == 8 || i == 13 || i == 18 || i == 23;
+        if (!uuid[i] || (dash ? uuid[i] != '-' : !strchr("0123456789abcdef", uuid[i])))
+            return false;
+    }
+    return !uuid[VGPU_UUID_BYTES - 1];
+}
+
+static bool reason_ok(const char *reason)
+{
+    size_t n = strnlen(reason, VGPU_REASON_BYTES);
+
+    for (size_t i = 0; i < n; i++)
+        if ((unsigned char)reason[i] < 0x20 || reason[i] == 0x7f)
+            return false;
+    return n < VGPU_REASON_BYTES;
+}
+
+static int check_admin(const struct vgpu_vm_record *vm, struct vgpu_err *err)
+{
+    if (vm->uuid[0] && !uuid_ok(vm->uuid))
+        return vgpu_err_set(err, EINVAL,
+                            "VM %u: bad uuid; expected 36 characters like 0f7a7a5e-0000-4000-8000-000000000007",
+                            vm->vm_id);
+    if (vm->isolation >= VGPU_VM_ISOLATION_COUNT)
+        return vgpu_err_set(err, EINVAL, "VM %u: isolation %u: expected 0 (shared) or 1 (dedicated)", vm->vm_id,
+                            vm->isolation);
+    if (vm->admin_state >= VGPU_VM_ADMIN_COUNT)
+        return vgpu_err_set(err, EINVAL, "VM %u: admin_state %u: expected 0 (active), 1 (drained) or 2 (quarantined)",
+                            vm->vm_id, vm->admin_state);
+    if (!reason_ok(vm->reason))
+        return vgpu_err_set(err, EINVAL, "VM %u: bad reason; expected at most %d bytes without control characters",
+                            vm->vm_id, VGPU_REASON_BYTES - 1);
+    if (vm->reason[0] && vm->admin_state == VGPU_VM_ACTIVE)
+        return vgpu_err_set(err, EINVAL, "VM %u: a reason, but neither drained nor quarantined", vm->vm_id);
+    return 0;
+}
+
+int vgpu_store_check_vm(const struct vgpu_vm_record *vm, struct vgpu_err *err)
 {
     if (vm->vm_id < 1 || vm->vm_id > VGPU_VM_ID_MAX)
         return vgpu_err_set(err, EINVAL, "vm_id %u: expected 1 to %u", vm->vm_id, VGPU_VM_ID_MAX);
-    if (vm->name[0] && !name_ok(vm->name))
+    if (vm->name[0] && !vgpu_store_name_ok(vm->name))
         return vgpu_err_set(err, EINVAL, "VM %u: bad name; expected 1 to %u of letters, digits, '.', '_' and '-'",
                             vm->vm_id, VGPU_NAME_BYTES - 1);
-    if (!name_ok(vm->pool))
+    if (!vgpu_store_name_ok(vm->pool))
         return vgpu_err_set(err, EINVAL, "VM %u: bad pool name; expected 1 to %u of letters, digits, '.', '_' and '-'",
                             vm->vm_id, VGPU_NAME_BYTES - 1);
     if (vm->priority >= VGPU_PRIO_COUNT)
@@ -45,39 +86,7 @@ static int check_vm(const struct vgpu_vm_record *vm, struct vgpu_err *err)
                             (long long)UID_LAST);
     if (vm->has_token && vm->uid < 0)
         return vgpu_err_set(err, EINVAL, "VM %u: a token without a uid; expected both or none", vm->vm_id);
-    return 0;
-}
-
-int vgpu_store_put_pool(struct vgpu_store *s, const struct vgpu_pool_record *p, struct vgpu_err *err)
-{
-    sqlite3_stmt *st = NULL;
-    int rc = 0;
-
-    if (!name_ok(p->name))
-        return vgpu_err_set(err, EINVAL, "bad pool name; expected 1 to %u of letters, digits, '.', '_' and '-'",
-                            VGPU_NAME_BYTES - 1);
-    if (p->capacity < 1 || p->capacity > VGPU_VM_ID_MAX)
-        return vgpu_err_set(err, EINVAL, "pool %s: capacity %u: expected 1 to %u", p->name, p->capacity,
-                            VGPU_VM_ID_MAX);
-    if (sqlite3_prepare_v2(s->db,
-                           "INSERT INTO pools(name, capacity) VALUES(?1, ?2)"
-                           " ON CONFLICT(name) DO UPDATE SET capacity = excluded.capacity",
-                           -1, &st, NULL) != SQLITE_OK) {
-        rc = vgpu_store_fail(s, err, "cannot store a pool");
-        goto out;
-    }
-    sqlite3_bind_text(st, 1, p->name, -1, SQLITE_STATIC);
-    sqlite3_bind_int64(st, 2, p->capacity);
-    if (sqlite3_step(st) == SQLITE_DONE)
-        goto out;
-    if (sqlite3_extended_errcode(s->db) == SQLITE_CONSTRAINT_TRIGGER)
-        rc = vgpu_err_set(err, ENOSPC, "pool %s: has more VMs than the new capacity of %u; remove some or raise it",
-                          p->name, p->capacity);
-    else
-        rc = vgpu_store_fail(s, err, "cannot store a pool");
-out:
-    sqlite3_finalize(st);
-    return rc;
+    return check_admin(vm, err);
 }
 
 /* Fills a token from the kernel's generator; a pool of randomness that is not ready yet is waited for. */
@@ -109,6 +118,9 @@ static int add_refused(struct vgpu_store *s, const struct vgpu_vm_record *vm, co
         return vgpu_err_set(err, EEXIST, "VM %u is registered already; remove it first or choose another id",
                             vm->vm_id);
     case SQLITE_CONSTRAINT_UNIQUE:
+        if (strstr(sqlite3_errmsg(s->db), "vms.uuid"))
+            return vgpu_err_set(err, EEXIST, "VM %u: another VM has the uuid %s; a domain is one VM", vm->vm_id,
+                                vm->uuid);
         return vgpu_err_set(err, EEXIST, "VM %u: the name %s is taken; choose another", vm->vm_id, name);
     case SQLITE_CONSTRAINT_FOREIGNKEY:
         return vgpu_err_set(err, ENOENT, "VM %u: there is no pool %s", vm->vm_id, vm->pool);
@@ -124,7 +136,7 @@ static int add_one(struct vgpu_store *s, sqlite3_stmt *st, const struct vgpu_vm_
 {
     uint8_t token[VGPU_TOKEN_LEN];
     char name[VGPU_NAME_BYTES];
-    int rc = check_vm(vm, err);
+    int rc = vgpu_store_check_vm(vm, err);
 
     if (rc)
         return rc;
@@ -153,24 +165,63 @@ static int add_one(struct vgpu_store *s, sqlite3_stmt *st, const struct vgpu_vm_
         sqlite3_bind_blob(st, 9, token, sizeof(token), SQLITE_TRANSIENT);
     }
     sqlite3_bind_int64(st, 10, vm->engine);
+    sqlite3_bind_int64(st, 11, vm->expected);
+    vgpu_store_bind_text(st, 12, vm->uuid);
+    sqlite3_bind_int64(st, 13, vm->isolation);
+    sqlite3_bind_int64(st, 14, vm->iommu_domain);
+    sqlite3_bind_int64(st, 15, vm->admin_state);
+    sqlite3_bind_text(st, 16, vm->reason, -1, SQLITE_STATIC);
     return sqlite3_step(st) == SQLITE_DONE ? 0 : add_refused(s, vm, name, err);
 }
 
+#define VM_COLUMNS                                                                                                     \
+    "vm_id, name, pool, priority, in_flight, arena_bytes, device_bytes, uid, token, engine, expected, uuid, isolation," \
+    " iommu_domain, admin_state, reason"
+
+static int add_all(struct vgpu_store *s, const struct vgpu_vm_record *vms, uint32_t n, struct vgpu_err *err)
+{
+    sqlite3_stmt *st = NULL;
+    int rc = vgpu_store_prepare(s,
+                                "INSERT INTO vms(" VM_COLUMNS ") VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11,"
+                                " ?12, ?13, ?14, ?15, ?16)",
+                                &st, err, "cannot register");
+
+    for (uint32_t i = 0; i < n && !rc; i++)
+        rc = add_one(s, st, &vms[i], err);
+    sqlite3_finalize(st); /* before the commit: an open statement would hold it up */
+    return rc;
+}
+
+static int remove_one(struct vgpu_store *s, sqlite3_stmt *st, uint32_t vm_id, struct vgpu_err *err)
+{
+    sqlite3_reset(st);
+    sqlite3_bind_int64(st, 1, vm_id);
+    if (sqlite3_step(st) != SQLITE_DONE)
+        return vgpu_store_fail(s, err, "cannot remove");
+    return sqlite3_changes(s->db) ? 0 : vgpu_err_set(err, ENOENT, "VM %u is not registered", vm_id);
+}
+
 int vgpu_store_add_vms(struct vgpu_store *s, const struct vgpu_vm_record *vms, uint32_t n, struct vgpu_err *err)
+{
+    int rc = vgpu_store_begin(s, err);
+
+    return rc ? rc : vgpu_store_end(s, add_all(s, vms, n, err), err);
+}
+
+/* Taken out and put in again, so that names and places in pools can be exchanged in one step. */
+int vgpu_store_update_vms(struct vgpu_store *s, const struct vgpu_vm_record *vms, uint32_t n, struct vgpu_err *err)
 {
     sqlite3_stmt *st = NULL;
     int rc = vgpu_store_begin(s, err);
 
     if (rc)
         return rc;
-    if (sqlite3_prepare_v2(s->db,
-                           "INSERT INTO vms(vm_id, name, pool, priority, in_flight, arena_bytes, device_bytes, uid,"
-                           " token, engine) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
-                           -1, &st, NULL) != SQLITE_OK)
-        rc = vgpu_store_fail(s, err, "cannot register");
+    rc = vgpu_store_prepare(s, "DELETE FROM vms WHERE vm_id = ?1", &st, err, "cannot change");
     for (uint32_t i = 0; i < n && !rc; i++)
-        rc = add_one(s, st, &vms[i], err);
-    sqlite3_finalize(st); /* before the commit: an open statement would hold it up */
+        rc = remove_one(s, st, vms[i].vm_id, err);
+    sqlite3_finalize(st);
+    if (!rc)
+        rc = add_all(s, vms, n, err);
     return vgpu_store_end(s, rc, err);
 }
 
@@ -181,16 +232,9 @@ int vgpu_store_remove_vms(struct vgpu_store *s, const uint32_t *vm_ids, uint32_t
 
     if (rc)
         return rc;
-    if (sqlite3_prepare_v2(s->db, "DELETE FROM vms WHERE vm_id = ?1", -1, &st, NULL) != SQLITE_OK)
-        rc = vgpu_store_fail(s, err, "cannot remove");
-    for (uint32_t i = 0; i < n && !rc; i++) {
-        sqlite3_reset(st);
-        sqlite3_bind_int64(st, 1, vm_ids[i]);
-        if (sqlite3_step(st) != SQLITE_DONE)
-            rc = vgpu_store_fail(s, err, "cannot remove");
-        else if (!sqlite3_changes(s->db))
-            rc = vgpu_err_set(err, ENOENT, "VM %u is not registered", vm_ids[i]);
-    }
+    rc = vgpu_store_prepare(s, "DELETE FROM vms WHERE vm_id = ?1", &st, err, "cannot remove");
+    for (uint32_t i = 0; i < n && !rc; i++)
+        rc = remove_one(s, st, vm_ids[i], err);
     sqlite3_finalize(st);
     return vgpu_store_end(s, rc, err);
 }
@@ -200,35 +244,32 @@ int vgpu_store_remove_vm(struct vgpu_store *s, uint32_t vm_id, struct vgpu_err *
     return vgpu_store_remove_vms(s, &vm_id, 1, err);
 }
 
-#define VM_COLUMNS "vm_id, name, pool, priority, in_flight, arena_bytes, device_bytes, uid, token, engine"
-
-/* Text of a column, bounded; false when it is not one that we could have written. */
 static bool column_name(sqlite3_stmt *st, int column, char out[VGPU_NAME_BYTES])
 {
-    const unsigned char *text = sqlite3_column_text(st, column);
-    int n = sqlite3_column_bytes(st, column);
+    return vgpu_store_text(st, column, out, VGPU_NAME_BYTES) && vgpu_store_name_ok(out);
+}
 
-    if (!text || n < 1 || n >= (int)VGPU_NAME_BYTES)
-        return false;
-    memset(out, 0, VGPU_NAME_BYTES);
-    memcpy(out, text, (size_t)n);
-    return name_ok(out) && strlen(out) == (size_t)n;
+/* A column as an unsigned number; false when it is not one. */
+static bool column_u32(sqlite3_stmt *st, int column, uint32_t *out)
+{
+    int64_t v = sqlite3_column_int64(st, column);
+
+    *out = (uint32_t)v;
+    return sqlite3_column_type(st, column) == SQLITE_INTEGER && v >= 0 && v <= UINT32_MAX;
 }
 
 /* A row as a record; checked like a new one, since the file may have been edited with other tools. */
 static int read_vm(struct vgpu_store *s, sqlite3_stmt *st, struct vgpu_vm_record *vm, struct vgpu_err *err)
 {
     memset(vm, 0, sizeof(*vm));
-    int64_t id = sqlite3_column_int64(st, 0), priority = sqlite3_column_int64(st, 3);
-    int64_t in_flight = sqlite3_column_int64(st, 4), engine = sqlite3_column_int64(st, 9);
+    int64_t id = sqlite3_column_int64(st, 0);
     bool ok = column_name(st, 1, vm->name) && column_name(st, 2, vm->pool);
 
-    ok = ok && id >= 1 && id <= VGPU_VM_ID_MAX && priority >= 0 && priority < (int64_t)VGPU_PRIO_COUNT &&
-         in_flight >= 0 && in_flight <= VGPU_RING_SLOTS_MAX && engine >= 0 && engine < (int64_t)VGPU_VM_ENGINE_COUNT;
-    vm->vm_id = (uint32_t)id;
-    vm->priority = (uint32_t)priority;
-    vm->in_flight = (uint32_t)in_flight;
-    vm->engine = (uint32_t)engine;
+    ok = ok && column_u32(st, 0, &vm->vm_id) && column_u32(st, 3, &vm->priority) && column_u32(st, 4, &vm->in_flight) &&
+         column_u32(st, 9, &vm->engine) && vgpu_store_text(st, 11, vm->uuid, sizeof(vm->uuid)) &&
+         column_u32(st, 12, &vm->isolation) && column_u32(st, 13, &vm->iommu_domain) &&
+         column_u32(st, 14, &vm->admin_state) && vgpu_store_text(st, 15, vm->reason, sizeof(vm->reason));
+    vm->expected = sqlite3_column_int64(st, 10) != 0;
     vm->arena_bytes = (uint64_t)sqlite3_column_int64(st, 5);
     vm->device_bytes = sqlite3_column_type(st, 6) == SQLITE_NULL ? UINT64_MAX : (uint64_t)sqlite3_column_int64(st, 6);
     vm->uid = sqlite3_column_type(st, 7) == SQLITE_NULL ? -1 : sqlite3_column_int64(st, 7);
@@ -239,32 +280,52 @@ static int read_vm(struct vgpu_store *s, sqlite3_stmt *st, struct vgpu_vm_record
             memcpy(vm->token, token, VGPU_TOKEN_LEN);
         vm->has_token = ok;
     }
-    if (!ok || check_vm(vm, NULL))
+    if (!ok || vgpu_store_check_vm(vm, NULL))
         return vgpu_err_set(err, EUCLEAN, "store %s: the row of VM %lld is damaged; restore a backup", s->path,
                             (long long)id);
     return 0;
 }
 
-int vgpu_store_get_vm(struct vgpu_store *s, uint32_t vm_id, struct vgpu_vm_record *out, struct vgpu_err *err)
+/* The one row of a statement whose parameters are bound; takes the statement. */
+static int get_one(struct vgpu_store *s, sqlite3_stmt *st, struct vgpu_vm_record *out, struct vgpu_err *err,
+                   const char *what)
 {
-    sqlite3_stmt *st = NULL;
-    int rc;
+    int step = sqlite3_step(st), rc;
 
-    if (sqlite3_prepare_v2(s->db, "SELECT " VM_COLUMNS " FROM vms WHERE vm_id = ?1", -1, &st, NULL) != SQLITE_OK) {
-        rc = vgpu_store_fail(s, err, "cannot read a VM");
-        goto out;
-    }
-    sqlite3_bind_int64(st, 1, vm_id);
-    int step = sqlite3_step(st);
     if (step == SQLITE_ROW)
         rc = read_vm(s, st, out, err);
     else if (step == SQLITE_DONE)
-        rc = vgpu_err_set(err, ENOENT, "VM %u is not registered", vm_id);
+        rc = vgpu_err_set(err, ENOENT, "VM %s is not registered", what);
     else
         rc = vgpu_store_fail(s, err, "cannot read a VM");
-out:
     sqlite3_finalize(st);
     return rc;
+}
+
+int vgpu_store_get_vm(struct vgpu_store *s, uint32_t vm_id, struct vgpu_vm_record *out, struct vgpu_err *err)
+{
+    sqlite3_stmt *st;
+    char what[16];
+    int rc = vgpu_store_prepare(s, "SELECT " VM_COLUMNS " FROM vms WHERE vm_id = ?1", &st, err, "cannot read a VM");
+
+    if (rc)
+        return rc;
+    snprintf(what, sizeof(what), "%u", vm_id);
+    sqlite3_bind_int64(st, 1, vm_id);
+    return get_one(s, st, out, err, what);
+}
+
+int vgpu_store_get_vm_by_uuid(struct vgpu_store *s, const char *uuid, struct vgpu_vm_record *out, struct vgpu_err *err)
+{
+    sqlite3_stmt *st;
+    char what[VGPU_UUID_BYTES + 8];
+    int rc = vgpu_store_prepare(s, "SELECT " VM_COLUMNS " FROM vms WHERE uuid = ?1", &st, err, "cannot read a VM");
+
+    if (rc)
+        return rc;
+    snprintf(what, sizeof(what), "of uuid %.36s", uuid);
+    sqlite3_bind_text(st, 1, uuid, -1, SQLITE_STATIC);
+    return get_one(s, st, out, err, what);
 }
 
 int vgpu_store_each_vm(struct vgpu_store *s, const char *pool, int priority,
@@ -291,37 +352,6 @@ int vgpu_store_each_vm(struct vgpu_store *s, const char *pool, int priority,
     }
     if (step != SQLITE_DONE)
         rc = vgpu_store_fail(s, err, "cannot list VMs");
-out:
-    sqlite3_finalize(st);
-    return rc;
-}
-
-int vgpu_store_each_pool(struct vgpu_store *s, bool (*each)(void *ctx, const struct vgpu_pool_record *p), void *ctx,
-                         struct vgpu_err *err)
-{
-    struct vgpu_pool_record p;
-    sqlite3_stmt *st = NULL;
-    int rc = 0, step;
-
-    if (sqlite3_prepare_v2(s->db,
-                           "SELECT name, capacity, (SELECT count(*) FROM vms WHERE pool = pools.name)"
-                           " FROM pools ORDER BY name",
-                           -1, &st, NULL) != SQLITE_OK) {
-        rc = vgpu_store_fail(s, err, "cannot list pools");
-        goto out;
-    }
-    while ((step = sqlite3_step(st)) == SQLITE_ROW) {
-        if (!column_name(st, 0, p.name)) {
-            rc = vgpu_err_set(err, EUCLEAN, "store %s: a pool's row is damaged; restore a backup", s->path);
-            goto out;
-        }
-        p.capacity = (uint32_t)sqlite3_column_int64(st, 1);
-        p.members = (uint32_t)sqlite3_column_int64(st, 2);
-        if (!each(ctx, &p))
-            goto out;
-    }
-    if (step != SQLITE_DONE)
-        rc = vgpu_store_fail(s, err, "cannot list pools");
 out:
     sqlite3_finalize(st);
     return rc;

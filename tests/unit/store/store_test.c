@@ -14,6 +14,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#define DATA VGPU_TEST_SOURCE_ROOT "/tests/unit/store/data"
+
 static char dir[] = "/tmp/vgpu-store-XXXXXX";
 static char path[64];
 static struct vgpu_store *s;
@@ -100,7 +102,13 @@ Test(store, what_is_put_comes_back)
                                 .in_flight = 65536,
                                 .arena_bytes = UINT64_C(1) << 48,
                                 .device_bytes = 0,
-                                .uid = INT64_C(4294967294)},
+                                .uid = INT64_C(4294967294),
+                                .expected = true,
+                                .uuid = "0f7a7a5e-1b2c-4d3e-8f90-0123456789ab",
+                                .isolation = VGPU_VM_DEDICATED,
+                                .iommu_domain = UINT32_MAX,
+                                .admin_state = VGPU_VM_QUARANTINED,
+                                .reason = "ring ran ahead; caf\303\251"},
                           out;
 
     cr_assert_eq(add(in), 0, "%s", err.text);
@@ -109,6 +117,9 @@ Test(store, what_is_put_comes_back)
     in.has_token = true;
     memcpy(in.token, out.token, sizeof(in.token));
     cr_assert_eq(memcmp(&in, &out, sizeof(in)), 0);
+    cr_assert_eq(vgpu_store_get_vm_by_uuid(s, in.uuid, &out, &err), 0, "%s", err.text);
+    cr_assert_eq(out.vm_id, in.vm_id);
+    cr_assert_eq(vgpu_store_get_vm_by_uuid(s, "0f7a7a5e-1b2c-4d3e-8f90-0123456789ac", &out, &err), -ENOENT);
     cr_assert_eq(add(vm(1, "A")), 0);
     cr_assert_eq(vgpu_store_get_vm(s, 1, &out, &err), 0);
     cr_assert_str_eq(out.name, "vm-1");
@@ -144,7 +155,7 @@ Test(store, each_wrong_field_is_refused)
         int code;
         const char *message;
         struct vgpu_vm_record r;
-    } wrong[16];
+    } wrong[32];
     int n = 0;
 #define WRONG(c, m, change)                                                                                            \
     do {                                                                                                               \
@@ -166,6 +177,15 @@ Test(store, each_wrong_field_is_refused)
     WRONG(EINVAL, "2^48", r.device_bytes = UINT64_MAX - 1);
     WRONG(EINVAL, "uid -2", r.uid = -2);
     WRONG(EINVAL, "uid 4294967295", r.uid = INT64_C(4294967295));
+    WRONG(EINVAL, "bad uuid", strcpy(r.uuid, "x"));
+    WRONG(EINVAL, "bad uuid", strcpy(r.uuid, "0F7A7A5E-1b2c-4d3e-8f90-0123456789ab"));
+    WRONG(EINVAL, "bad uuid", strcpy(r.uuid, "0f7a7a5e-1b2c-4d3e-8f90-0123456789a"));
+    WRONG(EINVAL, "bad uuid", memset(r.uuid, 'a', sizeof(r.uuid)));
+    WRONG(EINVAL, "isolation 2", r.isolation = 2);
+    WRONG(EINVAL, "admin_state 3", r.admin_state = 3);
+    WRONG(EINVAL, "bad reason", (r.admin_state = 1, strcpy(r.reason, "a\033[2J")));
+    WRONG(EINVAL, "bad reason", (r.admin_state = 1, memset(r.reason, 0x72, sizeof(r.reason))));
+    WRONG(EINVAL, "neither drained", strcpy(r.reason, "because"));
     WRONG(ENOENT, "no pool C", strcpy(r.pool, "C"));
     for (int i = 0; i < n; i++) {
         cr_expect_eq(add(wrong[i].r), -wrong[i].code, "%s: %s", wrong[i].message, err.text);
@@ -298,7 +318,7 @@ Test(store, has_one_owner)
     pid_t pid = fork();
 
     if (pid == 0)
-        _exit(vgpu_store_open(path, &second, &err) == -EBUSY && strstr(err.text, "another process has it open") ? 0
+        _exit(vgpu_store_open_wait(path, 0, &second, &err) == -EBUSY && strstr(err.text, "another process has it open") ? 0
                                                                                                                 : 1);
     int status;
     waitpid(pid, &status, 0);
@@ -312,12 +332,12 @@ Test(store, refuses_what_is_no_store)
     char text[128];
 
     close_store();
-    cr_assert_eq(raw("PRAGMA user_version = 3"), SQLITE_OK);
+    cr_assert_eq(raw("PRAGMA user_version = 4"), SQLITE_OK);
     cr_assert_eq(vgpu_store_open(path, &other, &err), -ENOTSUP);
-    cr_assert_not_null(strstr(err.text, "schema 3 was written by a newer vgpu, this one knows up to 2"), "%s",
+    cr_assert_not_null(strstr(err.text, "schema 4 was written by a newer vgpu, this one knows up to 3"), "%s",
                        err.text);
     cr_assert_null(other);
-    cr_assert_eq(raw("PRAGMA user_version = 2; PRAGMA application_id = 77"), SQLITE_OK);
+    cr_assert_eq(raw("PRAGMA user_version = 3; PRAGMA application_id = 77"), SQLITE_OK);
     cr_assert_eq(vgpu_store_open(path, &other, &err), -EINVAL);
     cr_assert_not_null(strstr(err.text, "not a vgpu store"), "%s", err.text);
     cr_assert_eq(vgpu_store_open("/dev/null", &other, &err), -EINVAL);
@@ -338,79 +358,73 @@ Test(store, refuses_what_is_no_store)
     vgpu_store_close(other);
 }
 
-/*
- * A store as version 1 left it, written down here once and for all (not made from today's schema): it opens, keeps all
- * it had, and is of the newest version from then on.
- */
-static const char version_1[] =
-    "CREATE TABLE pools("
-    " name TEXT NOT NULL PRIMARY KEY"
-    "  CHECK(length(name) BETWEEN 1 AND 31 AND name NOT GLOB '*[^A-Za-z0-9._-]*'),"
-    " capacity INTEGER NOT NULL CHECK(capacity BETWEEN 1 AND 65535)"
-    ") STRICT, WITHOUT ROWID;"
-    "CREATE TABLE vms("
-    " vm_id INTEGER PRIMARY KEY CHECK(vm_id BETWEEN 1 AND 65535),"
-    " name TEXT NOT NULL UNIQUE CHECK(length(name) BETWEEN 1 AND 31 AND name NOT GLOB '*[^A-Za-z0-9._-]*'),"
-    " pool TEXT NOT NULL REFERENCES pools(name) ON UPDATE CASCADE ON DELETE RESTRICT,"
-    " priority INTEGER NOT NULL CHECK(priority BETWEEN 0 AND 2),"
-    " in_flight INTEGER NOT NULL DEFAULT 0 CHECK(in_flight BETWEEN 0 AND 65536),"
-    " arena_bytes INTEGER NOT NULL DEFAULT 0 CHECK(arena_bytes BETWEEN 0 AND 281474976710656),"
-    " device_bytes INTEGER CHECK(device_bytes BETWEEN 0 AND 281474976710656),"
-    " uid INTEGER CHECK(uid BETWEEN 0 AND 4294967294),"
-    " token BLOB CHECK(token IS NULL OR (length(token) = 16 AND uid IS NOT NULL))"
-    ") STRICT;"
-    "CREATE INDEX vms_pool ON vms(pool, priority);"
-    "CREATE TRIGGER vms_room_insert BEFORE INSERT ON vms"
-    " WHEN (SELECT count(*) FROM vms WHERE pool = NEW.pool) >= (SELECT capacity FROM pools WHERE name = NEW.pool)"
-    " BEGIN SELECT RAISE(ABORT, 'pool is full'); END;"
-    "CREATE TRIGGER vms_room_update BEFORE UPDATE OF pool ON vms"
-    " WHEN NEW.pool <> OLD.pool AND"
-    "  (SELECT count(*) FROM vms WHERE pool = NEW.pool) >= (SELECT capacity FROM pools WHERE name = NEW.pool)"
-    " BEGIN SELECT RAISE(ABORT, 'pool is full'); END;"
-    "CREATE TRIGGER pools_shrink BEFORE UPDATE OF capacity ON pools"
-    " WHEN NEW.capacity < (SELECT count(*) FROM vms WHERE pool = NEW.name)"
-    " BEGIN SELECT RAISE(ABORT, 'pool has more members'); END;"
-    "PRAGMA application_id = 1447514197; PRAGMA user_version = 1;"
-    "INSERT INTO pools VALUES('A', 3), ('B', 100);"
-    "INSERT INTO vms VALUES(7, 'seven', 'A', 0, 16, 4096, 0, 1000, x'000102030405060708090a0b0c0d0e0f');"
-    "INSERT INTO vms VALUES(9, 'vm-9', 'B', 2, 0, 0, NULL, NULL, NULL);";
+/* Takes the place of the closed store: a file that an old version of this program wrote, and its log if it was killed. */
+static void old_file(const char *name)
+{
+    char command[512];
 
-Test(store, version_1_is_brought_to_the_newest)
+    close_store();
+    snprintf(command, sizeof(command), "rm -f %s*; cp " DATA "/%s.db %s", path, name, path);
+    cr_assert_eq(system(command), 0);
+    snprintf(command, sizeof(command), "test ! -e " DATA "/%s.db-wal || cp " DATA "/%s.db-wal %s-wal", name, name, path);
+    cr_assert_eq(system(command), 0);
+    cr_assert_eq(chmod(path, 0600), 0);
+}
+
+/* Files of versions 1 and 2 (data/README.md) open, keep all that they had, and are of the newest version afterwards. */
+static void brought_to_the_newest(const char *file, uint32_t engine)
 {
     struct vgpu_vm_record want = {.vm_id = 7,
                                   .name = "seven",
                                   .pool = "A",
                                   .priority = VGPU_PRIO_HIGH,
+                                  .engine = engine,
                                   .in_flight = 16,
                                   .arena_bytes = 4096,
                                   .uid = 1000,
                                   .token = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15},
                                   .has_token = true},
                           out;
-    sqlite3 *db;
-    char *message = NULL;
+    struct vgpu_pool_record pool;
 
-    close_store();
-    cr_assert_eq(unlink(path), 0);
-    cr_assert_eq(sqlite3_open(path, &db), SQLITE_OK);
-    cr_assert_eq(sqlite3_exec(db, version_1, NULL, NULL, &message), SQLITE_OK, "%s", message);
-    sqlite3_close(db);
+    old_file(file);
     for (int round = 0; round < 2; round++) { /* the second time there is nothing to do */
         open_store();
         cr_assert_eq(vgpu_store_get_vm(s, 7, &out, &err), 0, "%s", err.text);
         cr_assert_eq(memcmp(&want, &out, sizeof(out)), 0, "the VM is not what it was");
         cr_assert_eq(vgpu_store_get_vm(s, 9, &out, &err), 0, "%s", err.text);
         cr_assert(out.engine == VGPU_VM_ENGINE_AUTO && out.device_bytes == UINT64_MAX && out.uid == -1);
+        cr_assert(!out.uuid[0] && !out.admin_state && !out.isolation && !out.expected);
         cr_assert_eq(count(NULL, -1), 2 + round);
         struct vgpu_vm_record r = vm(20 + (uint32_t)round, "A");
         r.engine = VGPU_VM_ENGINE_BATCH;
+        r.isolation = VGPU_VM_DEDICATED;
+        snprintf(r.uuid, sizeof(r.uuid), "0f7a7a5e-1b2c-4d3e-8f90-0123456789a%d", round);
         cr_assert_eq(add(r), 0, "%s", err.text);
         cr_assert_eq(vgpu_store_get_vm(s, r.vm_id, &out, &err), 0);
-        cr_assert_eq(out.engine, VGPU_VM_ENGINE_BATCH);
+        cr_assert(out.engine == VGPU_VM_ENGINE_BATCH && out.isolation == VGPU_VM_DEDICATED);
         close_store();
     }
     open_store();
     cr_assert_eq(add(vm(30, "A")), -ENOSPC, "the pool's room is not counted any more");
+    cr_assert_eq(vgpu_store_get_pool(s, "B", &pool, &err), 0);
+    cr_assert(pool.capacity == 100 && pool.members == 1 && !pool.executor[0] && !pool.sm_share);
+    /* The old capacities were the configuration's: the same value again changes nothing that was set since. */
+    pool.capacity = 50;
+    cr_assert_eq(vgpu_store_update_pool(s, &pool, &err), 0, "%s", err.text);
+    cr_assert_eq(vgpu_store_put_pool(s, &(struct vgpu_pool_record){.name = "B", .capacity = 100}, &err), 0);
+    cr_assert_eq(vgpu_store_get_pool(s, "B", &pool, &err), 0);
+    cr_assert_eq(pool.capacity, 50);
+}
+
+Test(store, version_1_is_brought_to_the_newest)
+{
+    brought_to_the_newest("version-1", VGPU_VM_ENGINE_AUTO);
+}
+
+Test(store, version_2_of_a_killed_daemon_is_brought_to_the_newest)
+{
+    brought_to_the_newest("version-2", VGPU_VM_ENGINE_RESIDENT);
 }
 
 Test(store, notices_damage)
@@ -473,8 +487,26 @@ Test(store, constraints_hold_without_our_code)
         {SQLITE_CONSTRAINT_TRIGGER, "UPDATE vms SET pool = 'A' WHERE vm_id = 4"},
         {SQLITE_CONSTRAINT_TRIGGER, "UPDATE pools SET capacity = 1 WHERE name = 'A'"},
         {SQLITE_CONSTRAINT_TRIGGER, "DELETE FROM pools WHERE name = 'A'"},
-        {SQLITE_CONSTRAINT_CHECK, "INSERT INTO pools VALUES('C', 0)"},
-        {SQLITE_CONSTRAINT_CHECK, "INSERT INTO pools VALUES('a/b', 1)"},
+        {SQLITE_CONSTRAINT_CHECK, "INSERT INTO pools(name, capacity) VALUES('C', 0)"},
+        {SQLITE_CONSTRAINT_CHECK, "INSERT INTO pools(name, capacity) VALUES('a/b', 1)"},
+        {SQLITE_CONSTRAINT_CHECK, "INSERT INTO pools(name, capacity, sm_share) VALUES('C', 1, 101)"},
+        {SQLITE_CONSTRAINT_CHECK, "UPDATE pools SET executor = 'a b'"},
+        {SQLITE_CONSTRAINT_CHECK, "UPDATE vms SET uuid = '' WHERE vm_id = 1"},
+        {SQLITE_CONSTRAINT_CHECK, "UPDATE vms SET uuid = '0F7a7a5e-1b2c-4d3e-8f90-0123456789ab' WHERE vm_id = 1"},
+        {SQLITE_CONSTRAINT_CHECK, "UPDATE vms SET uuid = '0f7a7a5e11b2c-4d3e-8f90-0123456789ab' WHERE vm_id = 1"},
+        {SQLITE_CONSTRAINT_CHECK, "UPDATE vms SET uuid = '0f7a7a5e-1b2c-4d3e-8f90-0123456789-b' WHERE vm_id = 1"},
+        {SQLITE_CONSTRAINT_UNIQUE, "UPDATE vms SET uuid = '0f7a7a5e-1b2c-4d3e-8f90-0123456789ab'"},
+        {SQLITE_CONSTRAINT_CHECK, "UPDATE vms SET isolation = 2"},
+        {SQLITE_CONSTRAINT_CHECK, "UPDATE vms SET iommu_domain = 4294967296"},
+        {SQLITE_CONSTRAINT_CHECK, "UPDATE vms SET admin_state = 3"},
+        {SQLITE_CONSTRAINT_CHECK, "UPDATE vms SET reason = 'x'"},
+        {SQLITE_CONSTRAINT_CHECK, "UPDATE vms SET admin_state = 1, reason = char(27) || '[2J'"},
+        {SQLITE_CONSTRAINT_CHECK, "UPDATE vms SET admin_state = 1, reason = hex(zeroblob(48))"},
+        {SQLITE_CONSTRAINT_NOTNULL, "UPDATE vms SET expected = NULL"},
+        {SQLITE_CONSTRAINT_CHECK, "INSERT INTO audit VALUES(1, 1, 0, 1, '', 'c', '', NULL, 'no', NULL, 'ok')"},
+        {SQLITE_CONSTRAINT_CHECK, "INSERT INTO audit VALUES(1, 1, 0, 1, '', 'c', '', 65536, NULL, NULL, 'ok')"},
+        {SQLITE_CONSTRAINT_TRIGGER,
+         "INSERT INTO audit VALUES(1, 1, 0, 1, '', 'c', '', 1, NULL, NULL, 'ok'); UPDATE audit SET uid = 7"},
     };
     cr_assert_eq(add(vm(1, "A")) | add(vm(2, "A")) | add(vm(3, "A")) | add(vm(4, "B")), 0);
     close_store();
