@@ -45,7 +45,7 @@ NAMED = {
     'mutants': 'bugs put into a copy of the real code, one at a time: the tests must find each',
     'asan-full': 'asan with the tests that take longest',
     'coverage': 'lines that the default suites reach, of each file',
-    'soak': 'the soak run is not written yet',
+    'soak': 'five minutes of load, kills and changes: nothing may drift',
 }
 # Default suites that need more than a machine may have or install: what they lack is said, and is not a failure.
 NEEDY = {'xen'}

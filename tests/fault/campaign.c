@@ -275,7 +275,7 @@ static int count_one(const char *path, const struct stat *st, int type, struct F
     return 0;
 }
 /* In run_dir and state_dir; what SQLite keeps while it is open aside. */
-static unsigned files_of(const struct e2e_host *h)
+unsigned campaign_files(const struct e2e_host *h)
 {
     char path[E2E_PATH_BYTES + 8];
 
@@ -360,7 +360,7 @@ static struct campaign_before look_before(const struct e2e_host *h)
     struct campaign_before b = {.own = holdings_of(getpid()),
                                 .daemon = holdings_of(h->pid),
                                 .machine = holdings_of_machine(),
-                                .files = files_of(h)};
+                                .files = campaign_files(h)};
 
     for (unsigned i = 0; i < CAMPAIGN_EXECUTORS; i++)
         b.executor[i] = holdings_of(e2e_executor_pid(h, pool_names[i]));
@@ -381,7 +381,7 @@ static void look_after(const struct e2e_host *h, const struct campaign_before *b
     holdings_check(h->pid, "vgpud", &b->daemon, RSS_SLACK_KB);
     holdings_check(getpid(), "this process, with the survivors", &b->own, OWN_SLACK_KB);
     holdings_check_machine(&b->machine);
-    e2e_check(files_of(h) == b->files, "%u files in run_dir, before there were %u", files, b->files);
+    e2e_check(campaign_files(h) == b->files, "%u files in run_dir, before there were %u", files, b->files);
 }
 
 static void show(const struct campaign_survivor *s, bool daemon_too)

@@ -49,6 +49,8 @@ void campaign_open(struct campaign *c, const struct e2e_options *how);
 void campaign_round(struct campaign *c, unsigned round, bool daemon_too);
 /* Waits until each survivor has done `by` descriptors more. */
 void campaign_all_get_on(struct campaign_survivor *s, uint64_t by, const char *when);
+/* In run_dir. */
+unsigned campaign_files(const struct e2e_host *h);
 /* So far. */
 struct campaign_killed campaign_killed(void);
 /* Ends the victims, judges the survivors' books and what everybody holds, stops the host. */
