@@ -98,7 +98,7 @@ struct e2e_options {
     bool one_executor;       /* both pools on one executor */
     bool scope_host;
     bool in_process;
-    bool always_poll;
+    bool always_poll, exec_always_polls; /* poll cores; executors */
     bool debug;              /* debug_ops and exec_seq */
     unsigned poll_cores, burst, window, in_flight, ring_slots, attached_vms;
     unsigned budget[VGPU_PRIO_COUNT];
@@ -132,6 +132,8 @@ void e2e_register(const struct e2e_host *h, unsigned first, unsigned last, const
 /* vgpu-ctl with these arguments and --json; returns its exit status, *out (to be decref'd) may be NULL; error text on
  * failure goes to error. */
 int e2e_ctl(const struct e2e_host *h, json_t **out, char *error, size_t error_bytes, const char *const *args);
+/* One request over the control socket; its result, a new reference. NULL with the message in error when it is refused. */
+json_t *e2e_ask(const struct e2e_host *h, const char *command, json_t *args, char *error, size_t error_bytes);
 json_t *e2e_stats(const struct e2e_host *h);
 /* A number of the VM's statistics. */
 uint64_t e2e_vm_stat(const struct e2e_host *h, unsigned vm_id, const char *key);

@@ -7,7 +7,9 @@
 #include <spawn.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -77,6 +79,8 @@ static void write_config(const struct e2e_host *h, const struct e2e_options *o)
     for (unsigned i = 1; i < o->poll_cores; i++)
         fprintf(f, ", any");
     fprintf(f, "]\n  burst: %u\n  idle:\n    sleep: %s\n", o->burst ? o->burst : 32, o->always_poll ? "false" : "true");
+    if (o->exec_always_polls)
+        fprintf(f, "executor_idle:\n  sleep: false\n");
     write_pools(f, o);
     fprintf(f, "scheduler:\n  scope: %s\n  window: %u\n", o->scope_host ? "host" : "pool", o->window ? o->window : 256);
     fprintf(f, "limits:\n  attached_vms: %u\n  in_flight: %u\n  ring_slots: %u\n  arena_bytes: %s\n  device_bytes: %s\n",
@@ -292,6 +296,33 @@ int e2e_ctl(const struct e2e_host *h, json_t **out, char *error, size_t error_by
     }
     free(text);
     return rc;
+}
+
+json_t *e2e_ask(const struct e2e_host *h, const char *command, json_t *args, char *error, size_t error_bytes)
+{
+    struct sockaddr_un to = {.sun_family = AF_UNIX};
+    json_error_t why;
+
+    e2e_check(strlen(h->control_socket) < sizeof(to.sun_path), "%s is too long", h->control_socket);
+    memcpy(to.sun_path, h->control_socket, strlen(h->control_socket));
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    e2e_check(fd >= 0 && connect(fd, (struct sockaddr *)&to, sizeof(to)) == 0, "%s: %s", h->control_socket,
+              strerror(errno));
+    json_t *request = json_pack("{s:s, s:o}", "command", command, "args", args);
+    char *text = json_dumps(request, JSON_COMPACT);
+    json_decref(request);
+    e2e_check(text && dprintf(fd, "%s\n", text) > 0, "%s cannot be asked: %s", command, strerror(errno));
+    free(text);
+    FILE *answers = fdopen(fd, "r");
+    json_t *answer = answers ? json_loadf(answers, JSON_DISABLE_EOF_CHECK, &why) : NULL;
+    e2e_check(answer, "%s: no answer: %s", command, why.text);
+    fclose(answers);
+    json_t *result = json_incref(json_object_get(answer, "result"));
+    if (!result && error)
+        snprintf(error, error_bytes, "%s",
+                 json_string_value(json_object_get(json_object_get(answer, "error"), "message")));
+    json_decref(answer);
+    return result;
 }
 
 void e2e_register(const struct e2e_host *h, unsigned first, unsigned last, const char *pool, const char *priority,
