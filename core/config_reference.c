@@ -197,3 +197,35 @@ void vgpu_config_reference(FILE *out)
         if (!strstr(vgpu_keys[i].path, "[]"))
             write_key(out, &vgpu_keys[i], &c);
 }
+
+static void show_element(FILE *out, const struct vgpu_key *list, uint32_t index, const void *element)
+{
+    size_t n = strlen(list->path);
+
+    for (uint32_t i = 0; i < vgpu_key_count; i++) {
+        const struct vgpu_key *k = &vgpu_keys[i];
+        if (strncmp(k->path, list->path, n) || strncmp(k->path + n, "[].", 3) || k->type == VGPU_KEY_SECTION)
+            continue;
+        fprintf(out, "%s[%" PRIu32 "]%s=", list->path, index, k->path + n + 2);
+        vgpu_key_write(out, k, element, NULL);
+        fputc('\n', out);
+    }
+}
+
+void vgpu_config_show(const struct vgpu_config *c, FILE *out)
+{
+    for (uint32_t i = 0; i < vgpu_key_count; i++) {
+        const struct vgpu_key *k = &vgpu_keys[i];
+        if (k->type == VGPU_KEY_SECTION || strstr(k->path, "[]"))
+            continue;
+        if (k->type != VGPU_KEY_LIST) {
+            fprintf(out, "%s=", k->path);
+            vgpu_key_write(out, k, c, c);
+            fputc('\n', out);
+            continue;
+        }
+        uint32_t count = *(const uint32_t *)((const char *)c + k->count_offset);
+        for (uint32_t e = 0; e < count; e++)
+            show_element(out, k, e, (const char *)c + k->offset + e * k->bytes);
+    }
+}

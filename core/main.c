@@ -16,6 +16,7 @@ static const char usage[] =
     "  vgpud [--config FILE] [--ready-fd N] [--verbose]   serve, in the foreground, until SIGTERM\n"
     "  vgpud --check-config FILE                          say what is wrong with a configuration\n"
     "  vgpud --print-config                               print the default configuration with every key explained\n"
+    "  vgpud [--config FILE] --show-config                print what is in force, KEY=VALUE, defaults filled in\n"
     "  vgpud --version | --help\n\n"
     "Without --config, " DEFAULT_CONFIG " is read if it exists, else the defaults are used.\n";
 
@@ -73,14 +74,15 @@ static int serve(const char *config_path, int ready_fd)
 
 int main(int argc, char **argv)
 {
-    enum { CONFIG = 1, CHECK, PRINT, READY_FD };
+    enum { CONFIG = 1, CHECK, PRINT, SHOW, READY_FD };
     static const struct option longs[] = {{"config", 1, 0, CONFIG},     {"check-config", 1, 0, CHECK},
-                                          {"print-config", 0, 0, PRINT}, {"ready-fd", 1, 0, READY_FD},
+                                          {"print-config", 0, 0, PRINT}, {"show-config", 0, 0, SHOW}, {"ready-fd", 1, 0, READY_FD},
                                           {"verbose", 0, 0, 'v'},        {"version", 0, 0, 'V'},
                                           {"help", 0, 0, 'h'},           {0}};
     static struct vgpu_config config;
     const char *config_path = NULL;
     int ready_fd = -1, c;
+    bool show = false;
 
     vgpu_log_name = "vgpud";
     while ((c = getopt_long(argc, argv, "hVv", longs, NULL)) != -1) {
@@ -93,6 +95,9 @@ int main(int argc, char **argv)
         case PRINT:
             vgpu_config_reference(stdout);
             return 0;
+        case SHOW:
+            show = true;
+            break;
         case READY_FD:
             ready_fd = atoi(optarg);
             break;
@@ -113,6 +118,12 @@ int main(int argc, char **argv)
     if (optind < argc) {
         fprintf(stderr, "vgpud: unexpected argument '%s'\n%s", argv[optind], usage);
         return 2;
+    }
+    if (show) {
+        if (load(&config, config_path))
+            return 1;
+        vgpu_config_show(&config, stdout);
+        return 0;
     }
     return serve(config_path, ready_fd);
 }

@@ -24,6 +24,9 @@ enum vgpu_ctl_exit {
     VGPU_CTL_REFUSED = 1,     /* the daemon said no, or a local command found a fault */
     VGPU_CTL_USAGE = 2,       /* the command line is wrong; nothing was sent */
     VGPU_CTL_UNREACHABLE = 3, /* no daemon, no permission, no answer */
+    VGPU_CTL_FOUND_MEDIUM = 4, /* precheck, doctor: the worst finding is of medium severity */
+    VGPU_CTL_FOUND_HIGH = 5,
+    VGPU_CTL_FOUND_CRITICAL = 6,
 };
 
 enum vgpu_ctl_option_type {

@@ -46,6 +46,18 @@
     {                                                                                                                  \
         .name = flag, .argument = flag, .type = VGPU_CTL_FLAG, .doc = text                                             \
     }
+#define WORD(flag, list, text)                                                                                         \
+    {                                                                                                                  \
+        .name = flag, .argument = flag, .type = VGPU_CTL_WORD, .choices = list, .doc = text                            \
+    }
+#define FILE_NAME(flag, text)                                                                                          \
+    {                                                                                                                  \
+        .name = flag, .argument = flag, .type = VGPU_CTL_PATH, .doc = text                                             \
+    }
+#define REPORT_NAME(flag, text)                                                                                        \
+    {                                                                                                                  \
+        .name = flag, .argument = flag, .type = VGPU_CTL_NAME, .doc = text                                             \
+    }
 #define LIMITS                                                                                                         \
     COUNT("in-flight", "in_flight", 1, VGPU_RING_SLOTS_MAX, "descriptors accepted, not completed"),                    \
         SIZE("arena-bytes", "arena_bytes", VGPU_PAGE_BYTES, "largest shared arena"),                                   \
@@ -126,6 +138,17 @@ const struct vgpu_ctl_command vgpu_ctl_commands[] = {
                  {.name = "executor-cpus", .argument = "executor_cpus", .type = VGPU_CTL_TEXT, .max = 200,
                   .doc = "show these as executors', likewise"}},
      .run = vgpu_ctl_topology},
+    {.name = "precheck",
+     .doc = "Is this host ready, what is wrong, and what to type. Needs no daemon.",
+     .example = "vgpu-ctl precheck --profile=performance --against=bare-kvm-host",
+     .options = {WORD("profile", "performance|balanced|maximum-security", "what to judge by; default balanced"),
+                 FILE_NAME("root", "judge the tree captured there instead of this machine"),
+                 FILE_NAME("config", "vgpud's configuration, instead of the installed one"),
+                 REPORT_NAME("save", "keep the report under this name"),
+                 REPORT_NAME("against", "say what differs from a saved report or a shipped reference"),
+                 FLAG("history", "list what was saved, and the trend"),
+                 FLAG("all", "list also what passed and what does not apply")},
+     .run = vgpu_ctl_precheck},
     {.name = "completion",
      .doc = "Print what makes a shell complete these command lines.",
      .example = "vgpu-ctl completion bash",

@@ -18,6 +18,7 @@ struct vgpu_ctl_local {
  * run(local, argc, argv): argv[0] is the command's name, argv[1] its word where the row has `words` (argc says).
  * Returns an exit code (enum vgpu_ctl_exit). With line->json it prints one line of JSON and nothing else to out.
  */
+int vgpu_ctl_precheck(struct vgpu_ctl_local *local, int argc, char **argv);
 int vgpu_ctl_completion(struct vgpu_ctl_local *local, int argc, char **argv);
 int vgpu_ctl_topology(struct vgpu_ctl_local *local, int argc, char **argv);
 int vgpu_ctl_top(struct vgpu_ctl_local *local, int argc, char **argv);

@@ -6,8 +6,8 @@
 
 #include "host/cpu.h"
 
-#define CPU       "sys/devices/system/cpu"
-#define IDLE_MAX  16
+#define CPU      "sys/devices/system/cpu"
+#define IDLE_MAX 16
 
 /* The value of the first "key<tabs>: value" line of /proc/cpuinfo. */
 static bool info(const char *text, const char *key, char *out, size_t bytes)
@@ -89,7 +89,8 @@ static int32_t node_of(const struct vgpu_host_root *root, int cpu)
     vgpu_host_list(root, &names, CPU "/cpu%d", cpu);
     for (uint32_t i = 0; i < names.count && node < 0; i++) {
         int64_t v;
-        if (strncmp(names.name[i], "node", 4) == 0 && vgpu_host_number(names.name[i] + 4, &v) == 0 && v >= 0 && v < 1024)
+        if (strncmp(names.name[i], "node", 4) == 0 && vgpu_host_number(names.name[i] + 4, &v) == 0 && v >= 0 &&
+            v < 1024)
             node = (int32_t)v;
     }
     vgpu_host_names_free(&names);
@@ -104,7 +105,8 @@ static int read_cores(const struct vgpu_host_root *root, struct vgpu_host_cpus *
     out->core = n ? calloc(n, sizeof(*out->core)) : NULL;
     if (n && !out->core)
         return -ENOMEM;
-    for (int cpu = vgpu_host_cpuset_next(&out->online, 0); cpu >= 0; cpu = vgpu_host_cpuset_next(&out->online, cpu + 1)) {
+    for (int cpu = vgpu_host_cpuset_next(&out->online, 0); cpu >= 0;
+         cpu = vgpu_host_cpuset_next(&out->online, cpu + 1)) {
         struct vgpu_host_core *c = &out->core[at++];
         struct vgpu_host_cpuset siblings;
         char text[VGPU_HOST_LINE_MAX];

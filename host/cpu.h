@@ -9,7 +9,7 @@
 enum vgpu_host_arch { VGPU_HOST_ARCH_UNKNOWN, VGPU_HOST_X86, VGPU_HOST_ARM };
 enum vgpu_host_cpu_vendor { VGPU_HOST_CPU_OTHER, VGPU_HOST_CPU_INTEL, VGPU_HOST_CPU_AMD, VGPU_HOST_CPU_ARM };
 
-struct vgpu_host_core { /* one for each online CPU number, by number */
+struct vgpu_host_core {               /* one for each online CPU number, by number */
     int32_t cpu, package, core, node; /* -1 unknown */
     int32_t first_sibling;            /* lowest CPU number of the same core, itself without SMT */
     uint32_t max_khz;                 /* 0 unknown */

@@ -14,8 +14,10 @@ static enum vgpu_host_iommu_kind kind_of(const char *unit)
     static const struct {
         const char *prefix;
         enum vgpu_host_iommu_kind kind;
-    } known[] = {{"dmar", VGPU_HOST_IOMMU_INTEL},   {"ivhd", VGPU_HOST_IOMMU_AMD},
-                 {"smmu", VGPU_HOST_IOMMU_SMMU},    {"arm-smmu", VGPU_HOST_IOMMU_SMMU},
+    } known[] = {{"dmar", VGPU_HOST_IOMMU_INTEL},
+                 {"ivhd", VGPU_HOST_IOMMU_AMD},
+                 {"smmu", VGPU_HOST_IOMMU_SMMU},
+                 {"arm-smmu", VGPU_HOST_IOMMU_SMMU},
                  {"virtio", VGPU_HOST_IOMMU_VIRTIO}};
 
     for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)

@@ -36,8 +36,8 @@ char vgpu_host_kconfig(const struct vgpu_host_kernel *k, const char *option);
 
 /* One record of the kernel's log. */
 struct vgpu_host_log {
-    uint32_t level;  /* syslog: 0 emergency to 7 debug */
-    uint64_t at_us;  /* since boot */
+    uint32_t level;   /* syslog: 0 emergency to 7 debug */
+    uint64_t at_us;   /* since boot */
     const char *text; /* printable, without the newline; valid during the call */
 };
 /* Return false to stop. */

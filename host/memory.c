@@ -80,7 +80,8 @@ static int read_nodes(const struct vgpu_host_root *root, struct vgpu_host_memory
     out->node = calloc(VGPU_HOST_NODES_MAX, sizeof(*out->node));
     for (uint32_t i = 0; out->node && i < names.count && out->node_count < VGPU_HOST_NODES_MAX; i++) {
         int64_t id;
-        if (strncmp(names.name[i], "node", 4) == 0 && vgpu_host_number(names.name[i] + 4, &id) == 0 && id >= 0 && id < 1024)
+        if (strncmp(names.name[i], "node", 4) == 0 && vgpu_host_number(names.name[i] + 4, &id) == 0 && id >= 0 &&
+            id < 1024)
             read_node(root, (int32_t)id, &out->node[out->node_count++]);
     }
     vgpu_host_names_free(&names);

@@ -23,11 +23,11 @@ struct vgpu_host_memory {
     struct vgpu_host_node *node;
     uint32_t node_count;
     uint64_t total_bytes, available_bytes, swap_total_bytes, swap_free_bytes; /* of /proc/meminfo; 0 unknown */
-    uint64_t default_huge_bytes; /* size of a default huge page; 0: the kernel has none */
+    uint64_t default_huge_bytes;       /* size of a default huge page; 0: the kernel has none */
     bool huge_2m_known, huge_1g_known; /* the kernel offers this size */
     struct vgpu_host_huge huge_2m, huge_1g;
-    bool hugetlbfs;                  /* mounted somewhere */
-    char thp[32], thp_defrag[32];    /* chosen word; "" unknown */
+    bool hugetlbfs;               /* mounted somewhere */
+    char thp[32], thp_defrag[32]; /* chosen word; "" unknown */
     int64_t numa_balancing, swappiness, overcommit, zone_reclaim, ksm, compaction, max_map_count; /* -1 unknown */
 };
 int vgpu_host_memory_read(const struct vgpu_host_root *root, struct vgpu_host_memory *out);

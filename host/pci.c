@@ -8,7 +8,7 @@
 
 #include "host/pci.h"
 
-#define DEVICES "sys/bus/pci/devices"
+#define DEVICES      "sys/bus/pci/devices"
 #define CONFIG_BYTES 4096u
 
 /* Configuration space, PCI Express base specification 7.5. */

@@ -63,8 +63,8 @@ int vgpu_host_root_open(struct vgpu_host_root *root, const char *directory, stru
     *root = (struct vgpu_host_root){.fd = open(directory, O_PATH | O_DIRECTORY | O_CLOEXEC)};
     if (root->fd < 0)
         return vgpu_err_set(err, errno, "%s: cannot be opened as a directory: %s", directory, strerror(errno));
-    root->live = fstat(root->fd, &own) == 0 && stat("/", &top) == 0 && own.st_dev == top.st_dev &&
-                 own.st_ino == top.st_ino;
+    root->live =
+        fstat(root->fd, &own) == 0 && stat("/", &top) == 0 && own.st_dev == top.st_dev && own.st_ino == top.st_ino;
     int probe = open_in(root, ".", O_PATH | O_DIRECTORY);
     if (probe < 0) {
         close(root->fd);

@@ -16,11 +16,11 @@
 
 #include "core/base/log.h"
 
-#define VGPU_HOST_PATH_MAX   512u
-#define VGPU_HOST_NAME_MAX   64u
-#define VGPU_HOST_LINE_MAX   256u
-#define VGPU_HOST_TEXT_MAX   (1u << 20) /* no file is read further */
-#define VGPU_HOST_NAMES_MAX  4096u      /* no directory is listed further */
+#define VGPU_HOST_PATH_MAX  512u
+#define VGPU_HOST_NAME_MAX  64u
+#define VGPU_HOST_LINE_MAX  256u
+#define VGPU_HOST_TEXT_MAX  (1u << 20) /* no file is read further */
+#define VGPU_HOST_NAMES_MAX 4096u      /* no directory is listed further */
 
 struct vgpu_host_root {
     int fd;    /* of the directory */

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* host-tree FIXTURE DIRECTORY [LINE...]: makes a captured-like tree in a folder, for tests of whole programs and by hand. */
+/* host-tree FIXTURE DIRECTORY [LINE...]: makes a captured-like tree in a folder, for tests of whole programs and by
+ * hand. */
 #include <err.h>
 #include <errno.h>
 #include <stdio.h>
@@ -10,7 +11,8 @@
 int main(int argc, char **argv)
 {
     if (argc < 3) {
-        fprintf(stderr, "host-tree FIXTURE DIRECTORY [LINE...]; fixtures: tests/host/fixtures, lines: tests/host/tree.h\n");
+        fprintf(stderr,
+                "host-tree FIXTURE DIRECTORY [LINE...]; fixtures: tests/host/fixtures, lines: tests/host/tree.h\n");
         return 2;
     }
     if (mkdir(argv[2], 0755) && errno != EEXIST)

@@ -37,7 +37,8 @@ char *tree_new(void)
     const char *tmp = getenv("TMPDIR");
     char *out = names[turn++ % 4];
 
-    snprintf(out, PATH_BYTES, "%s/vgpu-host-XXXXXX", tmp ? tmp : "/tmp");
+    /* Thousands of small files: in memory where there is room. */
+    snprintf(out, PATH_BYTES, "%s/vgpu-host-XXXXXX", tmp ? tmp : access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
     if (!mkdtemp(out))
         err(1, "%s", out);
     return out;
@@ -163,8 +164,8 @@ static void make_node(const char *directory, const char *args)
 #define NODE(file) (snprintf(path, sizeof(path), "sys/devices/system/node/node%d/" file, id), path)
     put(directory, NODE("cpulist"), "%s", key(args, "cpus", ""));
     put(directory, NODE("distance"), "%s", distance);
-    put(directory, NODE("meminfo"), "Node %d MemTotal:       %" PRIu64 " kB\nNode %d MemFree:        %" PRIu64 " kB", id,
-        kb, id, kb * 3 / 4);
+    put(directory, NODE("meminfo"), "Node %d MemTotal:       %" PRIu64 " kB\nNode %d MemFree:        %" PRIu64 " kB",
+        id, kb, id, kb * 3 / 4);
     put(directory, NODE("hugepages/hugepages-2048kB/nr_hugepages"), "%s", key(args, "huge2m", "0"));
     put(directory, NODE("hugepages/hugepages-2048kB/free_hugepages"), "%s", key(args, "huge2m", "0"));
     put(directory, NODE("hugepages/hugepages-1048576kB/nr_hugepages"), "%s", key(args, "huge1g", "0"));

@@ -28,7 +28,7 @@
 void tree_make(const char *directory, const char *fixture);
 /* Applies lines of a description; text is not changed. */
 void tree_apply(const char *directory, const char *text);
-/* A new directory below TMPDIR or /tmp, in a static buffer of its own for each of the last 4 calls. */
+/* A new directory below TMPDIR, /dev/shm or /tmp, in a static buffer of its own for each of the last 4 calls. */
 char *tree_new(void);
 void tree_remove(const char *directory);
 

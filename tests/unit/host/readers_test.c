@@ -144,9 +144,10 @@ Test(cpuset, parses_and_prints)
 {
     static const struct {
         const char *in, *out;
-    } good[] = {{"0-3,8,10-11", "0-3,8,10-11"}, {"", "none"}, {"5", "5"}, {"managed_irq,domain,2-3", "2-3"},
+    } good[] = {{"0-3,8,10-11", "0-3,8,10-11"}, {"", "none"},       {"5", "5"},      {"managed_irq,domain,2-3", "2-3"},
                 {"0-7:2/4", "0-1,4-5"},         {"1,2,3\n", "1-3"}, {"4095", "4095"}};
-    static const char *const bad[] = {"3-1", "a", "1-", "1,x", "4096", "0-4294967295", "-1", "1-4:0/2", "1-4:3/2", "1 2,"};
+    static const char *const bad[] = {"3-1",          "a",  "1-",      "1,x",     "4096",
+                                      "0-4294967295", "-1", "1-4:0/2", "1-4:3/2", "1 2,"};
     struct vgpu_host_cpuset set;
     char text[64];
 
@@ -266,12 +267,13 @@ Test(readers, kernel)
     struct seen seen = {0};
     char v[64];
 
-    tree_apply(dir, "f proc/cmdline quiet isolcpus=2 default_hugepagesz=1G intel_iommu=on,sm_on isolcpus=domain,3-4 "
-                    "name=\"a b\" iommu.passthrough=1 -- iommu=off\n"
-                    "f proc/sys/kernel/osrelease 6.1.0-18-amd64\nf proc/modules vfio_pci 1 0 - Live 0x0\\nnvidia 2 1 x\n"
-                    "f boot/config-6.1.0-18-amd64 # CONFIG_A is not set\\nCONFIG_VFIO=m\\nCONFIG_VFIO_PCI=y\n"
-                    "f proc/interrupts  16: 0 IR-PCI-MSIX-0000:01:00.0\nd sys/module/kvm_intel\n"
-                    "f dev/kmsg 6,1,10,-;hello\\n SUBSYSTEM=pci\\n3,2,20,-;DMAR: \\x1bfault\n");
+    tree_apply(dir,
+               "f proc/cmdline quiet isolcpus=2 default_hugepagesz=1G intel_iommu=on,sm_on isolcpus=domain,3-4 "
+               "name=\"a b\" iommu.passthrough=1 -- iommu=off\n"
+               "f proc/sys/kernel/osrelease 6.1.0-18-amd64\nf proc/modules vfio_pci 1 0 - Live 0x0\\nnvidia 2 1 x\n"
+               "f boot/config-6.1.0-18-amd64 # CONFIG_A is not set\\nCONFIG_VFIO=m\\nCONFIG_VFIO_PCI=y\n"
+               "f proc/interrupts  16: 0 IR-PCI-MSIX-0000:01:00.0\nd sys/module/kvm_intel\n"
+               "f dev/kmsg 6,1,10,-;hello\\n SUBSYSTEM=pci\\n3,2,20,-;DMAR: \\x1bfault\n");
     vgpu_host_kernel_read(&root, &k);
     cr_assert(k.major == 6 && k.minor == 1 && k.irq_remapped);
     cr_assert_str_eq(vgpu_host_param(&k, "isolcpus", v, sizeof(v)), "domain,3-4");

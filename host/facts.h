@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* All that the checks look at, read once. Control thread. */
+#ifndef VGPU_HOST_FACTS_H
+#define VGPU_HOST_FACTS_H
+
+#include "host/cpu.h"
+#include "host/iommu.h"
+#include "host/kernel.h"
+#include "host/memory.h"
+#include "host/pci.h"
+
+#define VGPU_FACTS_GPUS_MAX 32u
+
+enum vgpu_profile { VGPU_PROFILE_PERFORMANCE, VGPU_PROFILE_BALANCED, VGPU_PROFILE_SECURITY, VGPU_PROFILES };
+
+/*
+ * What only other programs can say, as text; each may be NULL: not known. In a captured tree they are the files
+ * vgpu/config, vgpu/config-error, vgpu/xl-info and vgpu/nvml.
+ */
+struct vgpu_facts_said {
+    char *config;       /* vgpud --show-config: lines "KEY=VALUE", all keys */
+    char *config_error; /* what vgpud finds wrong with its configuration; then there is no config */
+    char *xl_info;      /* xl info: lines "KEY : VALUE" */
+    char *nvml;         /* a line for each NVIDIA GPU: "pci=0000:65:00.0 KEY=VALUE ..." (ctl/nvml.c writes it) */
+};
+void vgpu_facts_said_free(struct vgpu_facts_said *said);
+
+struct vgpu_facts {
+    const struct vgpu_host_root *root;
+    enum vgpu_profile profile;
+    struct vgpu_host_kernel kernel;
+    struct vgpu_host_cpus cpus;
+    struct vgpu_host_memory memory;
+    struct vgpu_host_pci pci;
+    struct vgpu_host_iommu iommu;
+    bool xen, dom0;                               /* on the Xen hypervisor; in its control domain */
+    bool vm;                                      /* a guest of some hypervisor, and not its control domain */
+    char xen_kind[8];                             /* "PV", "PVH", "HVM", "" unknown */
+    uint32_t gpu[VGPU_FACTS_GPUS_MAX], gpu_count; /* indices into pci.device; virtual functions left out */
+    struct vgpu_facts_said said;
+};
+/*
+ * Reads all; root stays the caller's and outlives the facts. `said` is taken over (also on failure); of a captured tree
+ * it is read from the tree where its parts are NULL. 0 or -ENOMEM.
+ */
+int vgpu_facts_read(const struct vgpu_host_root *root, enum vgpu_profile profile, const struct vgpu_facts_said *said,
+                    struct vgpu_facts *out);
+void vgpu_facts_free(struct vgpu_facts *f);
+
+/* A key's value in "KEY=VALUE" lines; false: it is not there, and out is "". */
+bool vgpu_facts_value(const char *text, const char *key, char *out, size_t bytes);
+/* A configuration key; false: the configuration is not known. */
+bool vgpu_facts_config(const struct vgpu_facts *f, const char *key, char *out, size_t bytes);
+/* The CPUs that poll cores are pinned to; false: unknown, or some are not pinned. */
+bool vgpu_facts_poll_cpus(const struct vgpu_facts *f, struct vgpu_host_cpuset *out);
+/* "executors[3].KEY"; false: no such executor, or unknown. */
+bool vgpu_facts_executor(const struct vgpu_facts *f, uint32_t index, const char *key, char *out, size_t bytes);
+
+#endif

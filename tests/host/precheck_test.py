@@ -1,0 +1,200 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""vgpu-ctl precheck as a program: its JSON against docs/schema/precheck.json, exit codes, saving, drift and history, an
+ordinary user, this machine; and docs/precheck.md against the tables.
+
+precheck_test.py VGPU-CTL HOST-TREE HOST-CHECKLIST SOURCE-ROOT
+"""
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+CTL, TREE, CHECKLIST, SOURCE = sys.argv[1:5]
+sys.path.insert(0, os.path.join(SOURCE, 'tests', 'ctl'))
+sys.dont_write_bytecode = True
+import schema  # noqa: E402  (lies beside the tests of vgpu-ctl)
+
+PLACE = tempfile.mkdtemp(prefix='vgpu-precheck-', dir='/dev/shm' if os.access('/dev/shm', os.W_OK) else None)
+
+
+def closed(part):
+    """Every object that names its keys takes no other."""
+    if isinstance(part, list):
+        return [closed(item) for item in part]
+    if not isinstance(part, dict):
+        return part
+    out = {key: closed(value) for key, value in part.items()}
+    if 'properties' in out and out.get('type') == 'object':
+        out.setdefault('additionalProperties', False)
+    return out
+
+
+with open(os.path.join(SOURCE, 'docs', 'schema', 'precheck.json'), encoding='utf-8') as f:
+    SCHEMA = closed(json.load(f))
+
+
+def tree(name, *lines):
+    where = tempfile.mkdtemp(dir=PLACE)
+    os.chmod(where, 0o755)
+    subprocess.run([TREE, name, where, *lines], check=True)
+    return where
+
+
+def precheck(*args, status=None, **more):
+    env = dict(os.environ, VGPU_PRECHECK_DIR=os.path.join(PLACE, 'saved'))
+    done = subprocess.run([CTL, 'precheck', *args], capture_output=True, text=True, env=env, timeout=60, check=False, **more)
+    assert status is None or done.returncode == status, (args, done.returncode, done.stdout[-2000:], done.stderr)
+    return done
+
+
+def report(*args, **more):
+    done = precheck(*args, '--json', **more)
+    assert done.stdout.count('\n') == 1 and not done.stderr, done.stderr
+    out = json.loads(done.stdout)
+    found = list(schema.faults(SCHEMA, out, SCHEMA))
+    assert not found, '\n'.join(found)
+    return out
+
+
+def fired(out):
+    return {c['id'] for c in out['checks'] if c['status'] in ('warn', 'fail')}
+
+
+def test_schema_on_every_tree():
+    """Each kind of machine and profile gives a report as the schema says; all checks are listed each time."""
+    sizes = set()
+    for name in ('bare-kvm-host', 'xen-pvh-h100', 'developer-laptop', 'no-pci', 'hostile'):
+        where = tree(name)
+        for profile in ('performance', 'balanced', 'maximum-security'):
+            out = report(f'--root={where}', f'--profile={profile}')
+            sizes.add(len(out['checks']))
+            assert len({c['id'] for c in out['checks']}) == len(out['checks'])
+            assert {c['subsystem'] for c in out['checks']} == {s['id'] for s in out['subsystems']}
+            for s in out['subsystems']:
+                own = [c for c in out['checks'] if c['subsystem'] == s['id']]
+                for status in ('pass', 'warn', 'fail', 'not-applicable', 'unknown'):
+                    assert s[status] == sum(c['status'] == status for c in own), (name, s['id'], status)
+    assert len(sizes) == 1 and sizes.pop() >= 60
+
+
+def test_the_schema_refuses():
+    """A report that lacks a key, has one too many, or has a wrong word is not taken."""
+    good = report(f'--root={tree("no-pci")}')
+    for change in (lambda r: r.pop('score'), lambda r: r.update(extra=1), lambda r: r['checks'][0].update(status='good'),
+                   lambda r: r['checks'][0].pop('remedy'), lambda r: r.update(score=101), lambda r: r.update(time='now')):
+        bad = json.loads(json.dumps(good))
+        change(bad)
+        assert list(schema.faults(SCHEMA, bad, SCHEMA)), bad
+
+
+def test_exit_codes():
+    """The worst severity that fired."""
+    precheck(f'--root={tree("bare-kvm-host")}', status=0)
+    precheck(f'--root={tree("bare-kvm-host", "f proc/sys/vm/overcommit_memory 2")}', status=0)
+    precheck(f'--root={tree("bare-kvm-host", "f sys/kernel/mm/ksm/run 1")}', status=4)
+    precheck(f'--root={tree("bare-kvm-host", "x dev/nvidia0")}', status=5)
+    precheck(f'--root={tree("bare-kvm-host", "m 0666 dev/mem")}', status=6)
+    precheck('--root=/nowhere/at/all', status=1)
+    precheck('--profile=fast', status=2)
+    assert 'bare-kvm-host' in precheck('--against=nobody', status=1).stderr
+    assert 'shipped' in precheck('--save=bare-kvm-host', f'--root={tree("no-pci")}', status=1).stderr
+
+
+def test_drift_and_history():
+    """A saved report, the host changed for the worse and the better, in order of severity; scores over time."""
+    good = tree('bare-kvm-host', 'f sys/kernel/mm/ksm/run 1')
+    report(f'--root={good}', '--save=monday')
+    same = report(f'--root={good}', '--against=monday', status=0)['drift']
+    assert not same['worse'] and not same['better'] and not same['other'] and same['worst'] == 'none', same
+    worse = tree('bare-kvm-host', 'm 0666 dev/mem', 'f proc/sys/vm/overcommit_memory 2', 'x dev/nvidia0')
+    out = report(f'--root={worse}', '--against=monday', '--save=tuesday', status=6)['drift']
+    assert [c['severity'] for c in out['worse']] == ['critical', 'high', 'low'], out
+    assert [c['id'] for c in out['better']] == ['memory.ksm'], out
+    text = precheck(f'--root={worse}', '--against=monday', status=6).stdout
+    assert 'Worse than there' in text and 'security.mem_nodes' in text
+    done = precheck('--history', '--json', status=0)
+    history = json.loads(done.stdout)
+    assert [r['name'] for r in history['runs']] == ['monday', 'tuesday'] and history['trend'] == 'worse', history
+    assert history['runs'][1]['change'] < 0
+    assert 'trend: worse' in precheck('--history', status=0).stdout
+    with open(os.path.join(PLACE, 'saved', 'monday.json'), 'w', encoding='utf-8') as f:
+        f.write('{"checks": 3}')
+    assert 'not a saved report' in precheck('--against=monday', status=1).stderr
+
+
+def test_shipped_references():
+    """Each reference is what its own tree is; another host differs from it."""
+    for name in ('bare-kvm-host', 'xen-pvh-h100', 'developer-laptop'):
+        drift = report(f'--root={tree(name)}', f'--against={name}', status=0)['drift']
+        assert not drift['worse'] and not drift['better'] and not drift['other'], (name, drift)
+    drift = report(f'--root={tree("amd-server")}', '--against=bare-kvm-host', status=5)['drift']
+    assert {'iommu.enabled', 'iommu.interrupts'} <= {c['id'] for c in drift['worse']}, drift
+
+
+def test_text():
+    """Findings carry all that an operator needs; no color where it is not wanted; no control characters."""
+    text = precheck(f'--root={tree("hostile")}', '--all', '--profile=maximum-security').stdout
+    assert not re.search(r'[\x00-\x09\x0b-\x1f\x7f]', text), repr(text)
+    for word in ('found', 'wanted', 'why', 'mend', 'price', 'effect', 'source', 'Passed', 'Not applicable', 'choose', 'but'):
+        assert re.search(rf'^ *{word}', text, re.M), word
+
+
+def test_ordinary_user():
+    """As nobody: no crash, no fault, no complaint about this machine's files."""
+    drop = {'user': 65534, 'group': 65534, 'extra_groups': []} if os.geteuid() == 0 else {}
+    shutil.copy(CTL, os.path.join(PLACE, 'ctl')) if drop else None
+    os.chmod(PLACE, 0o755)
+    env = dict(os.environ, HOME='/nonexistent')
+    program = os.path.join(PLACE, 'ctl') if drop else CTL
+    done = subprocess.run([program, 'precheck', '--json'], capture_output=True, text=True, env=env, timeout=60, check=False,
+                          **drop)
+    assert done.returncode in (0, 4, 5, 6) and not done.stderr, (done.returncode, done.stderr)
+    assert not list(schema.faults(SCHEMA, json.loads(done.stdout), SCHEMA))
+    done = subprocess.run([program, 'precheck', '--save=x'], capture_output=True, text=True, env=env, timeout=60, check=False,
+                          **drop)
+    assert done.returncode != 1 or 'cannot be made' in done.stderr, done.stderr
+
+
+def test_this_machine():
+    """A report of this machine, in time."""
+    began = time.monotonic()
+    out = report()
+    took = time.monotonic() - began
+    assert took < 5, took  # a tenth of a second, unless the machine is busy with much else
+    assert out['host']['cpus'] == os.cpu_count() and out['score'] is not None
+    print(f'shows: this machine judged in {took * 1000:.0f} ms: score {out["score"]}, fired: {", ".join(sorted(fired(out)))}')
+
+
+def test_documented():
+    """docs/precheck.md lists the checks as the tables have them."""
+    listed = subprocess.run([CHECKLIST], capture_output=True, text=True, check=True).stdout.strip()
+    with open(os.path.join(SOURCE, 'docs', 'precheck.md'), encoding='utf-8') as f:
+        assert f.read().split('## All checks\n')[1].strip() == listed, 'docs/precheck.md: put in what host-checklist prints'
+
+
+def main():
+    failed = passed = 0
+    try:
+        for name, test in list(globals().items()):
+            if not name.startswith('test_'):
+                continue
+            try:
+                test()
+                passed += 1
+                print(f'ok   {name}')
+            except AssertionError as error:
+                failed += 1
+                print(f'FAIL {name}: {str(error)[:3000]}')
+    finally:
+        shutil.rmtree(PLACE, ignore_errors=True)
+    print(f'{passed} passed, {failed} failed')
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == '__main__':
+    main()

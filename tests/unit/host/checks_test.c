@@ -1,0 +1,295 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Each check passes on one tree and fires on another (tests/host/fixtures/checks.txt); odd machines raise no false
+ * alarm (trees.txt); each remedy names a command or parameter that exists (remedies.txt); shipped references are what
+ * the fixtures say.
+ */
+#include <criterion/criterion.h>
+#include <ctype.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "host/checks.h"
+#include "host/references.h"
+#include "tests/host/tree.h"
+
+#define FIXTURES VGPU_TEST_SOURCE_ROOT "/tests/host/fixtures/"
+
+static struct vgpu_report report;
+
+static void judge(const char *directory, enum vgpu_profile profile)
+{
+    struct vgpu_host_root root;
+    struct vgpu_facts facts;
+    struct vgpu_err err;
+
+    cr_assert_eq(vgpu_host_root_open(&root, directory, &err), 0, "%s", err.text);
+    cr_assert_eq(vgpu_facts_read(&root, profile, NULL, &facts), 0);
+    vgpu_checks_run(&facts, &report);
+    vgpu_facts_free(&facts);
+    vgpu_host_root_close(&root);
+}
+
+static const struct vgpu_result *result(const char *id)
+{
+    for (uint32_t i = 0; i < report.count; i++)
+        if (strcmp(report.result[i].check->id, id) == 0)
+            return &report.result[i];
+    cr_assert_fail("no check %s", id);
+    return NULL;
+}
+
+static char *read_file(const char *name)
+{
+    static const size_t most = 1 << 18;
+    char *text = calloc(1, most);
+    FILE *f = fopen(name, "r");
+
+    cr_assert(f && text, "%s", name);
+    cr_assert_lt(fread(text, 1, most - 1, f), most - 1);
+    fclose(f);
+    return text;
+}
+
+/* Is there a line "KIND NAME ..." in remedies.txt? */
+static bool known(const char *list, const char *kind, const char *name, size_t n)
+{
+    size_t k = strlen(kind);
+
+    for (const char *line = list; line && *line; line = strchr(line, '\n'), line = line ? line + 1 : NULL)
+        if (strncmp(line, kind, k) == 0 && line[k] == ' ' && strncmp(line + k + 1, name, n) == 0 &&
+            line[k + 1 + n] == ' ' && strcspn(line + k + 2 + n, "\n") > 2)
+            return true;
+    return false;
+}
+
+/* Every text in backquotes is a known command, parameter or file; there is at least one. */
+static void check_remedy(const char *list, const char *id, const char *remedy)
+{
+    int named = 0;
+
+    for (const char *at = remedy; (at = strchr(at, '`'));) {
+        const char *end = strchr(++at, '`');
+        cr_expect_not_null(end, "%s: an open backquote: %s", id, remedy);
+        if (!end)
+            return;
+        size_t word = strcspn(at, " `"), name = strcspn(at, "=` ");
+        bool good =
+            known(list, "command", at, word) || known(list, "file", at, word) || known(list, "parameter", at, name);
+        cr_expect(good, "%s: remedy names '%.*s', which remedies.txt does not know", id, (int)(end - at), at);
+        named++;
+        at = end + 1;
+    }
+    cr_expect_gt(named, 0, "%s: remedy names nothing to type: %s", id, remedy);
+}
+
+/* One entry of checks.txt. */
+struct entry {
+    char id[64], base[64];
+    int profile;
+    char pass[4096], fire[4096];
+};
+
+/* The next entry; false at the end. */
+static bool next_entry(char **rest, struct entry *e)
+{
+    char *line;
+    bool inside = false;
+
+    memset(e, 0, sizeof(*e));
+    while (*rest && **rest) {
+        char *end = strchr(*rest, '\n'), profile[32] = "";
+        if ((*rest)[0] == '[' && inside)
+            return true;
+        line = *rest;
+        *rest = end ? end + 1 : line + strlen(line);
+        if (end)
+            *end = 0;
+        if (line[0] == '[') {
+            strcpy(e->base, "bare-kvm-host");
+            cr_assert_geq(sscanf(line, "[%63[^]]] %63s %31s", e->id, e->base, profile), 1, "%s", line);
+            e->profile = profile[0] ? vgpu_profile_find(profile) : -1;
+            inside = true;
+        } else if (strncmp(line, "pass ", 5) == 0 || strncmp(line, "fire ", 5) == 0) {
+            char *to = line[0] == 'p' ? e->pass : e->fire;
+            cr_assert_lt(strlen(to) + strlen(line), sizeof(e->pass));
+            strcat(strcat(to, line + 5), "\n");
+        } else {
+            cr_assert(line[0] == '#' || line[0] == 0, "checks.txt: %s", line);
+        }
+    }
+    return inside;
+}
+
+static void judge_tree(const char *base, const char *change, enum vgpu_profile profile)
+{
+    char *dir = tree_new();
+
+    tree_make(dir, base);
+    tree_apply(dir, change);
+    judge(dir, profile);
+    tree_remove(dir);
+}
+
+Test(checks, each_passes_and_fires, .timeout = 120)
+{
+    char *text = read_file(FIXTURES "checks.txt"), *rest = text, *remedies = read_file(FIXTURES "remedies.txt");
+    uint32_t total = 0, seen = 0;
+    struct entry e;
+
+    for (uint32_t s = 0; s < VGPU_SUBSYSTEMS; s++)
+        total += vgpu_subsystem_checks(s);
+    cr_assert_geq(total, 60);
+    while (next_entry(&rest, &e)) {
+        const struct vgpu_check *c = vgpu_check_find(e.id);
+        cr_assert_not_null(c, "checks.txt: no check %s", e.id);
+        for (int p = 0; e.profile < 0; p++)
+            e.profile = c->severity[p] ? p : -1;
+        judge_tree(e.base, e.pass, (enum vgpu_profile)e.profile);
+        const struct vgpu_result *r = result(e.id);
+        cr_expect_eq(r->status, VGPU_CHECK_PASS, "%s should pass: %s, %s", e.id, vgpu_status_name(r->status),
+                     r->finding.found);
+        judge_tree(e.base, e.fire, (enum vgpu_profile)e.profile);
+        r = result(e.id);
+        bool fired = r->status == VGPU_CHECK_WARN || r->status == VGPU_CHECK_FAIL;
+        cr_expect(fired, "%s should fire: %s, %s", e.id, vgpu_status_name(r->status), r->finding.found);
+        check_remedy(remedies, e.id, c->remedy);
+        if (r->finding.remedy[0])
+            check_remedy(remedies, e.id, r->finding.remedy);
+        seen++;
+    }
+    cr_assert_eq(seen, total, "checks.txt has %u of %u checks", seen, total);
+    free(text);
+    free(remedies);
+}
+
+Test(checks, texts_are_whole)
+{
+    for (uint32_t s = 0; s < VGPU_SUBSYSTEMS; s++)
+        for (uint32_t i = 0; i < vgpu_subsystem_checks(s); i++) {
+            const struct vgpu_check *c = &vgpu_subsystems[s].checks[i];
+            const char *const texts[] = {c->title, c->wanted, c->why, c->remedy, c->tradeoff, c->effect, c->source};
+            for (size_t t = 0; t < sizeof(texts) / sizeof(texts[0]); t++)
+                cr_expect(texts[t] && texts[t][0], "%s: text %zu is missing", c->id, t);
+            cr_expect(c->severity[0] || c->severity[1] || c->severity[2], "%s: no profile asks for it", c->id);
+            cr_expect_eq(vgpu_check_find(c->id), c, "%s: twice", c->id);
+            /* A figure needs somebody who measured or defined it. */
+            for (const char *d = c->effect; *d; d++)
+                cr_expect(!isdigit((unsigned char)*d) || strchr(c->source, ':') || strstr(c->source, "docs/") ||
+                              strstr(c->source, "specification") || strstr(c->source, "vgpud"),
+                          "%s: a figure without a source", c->id);
+        }
+}
+
+Test(checks, odd_machines_raise_no_false_alarm, .timeout = 60)
+{
+    char *text = read_file(FIXTURES "trees.txt"), *rest = text, *line;
+
+    while ((line = strsep(&rest, "\n"))) {
+        char *words = line, *name = strsep(&words, " ");
+        if (!*name || *name == '#')
+            continue;
+        judge_tree(name, "", VGPU_PROFILE_BALANCED);
+        char *score = strsep(&words, " "), *list = strdup(words ? words : "");
+        cr_expect_eq(report.score, atoi(score), "%s: score %d", name, report.score);
+        for (uint32_t i = 0; i < report.count; i++) {
+            const struct vgpu_result *r = &report.result[i];
+            bool fired = r->status == VGPU_CHECK_WARN || r->status == VGPU_CHECK_FAIL;
+            cr_expect_eq(fired, vgpu_host_has_word(list, r->check->id), "%s: %s %s: %s", name, r->check->id,
+                         vgpu_status_name(r->status), r->finding.found);
+            cr_expect(r->status != VGPU_CHECK_UNKNOWN || !list[0], "%s: %s unknown", name, r->check->id);
+        }
+        free(list);
+    }
+    free(text);
+}
+
+Test(checks, references_are_what_the_fixtures_say)
+{
+    cr_assert_geq(vgpu_reference_count, 3);
+    for (uint32_t n = 0; n < vgpu_reference_count; n++) {
+        const struct vgpu_reference *ref = &vgpu_references[n];
+        judge_tree(ref->name, "", ref->profile);
+        for (uint32_t i = 0; i < report.count; i++) {
+            const struct vgpu_result *r = &report.result[i];
+            cr_expect_eq(vgpu_reference_status(ref, r->check->id), r->status, "%s: %s is %s; run host-reference",
+                         ref->name, r->check->id, vgpu_status_name(r->status));
+        }
+    }
+}
+
+Test(checks, choices_name_checks)
+{
+    cr_assert_gt(vgpu_choice_count, 0);
+    for (uint32_t i = 0; i < vgpu_choice_count; i++) {
+        const struct vgpu_choice *c = &vgpu_choices[i];
+        char *copy = strdup(c->checks), *rest = copy, *id;
+        for (int p = 0; p < VGPU_PROFILES; p++)
+            cr_expect(c->recommends[p][0] && c->price[p][0] && c->source[0], "%s", c->topic);
+        while ((id = strsep(&rest, " ")))
+            cr_expect_not_null(vgpu_check_find(id), "%s: no check %s", c->topic, id);
+        free(copy);
+    }
+}
+
+/* What another profile recommends is not what this one complains about. */
+Test(checks, profiles_conflict_where_the_choices_say)
+{
+    judge_tree("bare-kvm-host", "f sys/kernel/iommu_groups/2/type identity\n", VGPU_PROFILE_PERFORMANCE);
+    cr_expect_eq(result("iommu.passthrough")->status, VGPU_CHECK_PASS);
+    cr_expect_eq(result("iommu.translated")->status, VGPU_CHECK_NA);
+    judge_tree("bare-kvm-host", "f sys/kernel/iommu_groups/2/type identity\n", VGPU_PROFILE_SECURITY);
+    cr_expect_eq(result("iommu.passthrough")->status, VGPU_CHECK_NA);
+    cr_expect_eq(result("iommu.translated")->status, VGPU_CHECK_FAIL);
+}
+
+Test(checks, scores)
+{
+    judge_tree("bare-kvm-host", "", VGPU_PROFILE_BALANCED);
+    cr_expect(report.score == 100 && report.sub_score[VGPU_SUB_XEN] == VGPU_SCORE_NONE &&
+              report.worst == VGPU_SEV_NONE);
+    judge_tree("bare-kvm-host", "f proc/sys/vm/overcommit_memory 2\n", VGPU_PROFILE_BALANCED);
+    cr_expect(report.score == 99 || report.score == 100);
+    cr_expect(report.sub_score[VGPU_SUB_MEMORY] < 100 && report.worst == VGPU_SEV_LOW);
+    judge_tree("bare-kvm-host", "f sys/kernel/mm/transparent_hugepage/enabled always madvise [never]\nx dev/nvidia0\n",
+               VGPU_PROFILE_BALANCED);
+    cr_expect(report.score <= VGPU_SCORE_HIGH_CAP && report.sub_score[VGPU_SUB_GPU] <= VGPU_SCORE_HIGH_CAP);
+    judge_tree("bare-kvm-host", "m 0666 dev/mem\n", VGPU_PROFILE_BALANCED);
+    cr_expect(report.score == VGPU_SCORE_CRITICAL_CAP && report.worst == VGPU_SEV_CRITICAL);
+}
+
+/* Nothing is read but the tree; what cannot be read by this user is unknown, and no alarm. */
+Test(checks, ordinary_user)
+{
+    char *dir = tree_new();
+
+    tree_make(dir, "bare-kvm-host");
+    tree_apply(dir, "m 0000 dev/kmsg\nm 0000 sys/firmware/acpi/tables/DMAR\nm 0000 run/vgpu/tokens\n"
+                    "m 0000 proc/sys/kernel/kptr_restrict\nm 0000 sys/kernel/security/lockdown\nm 0000 var/lib/vgpu\n");
+    cr_assert_eq(chmod(dir, 0755), 0);
+    if (geteuid() == 0)
+        cr_assert_eq(setresuid(65534, 65534, 65534), 0);
+    judge(dir, VGPU_PROFILE_SECURITY);
+    static const char *const hidden[] = {"iommu.faults", "iommu.firmware",         "gpu.xid",          "vgpu.tokens",
+                                         "vgpu.state",   "security.kptr_restrict", "security.lockdown"};
+    for (size_t i = 0; i < sizeof(hidden) / sizeof(hidden[0]); i++)
+        cr_expect_eq(result(hidden[i])->status, VGPU_CHECK_UNKNOWN, "%s: %s, %s", hidden[i],
+                     vgpu_status_name(result(hidden[i])->status), result(hidden[i])->finding.found);
+    judge("/", VGPU_PROFILE_SECURITY);
+    for (uint32_t i = 0; i < report.count; i++)
+        cr_expect_neq(report.result[i].finding.found[0], 0, "%s", report.result[i].check->id);
+}
+
+/* Findings quote files: nothing in them may steer a terminal, whatever the tree. */
+Test(checks, hostile_tree_says_nothing_unprintable, .timeout = 30)
+{
+    for (int p = 0; p < VGPU_PROFILES; p++) {
+        judge_tree("hostile", "", (enum vgpu_profile)p);
+        for (uint32_t i = 0; i < report.count; i++)
+            for (const char *c = report.result[i].finding.found; *c; c++)
+                cr_expect(*c >= 0x20 && *c < 0x7f, "%s", report.result[i].check->id);
+    }
+}
