@@ -68,6 +68,10 @@ const struct vgpu_key vgpu_keys[] = {
         "One poll core for each entry, pinned to that CPU or left to the kernel (any)."),
     ROW("poll_cores.burst", UINT, "descriptors", 1, 256, "32", CONFIG(burst),
         "Taken from one VM in one visit, at most."),
+    ROW("poll_cores.sched", SCHED, "", 0, 0, "other", CONFIG(sched),
+        "Scheduling class. fifo: no ordinary thread takes a poll core's CPU (needs CAP_SYS_NICE); only with pinned poll\n"
+        "cores on isolated CPUs, since nothing else runs where one polls."),
+    ROW("poll_cores.sched_priority", UINT, "of 99", 1, 99, "1", CONFIG(sched_priority), "With fifo: the real-time priority."),
     SECTION("poll_cores.idle", "What a poll core does without work: spin, then pause, then sleep on a doorbell."),
     ROW("poll_cores.idle.spin_us", MICROS, "microseconds", 0, 10000000, "20", CONFIG(poll_idle.spin_ns),
         "Polls at full speed for this long after the last work."),
@@ -299,6 +303,9 @@ void vgpu_key_expected(const struct vgpu_key *k, char *out, size_t bytes)
     case VGPU_KEY_SCOPE:
         snprintf(out, bytes, "pool or host");
         break;
+    case VGPU_KEY_SCHED:
+        snprintf(out, bytes, "other or fifo");
+        break;
     case VGPU_KEY_LEVEL:
         snprintf(out, bytes, "error, warn, info or debug");
         break;
@@ -513,6 +520,11 @@ static const char *set_word(const struct vgpu_key *k, void *dst, const char *tex
                                                          : VGPU_LOG_INFO;
         if (v == VGPU_LOG_INFO && strcmp(text, "info"))
             return "is no level";
+        memcpy(dst, &v, sizeof(v));
+    } else if (k->type == VGPU_KEY_SCHED) {
+        enum vgpu_sched v = !strcmp(text, "fifo") ? VGPU_SCHED_FIFO : VGPU_SCHED_OTHER;
+        if (v == VGPU_SCHED_OTHER && strcmp(text, "other"))
+            return "is no scheduling class";
         memcpy(dst, &v, sizeof(v));
     } else if (k->type == VGPU_KEY_DEVICE) {
         if (!vgpu_key_device(text, dst))

@@ -24,6 +24,7 @@
 #define VGPU_CPU_ANY (-1)
 
 enum vgpu_tri { VGPU_TRI_AUTO = 0, VGPU_TRI_YES = 1, VGPU_TRI_NO = 2 };
+enum vgpu_sched { VGPU_SCHED_OTHER = 0, VGPU_SCHED_FIFO = 1 };
 enum vgpu_scope { VGPU_SCOPE_POOL = 0, VGPU_SCOPE_HOST = 1 };
 
 /* spin, then pause-spin, then sleep; UINT64_MAX in sleep_after means never sleep. */
@@ -75,6 +76,8 @@ struct vgpu_config {
     /* poll cores */
     uint32_t poll_core_count;
     int poll_cpu[VGPU_CONFIG_MAX_POLL_CORES]; /* or VGPU_CPU_ANY */
+    enum vgpu_sched sched;   /* of poll cores */
+    uint32_t sched_priority; /* of fifo */
     struct vgpu_idle_policy poll_idle;
     struct vgpu_idle_policy exec_idle;
     uint32_t burst;          /* descriptors taken from one VM in one visit */

@@ -30,6 +30,7 @@ enum vgpu_key_type {
     VGPU_KEY_BOOL,
     VGPU_KEY_TRI, /* auto, true or false */
     VGPU_KEY_SCOPE,
+    VGPU_KEY_SCHED,
     VGPU_KEY_LEVEL, /* of the log */
     VGPU_KEY_CPU,  /* int: a CPU number or any */
     VGPU_KEY_CPUS, /* list of the former */

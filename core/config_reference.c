@@ -61,6 +61,9 @@ void vgpu_key_write(FILE *out, const struct vgpu_key *k, const void *base, const
                                                          : "auto",
               out);
         break;
+    case VGPU_KEY_SCHED:
+        fputs(*(const enum vgpu_sched *)p == VGPU_SCHED_FIFO ? "fifo" : "other", out);
+        break;
     case VGPU_KEY_SCOPE:
         fputs(*(const enum vgpu_scope *)p == VGPU_SCOPE_HOST ? "host" : "pool", out);
         break;

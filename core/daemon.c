@@ -167,8 +167,14 @@ static int store_open(struct vgpud *d, struct vgpu_err *err)
     return rc ? rc : vgpu_store_put_pools(d->store, pools, d->config.pool_count, err);
 }
 
+static const struct vgpu_config *poller_config; /* set before the threads start */
+
 static int run_poller(void *arg)
 {
+    int rc = vgpu_startup_sched(poller_config);
+
+    if (rc)
+        vgpu_log(VGPU_LOG_WARN, "poll_cores.sched: fifo is refused (%s): ordinary scheduling instead", strerror(-rc));
     vgpu_poller_run(arg);
     return 0;
 }
@@ -188,6 +194,7 @@ static int pollers_open(struct vgpud *d, struct vgpu_err *err)
 
     for (uint32_t i = 0; i < d->executor_count; i++)
         params.queues[i] = d->executors[i].queues;
+    poller_config = &d->config;
     for (uint32_t i = 0; i < d->config.poll_core_count; i++) {
         params.index = i;
         params.shares_cpu = d->config.poll_cpu[i] == VGPU_CPU_ANY;
@@ -243,6 +250,35 @@ static void executor_path_find(struct vgpud *d)
     snprintf(d->executor_path, sizeof(d->executor_path), "vgpu-exec");
 }
 
+/* What is degraded on this host, into the report too. Nothing here stops the start. */
+static void placement_report(struct vgpud *d)
+{
+    struct vgpu_startup_limits limits;
+    struct vgpu_host_root root;
+    struct vgpu_err err;
+
+    vgpu_topology_report(&d->config, d->startup_report, sizeof(d->startup_report));
+    vgpu_startup_limits_read(&limits);
+    int rc = vgpu_host_root_open(&root, "/", &err);
+    if (rc == 0) {
+        rc = vgpu_startup_look(&d->config, &root, &limits, &d->startup);
+        vgpu_host_root_close(&root);
+    }
+    if (rc)
+        vgpu_log(VGPU_LOG_WARN, "cannot look at this host: %s", strerror(-rc));
+    for (uint32_t i = 0; i < d->startup.count; i++) {
+        const struct vgpu_finding *f = &d->startup.findings[i];
+        size_t at = strlen(d->startup_report);
+        snprintf(d->startup_report + at, sizeof(d->startup_report) - at, "%s: %s; to mend: %s\n", f->what, f->text, f->mend);
+    }
+    for (uint32_t i = 0; i < d->config.device_count; i++) {
+        const struct vgpu_device_config *v = &d->config.devices[i];
+        size_t at = strlen(d->startup_report);
+        snprintf(d->startup_report + at, sizeof(d->startup_report) - at, "device %s: IOMMU domain %u, %s\n", v->address,
+                 v->domain, v->read_only ? "read-only" : "read-write");
+    }
+}
+
 int vgpud_open(struct vgpud *d, struct vgpu_err *err)
 {
     d->epoll = d->timer = d->signals = d->notify_fd = d->lock_fd = -1;
@@ -260,7 +296,7 @@ int vgpud_open(struct vgpud *d, struct vgpu_err *err)
     raise_limits(d);
     vgpu_sigbus_install();
     vgpu_clock_init();
-    vgpu_topology_report(&d->config, d->startup_report, sizeof(d->startup_report));
+    placement_report(d);
     rc = store_open(d, err);
     if (rc == 0)
         rc = vgpud_pools_adopt(d, err);

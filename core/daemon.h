@@ -13,6 +13,7 @@
 #include "core/dma.h"
 #include "core/poller.h"
 #include "core/probe.h"
+#include "core/startup.h"
 #include "core/vm.h"
 #include "pmd-gpu/proto.h"
 #include "store/store.h"
@@ -145,7 +146,8 @@ struct vgpud {
     struct vgpu_vm_totals *totals;
     struct vgpu_iommu *iommu; /* NULL: no VFIO-bound devices */
     char executor_path[PATH_MAX];
-    char startup_report[2048]; /* what was placed where, what was degraded */
+    char startup_report[8192]; /* what was placed where, what was degraded */
+    struct vgpu_startup startup; /* the latter, one by one */
 };
 
 /* In flight on a device beyond the sum of the budgets at its start: for pools made at run time, and raised budgets. */

@@ -233,9 +233,9 @@ json_t *vgpud_executors_json(struct vgpud *d)
         uint64_t sleeps = e->xchg ? vgpu_load_relaxed(&e->xchg->sleeps) : 0;
         uint64_t started = e->xchg ? vgpu_load_relaxed(&e->xchg->exec_seq) : 0;
         json_array_append_new(
-            list, json_pack("{s:s, s:s, s:s, s:i, s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:s, s:s}", "name",
+            list, json_pack("{s:s, s:s, s:s, s:i, s:i, s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:s, s:s}", "name",
                             e->config->name, "backend", e->choice.backend, "state", executor_state(e), "pid",
-                            (int)e->pid, "in_process", e->config->in_process, "device_generation",
+                            (int)e->pid, "cpu", e->config->cpu, "in_process", e->config->in_process, "device_generation",
                             (json_int_t)e->generation, "restarts",
                             (json_int_t)e->restarts, "rounds", (json_int_t)heartbeat, "sleeps", (json_int_t)sleeps,
                             "started", (json_int_t)started, "heap_bytes", (json_int_t)e->heap.bytes, "heap_used_bytes",

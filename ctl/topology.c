@@ -38,7 +38,7 @@ static void roles_from_status(struct vgpu_topology *t, const json_t *status)
         {
             const char *given = json_string_value(json_object_get(one, "name"));
             const json_t *cpu = json_object_get(one, "cpu");
-            if (!json_is_integer(cpu)) {
+            if (!json_is_integer(cpu) || json_integer_value(cpu) < 0) {
                 unpinned++;
                 continue;
             }

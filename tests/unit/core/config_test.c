@@ -282,6 +282,9 @@ Test(config, every_word_and_string_refuses_nonsense)
         case VGPU_KEY_SCOPE:
             each_key_refuses(k, "hosts", "\"hosts\" is no scope");
             break;
+        case VGPU_KEY_SCHED:
+            each_key_refuses(k, "rr", "\"rr\" is no scheduling class");
+            break;
         case VGPU_KEY_CPU:
             each_key_refuses(k, "4096", "\"4096\" is no CPU");
             each_key_refuses(k, "-1", "\"-1\" is no CPU");
