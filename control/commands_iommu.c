@@ -50,7 +50,10 @@ static bool collect_vm(void *ctx, const struct vgpu_vm_record *vm)
         all->room = room;
     }
     struct vgpu_iommu_vm *out = &all->vms[all->count++];
-    *out = (struct vgpu_iommu_vm){.vm_id = vm->vm_id, .executor_pid = -1};
+    *out = (struct vgpu_iommu_vm){.vm_id = vm->vm_id,
+                                  .domain = vm->iommu_domain,
+                                  .dedicated = vm->isolation == VGPU_VM_DEDICATED,
+                                  .executor_pid = -1};
     live_fill(all->control, vm, out);
     return true;
 }

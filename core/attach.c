@@ -387,7 +387,7 @@ static int attach_begin(struct vgpud *d, struct vgpu_session *s, struct vgpu_ref
         memset(a, 0, sizeof(*a));
         return -1;
     }
-    if (vgpud_dma_attach(d->iommu, rec.vm_id, 0, false, &s->region, &a->dma, r)) {
+    if (vgpud_dma_attach(d->iommu, rec.vm_id, rec.iommu_domain, rec.isolation == VGPU_VM_DEDICATED, &s->region, &a->dma, r)) {
         a->session = NULL; /* stays the transport's: it is refused */
         vgpud_attachment_end(d, slot);
         return -1;
