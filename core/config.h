@@ -140,7 +140,8 @@ void vgpu_config_diff(const struct vgpu_config *old, const struct vgpu_config *n
 void vgpu_config_take(struct vgpu_config *to, const struct vgpu_config *from, const struct vgpu_config_change *c);
 /* Writes the key reference as a commented YAML file (how config/vgpud.yaml is made and kept true by a test). */
 void vgpu_config_reference(FILE *out);
-/* Writes every key as "KEY=VALUE", for programs; list elements are executors[0].cpu. What stands outside of the file is not in it. */
+/* Writes every key as "KEY=VALUE", for programs; list elements are executors[0].cpu. What stands outside of the file is not
+ * in it. */
 void vgpu_config_show(const struct vgpu_config *c, FILE *out);
 
 #endif

@@ -76,7 +76,8 @@ int main(int argc, char **argv)
 {
     enum { CONFIG = 1, CHECK, PRINT, SHOW, READY_FD };
     static const struct option longs[] = {{"config", 1, 0, CONFIG},     {"check-config", 1, 0, CHECK},
-                                          {"print-config", 0, 0, PRINT}, {"show-config", 0, 0, SHOW}, {"ready-fd", 1, 0, READY_FD},
+                                          {"print-config", 0, 0, PRINT}, {"show-config", 0, 0, SHOW},
+                                          {"ready-fd", 1, 0, READY_FD},
                                           {"verbose", 0, 0, 'v'},        {"version", 0, 0, 'V'},
                                           {"help", 0, 0, 'h'},           {0}};
     static struct vgpu_config config;
