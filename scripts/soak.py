@@ -132,7 +132,8 @@ def main():
         passed, failed = passed + (not bad), failed + bad
         print(f'{"FAIL" if bad else "ok  "} {title}: from {start:.6g} {unit}, drift {rise:+.4g}, at most {allowed:.4g}')
     print(f'shows: {samples[-1]["s"]:.0f} s, {sum(s["done"] for s in samples)} descriptors of the survivors, '
-          f'{samples[-1]["guests_killed"]} guests and {samples[-1]["executors_killed"]} executors killed -9; plots in build/soak.html')
+          f'{samples[-1]["guests_killed"]} guests and {samples[-1]["executors_killed"]} executors killed -9; '
+          'plots in build/soak.html')
     print(f'{passed} passed, {failed} failed')
     return 1 if failed else 0
 

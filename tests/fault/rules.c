@@ -16,8 +16,9 @@
 #define PIECE 64u
 #define SLOTS 64u
 #define GUARD 0x5a
-#define FLIPS UINT64_C(40000) /* descriptors published while their words change, at least */
-#define RACED 20u             /* of them seen with words of both kinds, at least */
+#define FLIPS UINT64_C(3000) /* descriptors published while their words change, at least */
+#define BURST 2u
+#define RACED 50u /* of them seen with words of both kinds, at least */
 
 struct rig {
     struct e2e_host h;
@@ -26,6 +27,7 @@ struct rig {
     const struct vgpu_props *props;
     uint64_t pos, cpos;
     struct vgpu *neighbour;
+    uint64_t flipped; /* position whose descriptor is */
     bool stop;
 };
 
@@ -210,17 +212,19 @@ static void region_shrinks(void)
 
 /* ---- words that change after they were published ---- */
 
-/* Switches each descriptor between one that is right and one that reaches far beyond the arena. */
+/* Switches one descriptor of each burst between one that is right and two that reach far beyond the arena. */
 static void *flip(void *arg)
 {
     struct rig *r = arg;
-    uint64_t i = 0;
 
     while (!__atomic_load_n(&r->stop, __ATOMIC_RELAXED)) {
-        struct vgpu_desc *d = slot_at(r, i++);
-        vgpu_store_relaxed(&d->n, PIECE);
-        vgpu_store_relaxed(&d->n, PIECE + 65536);
-        vgpu_store_relaxed(&d->n, UINT64_MAX - 3);
+        struct vgpu_desc *d = slot_at(r, __atomic_load_n(&r->flipped, __ATOMIC_RELAXED));
+        for (unsigned i = 0; i < 8; i++) {
+            vgpu_store_relaxed(&d->n, PIECE);
+            vgpu_store_relaxed(&d->n, PIECE + 65536);
+            vgpu_store_relaxed(&d->n, PIECE);
+            vgpu_store_relaxed(&d->n, UINT64_MAX - 3);
+        }
         vgpu_store_relaxed(&d->n, PIECE);
     }
     return NULL;
@@ -244,10 +248,11 @@ static void double_fetch(void)
     for (uint64_t until = e2e_now_ms() + 100000; good + refused < total || good < RACED || refused < RACED;) {
         e2e_check(e2e_now_ms() < until, "%llu ran and %llu were refused: nothing races here", (unsigned long long)good,
                   (unsigned long long)refused);
-        for (unsigned i = 0; i < 32; i++)
+        __atomic_store_n(&r.flipped, r.pos, __ATOMIC_RELAXED);
+        for (unsigned i = 0; i < BURST; i++)
             put(&r, &fill);
         raw_ring(&r.g);
-        for (unsigned i = 0; i < 32; i++) {
+        for (unsigned i = 0; i < BURST; i++) {
             uint16_t status = take(&r);
             e2e_check(status == VGPU_OK || status == VGPU_E_RANGE, "status %u: what ran is not what was judged",
                       status);

@@ -27,7 +27,9 @@ from table import MUTANTS  # noqa: E402
 OPTIONS = {'plain': ['-Dcuda=disabled'], 'tsan': ['-Dcuda=disabled', '-Db_sanitize=thread', '-Db_lundef=false']}
 LIMIT_S = 100      # of a test; one that takes longer has been made to hang
 ATTEMPTS = 3       # of tests that look for a race: one failure is enough
-ENVIRONMENT = {'VGPU_TEST_SLICE_S': '20', 'TSAN_OPTIONS': 'halt_on_error=1:exitcode=99'}
+# Windows of some 100 ns are looked for longer than in the default run.
+ENVIRONMENT = {'VGPU_TEST_SLICE_S': '20', 'TSAN_OPTIONS': 'halt_on_error=1:exitcode=99', 'VGPU_E2E_WAKE_UPS': '30000',
+               'VGPU_STRESS_SCALE': '10'}
 
 
 def say(text):

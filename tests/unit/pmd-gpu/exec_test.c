@@ -44,13 +44,27 @@ static void note_region_del(struct vgpu_backend *b, uint32_t vm)
 {
     note("del", vm, 0);
 }
+/* Takes one operation when `takes`, and gives it back when `gives`. */
+static struct vgpu_op *taken;
+static bool takes, gives;
 static int note_submit(struct vgpu_backend *b, struct vgpu_op *op)
 {
-    return -EAGAIN;
+    if (!takes || taken)
+        return -EAGAIN;
+    taken = op;
+    return 0;
 }
 static uint32_t note_poll(struct vgpu_backend *b, struct vgpu_op **done, uint32_t max)
 {
-    return 0;
+    if (!taken || !gives || max == 0)
+        return 0;
+    done[0] = taken;
+    taken = NULL;
+    return 1;
+}
+static void note_wipe(struct vgpu_backend *b, uint64_t heap_off, uint64_t bytes)
+{
+    note("wipe", (uint32_t)heap_off, (int)bytes);
 }
 static void note_region_engine(struct vgpu_backend *b, uint32_t vm, enum vgpu_engine engine)
 {
@@ -77,6 +91,7 @@ static const struct vgpu_backend_ops plain = {PLAIN};
 static const struct vgpu_backend_ops full = {PLAIN, .region_engine = note_region_engine,
                                              .region_bounced = note_region_bounced, .lost = note_lost,
                                              .lost_reason = note_lost_reason};
+static const struct vgpu_backend_ops wiping = {PLAIN, .wipe = note_wipe};
 
 static struct vgpu_xchg_header *xchg;
 static struct vgpu_exec *e;
@@ -177,5 +192,50 @@ Test(exec, a_backend_with_one_engine)
     cr_assert_not(vgpu_exec_lost(e));
     cr_assert_str_eq(vgpu_exec_lost_reason(e), "");
     detach(0);
+    stop();
+}
+
+/* A VM leaves while the backend has an operation of it: nothing of it is given back before that has ended. */
+Test(exec, a_detach_waits_for_what_is_in_flight)
+{
+    struct vgpu_work w = {.opcode = VGPU_OP_NOP};
+    struct vgpu_prod ring;
+
+    takes = true;
+    start(&wiping);
+    cr_assert_eq(attach(1, 0), 0, "%s", err.text);
+    w.dst |= UINT64_C(1) << 48; /* the VM's slot */
+    vgpu_prod_init(&ring, vgpu_xchg_ring(xchg, 0, 0, 0), 8, &vgpu_xchg_credit(xchg, 0, 0, 0)->head, 0);
+    cr_assert_eq(vgpu_prod_push(&ring, (const struct vgpu_slot *)&w, 1), 1);
+    vgpu_exec_step(e);
+    cr_assert_not_null(taken, "the backend has it");
+    told[0] = 0;
+    vgpu_exec_detach_begin(e, 1);
+    for (int i = 0; i < 10; i++) {
+        vgpu_exec_step(e);
+        cr_assert_not(vgpu_exec_detach_finish(e, 1), "its memory is in use");
+    }
+    cr_assert_str_eq(told, "");
+    gives = true;
+    vgpu_exec_step(e);
+    vgpu_exec_step(e);
+    cr_assert(vgpu_exec_detach_finish(e, 1));
+    cr_assert_str_eq(told, "del(1,0) ", "no device memory, nothing to wipe");
+    stop();
+}
+
+Test(exec, device_memory_is_wiped_when_its_vm_leaves)
+{
+    struct vgpu_exec_region r = {.source = {.page_bytes = 4096, .region_bytes = 5 * 4096},
+                                 .guest_ctrl_off = 0, .cq_off = 4096, .arena_off = 8192, .arena_bytes = 8192,
+                                 .cq_slots = 8, .heap_off = 4096, .heap_bytes = 512};
+
+    start(&wiping);
+    r.source.fd = fd;
+    r.source.doorbell_fd = dup(fd);
+    told[0] = 0;
+    cr_assert_eq(vgpu_exec_attach(e, 3, &r, &err), 0, "%s", err.text);
+    detach(3);
+    cr_assert_str_eq(told, "add(3,1) del(3,0) wipe(4096,512) ", "it says: %s", told);
     stop();
 }
