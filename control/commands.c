@@ -139,6 +139,13 @@ static bool register_template(struct vgpu_control *c, const json_t *args, uint32
     out->arena_bytes = (uint64_t)vgpu_arg_int(args, "arena_bytes", 0);
     out->device_bytes = (uint64_t)vgpu_arg_int(args, "device_bytes", -1); /* -1: UINT64_MAX, the default */
     out->uid = vgpu_arg_int(args, "uid", -1);
+    out->iommu_domain = (uint32_t)vgpu_arg_int(args, "iommu_domain", VGPU_IOMMU_DOMAIN_HOST);
+    const char *isolation = vgpu_arg_string(args, "isolation");
+    if (isolation && strcmp(isolation, "shared") && strcmp(isolation, "dedicated")) {
+        vgpu_err_set(err, EINVAL, "isolation: %s is none; expected shared or dedicated", isolation);
+        return false;
+    }
+    out->isolation = isolation && !strcmp(isolation, "dedicated") ? VGPU_VM_DEDICATED : VGPU_VM_SHARED;
     if (out->in_flight > config->in_flight) {
         vgpu_err_set(err, EINVAL, "in_flight: %u is more than limits.in_flight of the configuration; expected 1 to %u",
                      out->in_flight, config->in_flight);
@@ -367,7 +374,9 @@ const struct vgpu_command vgpu_commands[] = {
       {"in_flight", VGPU_ARG_INT, false, 1, VGPU_RING_SLOTS_MAX},
       {"arena_bytes", VGPU_ARG_INT, false, PAGE_BYTES, BYTES_MAX},
       {"device_bytes", VGPU_ARG_INT, false, 0, BYTES_MAX},
-      {"uid", VGPU_ARG_INT, false, 0, INT64_C(4294967294)}}},
+      {"uid", VGPU_ARG_INT, false, 0, INT64_C(4294967294)},
+      {"isolation", VGPU_ARG_NAME, false, 0, 0},
+      {"iommu_domain", VGPU_ARG_INT, false, 0, VGPU_VM_ID_MAX}}},
     {"remove-vm", run_remove_vm, {{"vm_ids", VGPU_ARG_VM_IDS, true, 0, 0}}},
     {"list-vms", run_list_vms, {{"pool", VGPU_ARG_NAME, false, 0, 0}, {"priority", VGPU_ARG_PRIORITY, false, 0, 0}}},
     {"show-vm", run_show_vm, {{"vm_id", VGPU_ARG_INT, true, 1, VGPU_VM_ID_MAX}}},
