@@ -263,14 +263,40 @@ static int measure_daemon(struct run *run, bool in_process, bool stream)
     return 0;
 }
 
+/* One descriptor in flight through the daemon, while administrators ask it. */
+static int measure_control(struct run *run, bool in_process, uint32_t clients)
+{
+    const char *subject = in_process ? "vgpud" : "vgpud-split";
+    struct path_daemon *d = run->daemon[!in_process];
+    char params[PATH_PARAMS_BYTES], at[PATH_PARAMS_BYTES];
+    uint64_t refused = 0, asked = 0;
+    uint32_t running;
+
+    if (!d)
+        return 0;
+    loads_reset(run, &running, 1, 1);
+    struct path_clients *c = clients ? path_clients_start(run->b, path_daemon_control(d, at), clients) : NULL;
+    int err = path_daemon_measure(d, run->b, false, &run->loads[0]);
+    if (c)
+        asked = path_clients_stop(c, &refused);
+    if (err || !sound(run, "path.control", subject, run->loads[0].errors + refused, run->loads[0].count + asked))
+        return 0;
+    path_control_params(params, clients);
+    record_latency(run, "path.control", subject, params, run->loads[0].hist);
+    if (clients)
+        bench_record(run->b, "path.control", subject, params, "requests", "1/s",
+                     (double)asked * (double)vgpu_clock.ticks_hz / (double)run->loads[0].took);
+    return 0;
+}
+
 /* ---- cells: what is measured in one round, one after the other ---- */
-enum cell_kind { CELL_FLOOR, CELL_RTT, CELL_BARE, CELL_STREAM, CELL_OPEN, CELL_DAEMON };
+enum cell_kind { CELL_FLOOR, CELL_RTT, CELL_BARE, CELL_STREAM, CELL_OPEN, CELL_DAEMON, CELL_CONTROL };
 struct cell {
     enum cell_kind kind;
     bool in_process; /* CELL_FLOOR: two lines, not three. CELL_BARE: no completions */
     bool stream;     /* CELL_DAEMON */
     struct mix mix;
-    double rate; /* CELL_OPEN */
+    double rate; /* CELL_OPEN; CELL_CONTROL: clients */
 };
 #define CELLS_MAX 32
 struct cells {
@@ -306,6 +332,8 @@ static void cells_fill(struct cells *c, const struct bench *b, bool in_process)
     for (uint32_t i = 0; i < PATH_OPEN_RATES; i++)
         cell_add(c, b, "open", subject, (struct cell){CELL_OPEN, in_process, false, {1, 1}, path_open_rates[i]});
     cell_add(c, b, "stream", daemon, (struct cell){CELL_DAEMON, in_process, true, {1, 1}, 0});
+    cell_add(c, b, "control", daemon, (struct cell){CELL_CONTROL, in_process, false, {1, 1}, 0});
+    cell_add(c, b, "control", daemon, (struct cell){CELL_CONTROL, in_process, false, {1, 1}, PATH_CLIENTS});
 }
 
 static int run_cell(struct run *run, const struct cell *c)
@@ -323,6 +351,8 @@ static int run_cell(struct run *run, const struct cell *c)
         return measure_open(run, c->in_process, c->rate);
     case CELL_DAEMON:
         return measure_daemon(run, c->in_process, c->stream);
+    case CELL_CONTROL:
+        return measure_control(run, c->in_process, (uint32_t)c->rate);
     }
     return -EINVAL;
 }
@@ -377,7 +407,7 @@ static void daemons_start(struct run *run, const struct cells *cells)
 
     for (int i = 0; i < cells->n; i++) {
         int split = !cells->cell[i].in_process;
-        if (cells->cell[i].kind != CELL_DAEMON || tried[split])
+        if ((cells->cell[i].kind != CELL_DAEMON && cells->cell[i].kind != CELL_CONTROL) || tried[split])
             continue;
         tried[split] = true;
         run->daemon[split] = path_daemon_start(b, b->cores[1], split ? b->cores[2] : -1);
@@ -435,10 +465,11 @@ out:
 void bench_path_list(FILE *to)
 {
     fprintf(to,
-            "  measurements: rtt, hops (from 3 cores on), stream, open, idle\n"
+            "  measurements: rtt, hops (from 3 cores on), stream, open, idle, control\n"
             "  floor              two cache lines back and forth, three in the relay\n"
             "  ring               a bare ring whose consumer validates; ring+answer: and sends completions back\n"
             "  rtc                run to completion: poll core and executor in one loop\n"
             "  split              poll core and executor on a core each (from 3 cores on)\n"
-            "  vgpud, vgpud-split the daemon as a process, and libvgpu: what users get\n");
+            "  vgpud, vgpud-split the daemon as a process, and libvgpu: what users get\n"
+            "                     control: its round trip alone, and while 50 administrators ask it\n");
 }

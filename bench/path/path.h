@@ -50,6 +50,7 @@ void path_bare_init(struct path_bare *bare);
 void path_bare_guest_main(void *arg);
 void path_bare_host_main(void *arg);
 
+#define PATH_PARAMS_BYTES 96
 /* ---- vgpud.c: the daemon itself, as a process, and libvgpu ---- */
 struct path_daemon;
 /* NULL, said aloud, when its program is not beside ours or does not start. executor_cpu < 0: in the poll core's loop. */
@@ -58,8 +59,19 @@ void path_daemon_stop(struct path_daemon *d);
 /* As path_load's: hist and count are filled. 0 or -errno, said aloud. */
 int path_daemon_measure(struct path_daemon *d, struct bench *b, bool stream, struct path_load *load);
 
+const char *path_daemon_control(const struct path_daemon *d, char out[PATH_PARAMS_BYTES]); /* its control socket */
+
+/* ---- control.c: administrators who ask that daemon while it is measured ---- */
+#define PATH_CLIENTS 50u
+#define PATH_CLIENTS_MAX 64u
+struct path_clients;
+/* NULL: no memory. Threads on the cores that nothing is measured on, where there are such. */
+struct path_clients *path_clients_start(const struct bench *b, const char *socket_path, uint32_t n);
+/* How many requests were answered; *refused: how many were not. */
+uint64_t path_clients_stop(struct path_clients *c, uint64_t *refused);
+
 /* ---- report.c ---- */
-#define PATH_PARAMS_BYTES 96
+const char *path_control_params(char out[PATH_PARAMS_BYTES], uint32_t clients);
 const char *path_params(char out[PATH_PARAMS_BYTES], uint32_t attached, uint32_t active, uint32_t burst);
 /* Of a load of so many million a second. */
 const char *path_open_params(char out[PATH_PARAMS_BYTES], double rate);

@@ -157,7 +157,51 @@ static void open_table(const struct bench *b)
     bench_table_show(&t, none, b->text);
 }
 
+const char *path_control_params(char out[PATH_PARAMS_BYTES], uint32_t clients)
+{
+    snprintf(out, PATH_PARAMS_BYTES, "{\"clients\":%u,\"slots\":%u}", clients, PATH_SLOTS);
+    return out;
+}
+
+static void control_table(const struct bench *b)
+{
+    static const char *const metrics[] = {"p50", "p99", "p99.9", "max", "requests"};
+    struct bench_table t;
+
+    bench_table_init(&t, 7);
+    bench_table_names(&t, (const char *const[]){"beside administrators", "clients", "p50 ns", "p99", "p99.9", "max",
+                                                "requests/s", NULL});
+    int none = t.cells;
+    for (int split = 0; split < 2; split++)
+        for (uint32_t clients = 0; clients <= PATH_CLIENTS; clients += PATH_CLIENTS) {
+            const char *subject = split ? "vgpud-split" : "vgpud";
+            char params[PATH_PARAMS_BYTES];
+            path_control_params(params, clients);
+            if (!bench_find(b, "path.control", subject, params, "p50"))
+                continue;
+            bench_table_add(&t, "%s", subject);
+            bench_table_num(&t, clients, 0);
+            for (size_t k = 0; k < sizeof(metrics) / sizeof(metrics[0]); k++)
+                bench_table_num(&t, bench_median(bench_find(b, "path.control", subject, params, metrics[k])), 0);
+        }
+    bench_table_show(&t, none, b->text);
+}
+
 /* ---- Goals ---- */
+/* With fewer cores the clients take time from what is measured: that says nothing of the daemon. */
+static void control_goals(struct bench_goals *g)
+{
+    char with[PATH_PARAMS_BYTES], without[PATH_PARAMS_BYTES];
+
+    if (g->b->n_cores < 8)
+        return;
+    path_control_params(with, PATH_CLIENTS);
+    path_control_params(without, 0);
+    bench_goal(g, "beside 50 administrators, p99", "without them", true, 1.05,
+               bench_find(g->b, "path.control", "vgpud-split", with, "p99"),
+               bench_find(g->b, "path.control", "vgpud-split", without, "p99"));
+}
+
 static void latency_goals(struct bench_goals *g)
 {
     const struct bench *b = g->b;
@@ -203,11 +247,13 @@ void path_report(struct bench *b)
     latency_table(b, true);
     stream_table(b);
     open_table(b);
+    control_table(b);
     idle_table(b);
     bench_goals_begin(&g, b, "path", true, !b->filter);
     latency_goals(&g);
     stream_goals(&g, "rtc");
     stream_goals(&g, "split");
     idle_goals(&g);
+    control_goals(&g);
     bench_goals_end(&g, "ratios are medians of each round's");
 }

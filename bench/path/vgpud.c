@@ -119,6 +119,12 @@ static int attach(struct path_daemon *d, struct bench *b)
     return 0;
 }
 
+const char *path_daemon_control(const struct path_daemon *d, char out[PATH_PARAMS_BYTES])
+{
+    snprintf(out, PATH_PARAMS_BYTES, "%s/run/control.sock", d->dir);
+    return out;
+}
+
 static void log_show(const struct path_daemon *d, FILE *to)
 {
     char path[128], line[512];
