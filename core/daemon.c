@@ -267,7 +267,7 @@ static void placement_report(struct vgpud *d)
     if (rc)
         vgpu_log(VGPU_LOG_WARN, "cannot look at this host: %s", strerror(-rc));
     for (uint32_t i = 0; i < d->startup.count; i++) {
-        const struct vgpu_finding *f = &d->startup.findings[i];
+        const struct vgpu_startup_finding *f = &d->startup.findings[i];
         size_t at = strlen(d->startup_report);
         snprintf(d->startup_report + at, sizeof(d->startup_report) - at, "%s: %s; to mend: %s\n", f->what, f->text, f->mend);
     }

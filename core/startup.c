@@ -31,7 +31,7 @@ void vgpu_startup_add(struct vgpu_startup *s, const char *what, const char *mend
 
     if (s->count == VGPU_STARTUP_FINDINGS)
         return;
-    struct vgpu_finding *f = &s->findings[s->count++];
+    struct vgpu_startup_finding *f = &s->findings[s->count++];
     snprintf(f->what, sizeof(f->what), "%s", what);
     snprintf(f->mend, sizeof(f->mend), "%s", mend);
     va_start(ap, fmt);

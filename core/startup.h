@@ -14,14 +14,14 @@
 
 #define VGPU_STARTUP_FINDINGS 48u
 
-struct vgpu_finding {
+struct vgpu_startup_finding {
     char what[48];  /* "poll core 0" */
     char text[224]; /* what is so, and what it costs */
     char mend[192]; /* a command, a kernel parameter or a configuration key */
 };
 struct vgpu_startup {
     uint32_t count; /* of findings; further ones are dropped */
-    struct vgpu_finding findings[VGPU_STARTUP_FINDINGS];
+    struct vgpu_startup_finding findings[VGPU_STARTUP_FINDINGS];
 };
 
 /* Limits of this process that a copy of a host does not have. */

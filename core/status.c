@@ -73,7 +73,7 @@ static json_t *degraded_json(const struct vgpud *d)
     if (strstr(d->startup_report, "memory: 4 KiB pages"))
         add(list, "memory", "4 KiB pages, not huge ones (memory.hugepages, sysctl vm.nr_hugepages)");
     for (uint32_t i = 0; i < d->startup.count; i++) {
-        const struct vgpu_finding *f = &d->startup.findings[i];
+        const struct vgpu_startup_finding *f = &d->startup.findings[i];
         char text[sizeof(f->text) + sizeof(f->mend) + 16];
         snprintf(text, sizeof(text), "%s; to mend: %s", f->text, f->mend);
         add(list, f->what, text);

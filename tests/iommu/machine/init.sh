@@ -46,7 +46,24 @@ refused() { # WORDS: vgpud does not start, and says so
     ! timeout 60 vgpud --config /etc/vgpud.yaml >/tmp/refused.log 2>&1 </dev/null && grep -q "$1" /tmp/refused.log
 }
 
+# What precheck says of this machine.
+finding() { # ID: its status
+    grep -o "\"id\":\"$1\"[^}]*" /tmp/precheck.json | sed -n 's/.*"status":"\([a-z-]*\)".*/\1/p'
+}
+findings() { # NAME ID=STATUS...: all of them
+    local name=$1 pair id told=
+    shift
+    vgpu-ctl precheck --json >/tmp/precheck.json 2>/tmp/precheck.err
+    for pair; do
+        id=${pair%=*}
+        told="$told$id: $(finding "$id"), "
+        [ "$(finding "$id")" = "${pair#*=}" ] || { fail "$name" "${told}expected $pair $(cat /tmp/precheck.err)"; return; }
+    done
+    pass "$name" "${told%, }"
+}
+
 if [ "$mode" = bare ]; then
+    findings precheck iommu.enabled=not-applicable iommu.groups=not-applicable
     configure "$1"
     check refuses-without-iommu "vgpud refuses a VFIO device where there is no IOMMU" refused 'is in no IOMMU group'
     configure ''
@@ -61,9 +78,10 @@ else
     register 1 --arena-bytes=256K --iommu-domain=1 --isolation=dedicated && register 2 --arena-bytes=256K &&
         register 3 --arena-bytes=1M --iommu-domain=2
     check attached "three guests" eval 'guest 1 0x40000 && guest 2 0x40000 && guest 3 0x100000'
+    findings precheck iommu.enabled=pass iommu.groups=pass iommu.coverage=pass iommu.translated=pass iommu.faults=pass
     vgpu-ctl show-iommu-status
     vgpu-iommu-probe iommu "$1" "$2" "$vgpud"
-    vgpu-ctl show-iommu-status
+    findings precheck-faults iommu.enabled=pass iommu.faults=fail
 fi
 sed 's/^/vgpud.log: /' /tmp/vgpud.log
 [ ! -f /tmp/refused.log ] || sed 's/^/refused.log: /' /tmp/refused.log
