@@ -19,6 +19,7 @@ struct vgpu_ctl_local {
  * Returns an exit code (enum vgpu_ctl_exit). With line->json it prints one line of JSON and nothing else to out.
  */
 int vgpu_ctl_precheck(struct vgpu_ctl_local *local, int argc, char **argv);
+int vgpu_ctl_doctor(struct vgpu_ctl_local *local, int argc, char **argv);
 int vgpu_ctl_completion(struct vgpu_ctl_local *local, int argc, char **argv);
 int vgpu_ctl_topology(struct vgpu_ctl_local *local, int argc, char **argv);
 int vgpu_ctl_top(struct vgpu_ctl_local *local, int argc, char **argv);
