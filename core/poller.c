@@ -11,7 +11,7 @@
  * | credit.backlog          | poll core    | executor      | release / acquire        | Q1    |
  * | vm.x->move, header.moves | poll core   | executor      | release / acquire        | M1    |
  * | vm.x->moved             | executor     | poll core     | release / acquire        | M2    |
- * | table                   | control      | poll core     | rcu publish / dereference | -    |
+ * | table                   | control      | poll core     | release / acquire, RCU   | T1    |
  * Progress: a step takes at most `burst` descriptors of each VM and allocates nothing.
  */
 #define URCU_INLINE_SMALL_FUNCTIONS
@@ -151,7 +151,7 @@ struct vgpu_poll_table *vgpu_poller_publish(struct vgpu_poller *p, struct vgpu_p
 {
     struct vgpu_poll_table *old = p->table;
 
-    rcu_assign_pointer(p->table, table);
+    vgpu_store_release(&p->table, table); /* T1 pairs with T1 in vgpu_poller_step(): all of it first */
     vgpu_poller_wake(p);
     return old;
 }
@@ -599,7 +599,8 @@ static uint32_t poll_vms(struct vgpu_poller *p, struct vgpu_poll_table *table)
 
 uint32_t vgpu_poller_step(struct vgpu_poller *p)
 {
-    struct vgpu_poll_table *table = rcu_dereference(p->table);
+    /* T1. liburcu's rcu_dereference() would do with less; sanitizers understand this one. */
+    struct vgpu_poll_table *table = vgpu_load_acquire(&p->table);
     uint32_t work = 0;
 
     p->blocked = false;
@@ -650,7 +651,7 @@ static void drain_events(struct vgpu_poller *p, struct vgpu_poll_table *table, s
 /* Arms every doorbell, looks once more, sleeps. */
 static void idle_sleep(struct vgpu_poller *p)
 {
-    struct vgpu_poll_table *table = rcu_dereference(p->table);
+    struct vgpu_poll_table *table = vgpu_load_acquire(&p->table); /* T1 */
     struct epoll_event ev[64];
     bool ready = false;
     struct vgpu_exec *armed[VGPU_POLLER_MAX_EXECUTORS];
@@ -686,7 +687,7 @@ static void idle_sleep(struct vgpu_poller *p)
         rcu_thread_offline();
         int n = epoll_wait(p->epoll, ev, 64, p->blocked || p->backlog || p->moving ? BLOCKED_SLEEP_MS : -1);
         rcu_thread_online();
-        table = rcu_dereference(p->table);
+        table = vgpu_load_acquire(&p->table); /* T1 */
         if (table && table->generation == p->listed)
             drain_events(p, table, ev, n);
         else if (n > 0) /* the lists are of an older table: all rings are looked at before the next sleep anyway */

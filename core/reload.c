@@ -168,28 +168,19 @@ static int load(struct vgpud *d, struct vgpu_config *next, struct vgpu_err *err)
 
 /* ---- making it so ---- */
 
-static int store_pool(struct vgpud *d, const struct vgpu_pool_config *p, struct vgpu_err *err)
-{
-    struct vgpu_pool_record rec = {.capacity = p->capacity};
-
-    memcpy(rec.name, p->name, sizeof(rec.name));
-    return vgpu_store_put_pool(d->store, &rec, err);
-}
-
-/* The store first: it alone can fail. Pools that it has already taken are put back. */
+/* The store first: it alone can fail. */
 static int store_pools(struct vgpud *d, const struct vgpu_config *merged, struct vgpu_err *err)
 {
-    int rc = 0;
-    uint32_t i = 0;
+    struct vgpu_pool_record pools[VGPU_CONFIG_MAX_POOLS] = {0};
+    uint32_t n = 0;
 
-    for (; i < merged->pool_count && rc == 0; i++)
-        if (!merged->pools[i].stored)
-            rc = store_pool(d, &merged->pools[i], err);
-    struct vgpu_err undo;
-    while (rc && i-- > 0)
-        if (i < d->config.pool_count && !d->config.pools[i].stored && store_pool(d, &d->config.pools[i], &undo))
-            vgpu_log(VGPU_LOG_ERROR, "reload: pool %s keeps its new capacity: %s", d->config.pools[i].name, undo.text);
-    return rc;
+    for (uint32_t i = 0; i < merged->pool_count; i++) {
+        if (merged->pools[i].stored)
+            continue;
+        memcpy(pools[n].name, merged->pools[i].name, sizeof(pools[n].name));
+        pools[n++].capacity = merged->pools[i].capacity;
+    }
+    return vgpu_store_put_pools(d->store, pools, n, err);
 }
 
 static void make_it_so(struct vgpud *d, const struct vgpu_config *merged)
@@ -294,6 +285,9 @@ int vgpud_pool_check(void *ctx, const struct vgpu_pool_record *old, const struct
     if (c && !c->stored && old && now->capacity != old->capacity)
         return vgpu_err_set(err, EBUSY, "pool %s stands in %s; change its capacity there, then vgpu-ctl reload-config",
                             c->name, d->config.path[0] ? d->config.path : "the default configuration");
+    if (c && old && now && now->executor[0] && strcmp(now->executor, c->executor))
+        return vgpu_err_set(err, EBUSY, "pool %s is served by executor %s; make a pool on %s, and set-pool its VMs", c->name,
+                            c->executor, now->executor);
     if (!now || old)
         return 0;
     if (c && strcmp(c->executor, now->executor))
