@@ -190,7 +190,8 @@ static int parts_open(struct rig *rig, struct vgpu_err *err)
                                    .max_vms = rig->params.vms,
                                    .in_flight = rig->params.in_flight,
                                    .burst = rig->params.burst,
-                                   .spin_ns = SPIN_NS};
+                                   .spin_ns = rig->params.sleep ? 0 : SPIN_NS,
+                                   .sleep = rig->params.sleep};
 
     rig->vms = calloc(rig->params.vms, sizeof(*rig->vms));
     rig->table.vms = rig->vms;

@@ -22,6 +22,7 @@ struct rig_params {
     uint32_t handles;    /* per VM */
     uint32_t queues;     /* pools; VMs start in the first. 0: 1 */
     const char *backend;
+    bool sleep;          /* the poll core sleeps as soon as there is nothing, instead of polling on */
 };
 /* What a guest has: its ends of the rings, as libvgpu keeps them, and what came through them. */
 struct rig_guest {

@@ -98,7 +98,7 @@ static void first_after_idle(struct e2e_options o)
 {
     struct e2e_host h;
     struct vgpu *v[2];
-    uint64_t rounds = e2e_scaled(e2e_number("VGPU_E2E_WAKE_UPS", 1000));
+    uint64_t rounds = e2e_scaled(1000);
     struct vgpu_request nop = {.opcode = VGPU_OP_NOP};
 
     e2e_host_start(&h, &o);

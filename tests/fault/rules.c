@@ -16,9 +16,8 @@
 #define PIECE 64u
 #define SLOTS 64u
 #define GUARD 0x5a
-#define FLIPS UINT64_C(3000) /* descriptors published while their words change, at least */
-#define BURST 2u
-#define RACED 50u /* of them seen with words of both kinds, at least */
+#define BURST 8u
+#define RACED 50u /* descriptors taken with words of each kind, at least */
 
 struct rig {
     struct e2e_host h;
@@ -212,7 +211,8 @@ static void region_shrinks(void)
 
 /* ---- words that change after they were published ---- */
 
-/* Switches one descriptor of each burst between one that is right and two that reach far beyond the arena. */
+/* Switches one descriptor of each burst between one that is right and two that are not: one reaches far beyond the
+ * arena, one has an odd length, which only the validator refuses, and would write beyond its piece. */
 static void *flip(void *arg)
 {
     struct rig *r = arg;
@@ -221,7 +221,7 @@ static void *flip(void *arg)
         struct vgpu_desc *d = slot_at(r, __atomic_load_n(&r->flipped, __ATOMIC_RELAXED));
         for (unsigned i = 0; i < 8; i++) {
             vgpu_store_relaxed(&d->n, PIECE);
-            vgpu_store_relaxed(&d->n, PIECE + 65536);
+            vgpu_store_relaxed(&d->n, PIECE + 62);
             vgpu_store_relaxed(&d->n, PIECE);
             vgpu_store_relaxed(&d->n, UINT64_MAX - 3);
         }
@@ -232,7 +232,7 @@ static void *flip(void *arg)
 
 static void double_fetch(void)
 {
-    const uint64_t total = e2e_scaled(FLIPS);
+    const uint64_t total = e2e_scaled(e2e_number("VGPU_E2E_FLIPS", 3000));
     struct rig r;
     pthread_t thread;
     uint64_t good = 0, refused = 0;
@@ -254,10 +254,10 @@ static void double_fetch(void)
         raw_ring(&r.g);
         for (unsigned i = 0; i < BURST; i++) {
             uint16_t status = take(&r);
-            e2e_check(status == VGPU_OK || status == VGPU_E_RANGE, "status %u: what ran is not what was judged",
-                      status);
+            e2e_check(status == VGPU_OK || status == VGPU_E_RANGE || status == VGPU_E_ALIGN,
+                      "status %u: what ran is not what was judged", status);
             good += status == VGPU_OK;
-            refused += status == VGPU_E_RANGE;
+            refused += status != VGPU_OK;
         }
         vgpu_store_release(credit(&r), r.cpos);
     }

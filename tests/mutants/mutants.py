@@ -28,7 +28,7 @@ OPTIONS = {'plain': ['-Dcuda=disabled'], 'tsan': ['-Dcuda=disabled', '-Db_saniti
 LIMIT_S = 100      # of a test; one that takes longer has been made to hang
 ATTEMPTS = 3       # of tests that look for a race: one failure is enough
 # Windows of some 100 ns are looked for longer than in the default run.
-ENVIRONMENT = {'VGPU_TEST_SLICE_S': '20', 'TSAN_OPTIONS': 'halt_on_error=1:exitcode=99', 'VGPU_E2E_WAKE_UPS': '30000',
+ENVIRONMENT = {'VGPU_TEST_SLICE_S': '20', 'TSAN_OPTIONS': 'halt_on_error=1:exitcode=99', 'VGPU_E2E_FLIPS': '40000',
                'VGPU_STRESS_SCALE': '10'}
 
 

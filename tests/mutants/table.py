@@ -57,9 +57,12 @@ MUTANTS = [
      'handle > ms->max_handles || !ms->handles[handle].bytes)\n        return -EBADF;\n    uint64_t off',
      'handle > ms->max_handles)\n        return -EBADF;\n    uint64_t off', 'rings-memspace', [], 'plain'),
     # ---- the poll core ----
-    ('poll-double-fetch', 'the descriptor is judged in the guest\'s memory and read again', 'core/poller.c',
-     'accept_one(vm, (const struct vgpu_desc *)&burst[i], stamp, &work[i]);',
-     'accept_one(vm, (const struct vgpu_desc *)&vm->sq.slots[(vm->sq.pos - n + i) & vm->sq.mask], stamp, &work[i]);',
+    ('poll-double-fetch', 'a length is read again from the guest\'s memory after it was judged', 'core/poller.c',
+     '    int sent = 0;\n    if (order->head == order->tail',
+     '    for (uint32_t i = 0; i < n; i++)\n'
+     '        if (!vgpu_work_status(&work[i]))\n'
+     '            work[i].n = ((volatile struct vgpu_desc *)&vm->sq.slots[(vm->sq.pos - n + i) & vm->sq.mask])->n;\n'
+     '    int sent = 0;\n    if (order->head == order->tail',
      'rules', ['double_fetch'], 'plain'),
     ('poll-credit-unchecked', 'the guest\'s completion credit is believed', 'core/poller.c',
      'if (vgpu_unlikely(head - vm->cq_head_seen > vm->accepted - vm->cq_head_seen)) {', 'if (0) {',
@@ -72,7 +75,7 @@ MUTANTS = [
     ('poll-no-last-look', 'the poll core sleeps without a second look', 'core/poller.c',
      'if (!table->vms[i]->broken && vgpu_cons_ready(&table->vms[i]->sq)) {',
      'if (!table->vms[i]->broken && vgpu_cons_ready(&table->vms[i]->sq) && table->vm_count > 1000) {',
-     'idle', ['wake_up'], 'plain'),
+     'stress-last-look', [], 'plain'),
     ('poll-inflight-shifted', 'what is in flight is recorded under the wrong position', 'core/poller.c',
      'in->sq_pos_plus_1 = sq_pos + 1;', 'in->sq_pos_plus_1 = sq_pos;', 'exec_kill', ['killed'], 'plain'),
     # ---- the executor ----
