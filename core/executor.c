@@ -310,6 +310,7 @@ static void executor_start(struct vgpud *d, struct vgpu_executor *e)
     struct vgpu_err err = {0};
 
     e->generation++;
+    e->fault[0] = 0; /* what it died of the last time stays in last_fault */
     e->started_ns = vgpu_now_ns();
     int rc = exchange_open(d, e, &err);
     if (rc == 0)

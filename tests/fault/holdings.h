@@ -27,7 +27,8 @@ void holdings_check(pid_t pid, const char *what, const struct holdings *before, 
 
 /* What outlives processes when somebody forgets it. */
 struct machine_holdings {
-    long hugepages_free, shm_files; /* -1: no hugepages here */
+    long hugepages_free; /* -1: no hugepages here */
+    long shm_files;      /* in /dev/shm, named after us or DPDK */
 };
 struct machine_holdings holdings_of_machine(void);
 void holdings_check_machine(const struct machine_holdings *before);
