@@ -78,7 +78,15 @@ MUTANTS = [
      'stress-last-look', [], 'plain'),
     ('poll-inflight-shifted', 'what is in flight is recorded under the wrong position', 'core/poller.c',
      'in->sq_pos_plus_1 = sq_pos + 1;', 'in->sq_pos_plus_1 = sq_pos;', 'exec_kill', ['killed'], 'plain'),
+    ('move-send-ahead', 'a VM\'s items are sent on while its executor moves its backlog', 'core/poller.c',
+     'if (order->head == order->tail && !vm->moving)', 'if (order->head == order->tail)', 'stress-live', [], 'plain'),
+    ('move-no-answer', 'a poll core does not wait for the answer to a move', 'core/poller.c',
+     'if (!vm->moving || vgpu_load_acquire(&vm->x->moved) != vm->move)', 'if (!vm->moving)', 'stress-live', [], 'plain'),
     # ---- the executor ----
+    ('move-ring-first', 'what a move brought along is started after what is in the ring', 'pmd-gpu/exec.c',
+     'if (vgpu_unlikely(any_moved) && moved->head != VGPU_MOVED_NONE)',
+     'if (vgpu_unlikely(any_moved) && moved->head != VGPU_MOVED_NONE &&\n                '
+     '!(item = next_work(feeds, e->n_feeds, &from, &held)))', 'stress-live', [], 'plain'),
     ('exec-no-journal', 'completions are published without a journal record', 'pmd-gpu/exec.c',
      '    vgpu_store_release(&journal->seq, pos + 1); /* J1', '    vgpu_store_relaxed(&journal->seq, 0); /* J1',
      'exec_kill', ['killed'], 'plain'),
