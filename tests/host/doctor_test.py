@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """vgpu-ctl doctor beside a real vgpud: well, stopped executor, stuck ring, no daemon; and a bundle with nothing secret.
 
-doctor_test.py VGPUD VGPU-EXEC VGPU-CTL GUEST
+doctor_test.py VGPUD VGPU-EXEC VGPU-CTL GUEST SOURCE-ROOT
 """
 import io
 import json
@@ -17,7 +17,13 @@ import tarfile
 import tempfile
 import time
 
-VGPUD, EXEC, CTL, GUEST = sys.argv[1:5]
+VGPUD, EXEC, CTL, GUEST, SOURCE = sys.argv[1:6]
+sys.path.insert(0, os.path.join(SOURCE, 'tests', 'ctl'))
+sys.dont_write_bytecode = True
+import schema  # noqa: E402  (lies beside the tests of vgpu-ctl)
+
+with open(os.path.join(SOURCE, 'docs', 'schema', 'doctor.json'), encoding='utf-8') as spec:
+    SCHEMA = json.load(spec)
 UUID = '6f1c1e52-0000-4a4b-8c8d-123456789abc'
 CONFIG = '''paths:
   run_dir: {0}/run
@@ -60,6 +66,8 @@ class Daemon:
         code, out, errors = self.ctl('doctor', '--json', f'--config={self.config}', *args)
         assert not errors, errors
         report = json.loads(out)
+        faults = list(schema.faults(SCHEMA, report, SCHEMA))
+        assert not faults, faults
         worst = {'none': 0, 'low': 0, 'medium': 4, 'high': 5, 'critical': 6}
         assert code == worst[report['worst']], (code, report['worst'])
         return report['findings']
