@@ -291,6 +291,12 @@ int vgpud_vm_check(void *ctx, const struct vgpu_vm_record *old, const struct vgp
     if (now->in_flight > d->config.in_flight)
         return vgpu_err_set(err, EINVAL, "in_flight: %u is more than limits.in_flight; expected 1 to %u", now->in_flight,
                             d->config.in_flight);
+    /* What devices reach is decided at attach: a live change would leave them with memory that is not theirs any more. */
+    if (a && old && d->iommu && (old->iommu_domain != now->iommu_domain || old->isolation != now->isolation))
+        return vgpu_err_set(err, EBUSY,
+                            "VM %u is attached, and what devices reach of its memory is decided when it attaches; vgpu-ctl "
+                            "drain-vm --vm-id=%u first",
+                            rec->vm_id, rec->vm_id);
     if (!a || now->admin_state != VGPU_VM_ACTIVE)
         return 0;
     int pool = pool_wanted(d, now->pool, err);

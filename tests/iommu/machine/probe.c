@@ -273,6 +273,10 @@ static void under_load(struct edu *e, struct edu *reader, uint64_t forbidden)
            "read-only "
            "memory blocked %u",
            ROUNDS, trips, writes, reads, read_only);
+    printf("\n@vmlab INFO refused | %u transfers of devices that may not, while guests computed: every one blocked, "
+           "and %u that "
+           "may went through\n",
+           writes + reads + read_only, trips);
 }
 
 /* All that guests computed meanwhile was right. */
@@ -385,6 +389,8 @@ static void probe_bare(struct edu *e)
     result(leaked, "control-read", "without an IOMMU VM 2's memory %s (so the check can fail)",
            leaked ? "was read" : "NOT READ");
     memset(vms[1].memory + PAGE, PROBE_PATTERN(1), PAGE);
+    printf("\n@vmlab INFO control | without an IOMMU the same transfers %s VM 2's memory\n",
+           !unchanged && leaked ? "change and read" : "DO NOT REACH");
     guests_end(1, 2);
 }
 
