@@ -24,8 +24,8 @@ static void role_add(struct vgpu_topology *t, int64_t cpu, enum vgpu_topology_ki
     vgpu_host_print_safe(r->name, sizeof(r->name), name);
 }
 
-/* Of `status`: each poll core and each executor that is pinned. */
-static void roles_from_status(struct vgpu_topology *t, const json_t *status)
+/* Of `stats`: each poll core and each executor that is pinned. */
+static void roles_from_stats(struct vgpu_topology *t, const json_t *status)
 {
     static const char *const lists[] = {"poll_cores", "executors"};
     uint32_t unpinned = 0;
@@ -90,8 +90,8 @@ static int roles_find(const struct vgpu_ctl_local *local, struct vgpu_topology *
         return 0;
     }
     json_t *args = json_object();
-    if (args && vgpu_ctl_call(local->line->socket, "status", args, &status, &refused, &why) == 0)
-        roles_from_status(t, status);
+    if (args && vgpu_ctl_call(local->line->socket, "stats", args, &status, &refused, &why) == 0)
+        roles_from_stats(t, status);
     else
         snprintf(t->roles_from, sizeof(t->roles_from),
                  "no roles: vgpud does not answer (--poll-cpus and --executor-cpus give some)");
