@@ -190,12 +190,12 @@ static void show(uint64_t verified, unsigned span_ms)
     e2e_check(shared->broken > 0 && shared->attachments > 10,
               "%llu attachments of %llu were told that they broke a rule", (unsigned long long)shared->broken,
               (unsigned long long)shared->attachments);
-    e2e_shows(
-        "%llu hostile steps (%llu descriptors, %llu attachments, %llu told that they broke a rule, %llu killed -9, "
-        "seed %llu); %llu results of %u neighbours verified meanwhile",
-        (unsigned long long)steps, (unsigned long long)shared->descriptors, (unsigned long long)shared->attachments,
-        (unsigned long long)shared->broken, (unsigned long long)shared->kills, (unsigned long long)seed,
-        (unsigned long long)verified, NEIGHBOURS);
+    e2e_shows("%llu words of shared memory rewritten at random moments, %llu descriptors, %llu steps of other kinds "
+              "(%llu attachments, %llu told that they broke a rule, %llu killed -9, "
+              "seed %llu); %llu results of %u neighbours verified meanwhile",
+              (unsigned long long)shared->flips, (unsigned long long)shared->descriptors, (unsigned long long)steps,
+              (unsigned long long)shared->attachments, (unsigned long long)shared->broken,
+              (unsigned long long)shared->kills, (unsigned long long)seed, (unsigned long long)verified, NEIGHBOURS);
 }
 
 static void attack(const struct e2e_options *o, unsigned span_ms)

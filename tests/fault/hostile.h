@@ -44,7 +44,7 @@ enum hostile_step {
 /* Between the processes of a run. Counters are added to atomically. */
 struct hostile_shared {
     uint64_t steps[HOSTILE_STEP_COUNT];
-    uint64_t attachments, broken, descriptors, kills; /* broken: those that the host had told so before they left */
+    uint64_t attachments, broken, descriptors, kills, flips; /* broken: those that the host had told so before they left */
     bool go, stop;
 };
 

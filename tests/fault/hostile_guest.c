@@ -100,6 +100,7 @@ static void *flip(void *arg)
     while (!__atomic_load_n(&x->flipper_stop, __ATOMIC_RELAXED)) {
         for (int i = 0; i < 200; i++)
             flip_word(x, &x->flipper_rng);
+        __atomic_fetch_add(&x->shared->flips, 200, __ATOMIC_RELAXED);
         sched_yield();
     }
     return NULL;
