@@ -15,7 +15,8 @@ import tempfile
 import testlog
 from mesontest import Build
 
-OPTIONS = ['-Db_coverage=true', '-Doptimization=1', '-Ddebug=true', '-Dbench=disabled', '-Dc_args=-fprofile-update=atomic']
+OPTIONS = ['-Db_coverage=true', '-Dcuda=disabled', '-Doptimization=1', '-Ddebug=true', '-Dbench=disabled',
+           '-Dc_args=-fprofile-update=atomic']
 SUITES = ['unit', 'conformance', 'stress', 'e2e', 'ordering', 'fuzz', 'hostile', 'kill']
 ROOMS = ['core', 'rings', 'control', 'store', 'local-transport', 'xen-transport', 'pmd-gpu', 'guest-lib', 'host', 'ctl']
 GOAL_ROOMS = {'core', 'rings', 'control', 'store', 'local-transport', 'xen-transport'}
