@@ -134,6 +134,15 @@ void e2e_register(const struct e2e_host *h, unsigned first, unsigned last, const
 int e2e_ctl(const struct e2e_host *h, json_t **out, char *error, size_t error_bytes, const char *const *args);
 /* One request over the control socket; its result, a new reference. NULL with the message in error when it is refused. */
 json_t *e2e_ask(const struct e2e_host *h, const char *command, json_t *args, char *error, size_t error_bytes);
+/* Changes a VM's "priority" or "pool" (text) or one of its limits (number); fails the test when refused. */
+void e2e_set(const struct e2e_host *h, unsigned vm_id, const char *what, const char *text, int number);
+/* The same; false with the message in error when it is refused. */
+bool e2e_try(const struct e2e_host *h, unsigned vm_id, const char *what, const char *text, int number, char *error,
+             size_t error_bytes);
+/* drain-vm, quarantine-vm (with a reason, which may be NULL), clear-quarantine; fails the test when refused. */
+void e2e_admin(const struct e2e_host *h, unsigned vm_id, const char *command, const char *reason, bool undo);
+/* This VM may not attach; the sentence says `why`. */
+void e2e_refused(const struct e2e_host *h, unsigned vm_id, const char *why, char *error, size_t error_bytes);
 json_t *e2e_stats(const struct e2e_host *h);
 /* A number of the VM's statistics. */
 uint64_t e2e_vm_stat(const struct e2e_host *h, unsigned vm_id, const char *key);
@@ -172,6 +181,7 @@ struct e2e_flow {
     const bool *stop;      /* may be NULL */
     uint64_t rng;
     unsigned burst_max;    /* 0: 64 */
+    bool many_executors;   /* it may be moved from one to another: exec_seq says nothing then */
     bool check_order;      /* completions come in the order of submission, exec_seq grows */
     bool until_gone;       /* end, once all is accounted for, when the host has gone */
     /* counted */

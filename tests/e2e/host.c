@@ -318,11 +318,55 @@ json_t *e2e_ask(const struct e2e_host *h, const char *command, json_t *args, cha
     e2e_check(answer, "%s: no answer: %s", command, why.text);
     fclose(answers);
     json_t *result = json_incref(json_object_get(answer, "result"));
+    const char *message = json_string_value(json_object_get(json_object_get(answer, "error"), "message"));
+    if (message && !strncmp(message, "unknown command", 15))
+        e2e_skip("the control server has no %s", command);
     if (!result && error)
-        snprintf(error, error_bytes, "%s",
-                 json_string_value(json_object_get(json_object_get(answer, "error"), "message")));
+        snprintf(error, error_bytes, "%s", message ? message : "no message");
     json_decref(answer);
     return result;
+}
+
+bool e2e_try(const struct e2e_host *h, unsigned vm_id, const char *what, const char *text, int number, char *error,
+             size_t error_bytes)
+{
+    const char *command = !strcmp(what, "priority") ? "set-priority" : !strcmp(what, "pool") ? "set-pool" : "set-limit";
+    json_t *args = json_pack("{s:[i], s:o}", "vm_ids", (int)vm_id, what, text ? json_string(text) : json_integer(number));
+
+    json_t *result = e2e_ask(h, command, args, error, error_bytes);
+    json_decref(result);
+    return result;
+}
+
+void e2e_set(const struct e2e_host *h, unsigned vm_id, const char *what, const char *text, int number)
+{
+    char error[512] = "";
+
+    bool done = e2e_try(h, vm_id, what, text, number, error, sizeof(error));
+    e2e_check(done, "VM %u, %s: %s", vm_id, what, error);
+}
+
+void e2e_admin(const struct e2e_host *h, unsigned vm_id, const char *command, const char *reason, bool undo)
+{
+    char error[512] = "";
+    json_t *args = json_pack("{s:[i], s:s*}", "vm_ids", (int)vm_id, "reason", reason);
+
+    if (undo)
+        json_object_set_new(args, "undo", json_true());
+    json_t *result = e2e_ask(h, command, args, error, sizeof(error));
+    e2e_check(result, "%s of VM %u: %s", command, vm_id, error);
+    json_decref(result);
+}
+
+void e2e_refused(const struct e2e_host *h, unsigned vm_id, const char *why, char *error, size_t error_bytes)
+{
+    struct e2e_paths paths;
+    struct vgpu_options o = e2e_guest_options(h, vm_id, &paths);
+    struct vgpu *v = NULL;
+
+    int rc = vgpu_open(&o, &v, error, error_bytes);
+    e2e_check(rc != 0, "VM %u may attach", vm_id);
+    e2e_check(strstr(error, why), "VM %u: expected \"%s\" in: %s", vm_id, why, error);
 }
 
 void e2e_register(const struct e2e_host *h, unsigned first, unsigned last, const char *pool, const char *priority,

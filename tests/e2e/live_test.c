@@ -1,0 +1,209 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * VMs that change while they work: priority, pool (of the same executor and of another), in-flight limit. Each descriptor
+ * is completed once, in order, with the right result. The changes come as fast as the daemon answers.
+ */
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+
+#include "harness.h"
+
+#define VMS 4u
+
+struct guest {
+    const struct e2e_host *h;
+    unsigned vm_id;
+    bool many_executors, may_be_lost;
+    enum e2e_work work;
+    const bool *stop;
+    uint64_t rng, submitted, lost;
+};
+
+static void *run(void *arg)
+{
+    struct guest *g = arg;
+    struct e2e_flow f = {.v = e2e_open(g->h, g->vm_id, NULL),
+                         .work = g->work,
+                         .total = UINT64_MAX,
+                         .stop = g->stop,
+                         .rng = g->rng,
+                         .burst_max = 64,
+                         .check_order = true,
+                         .many_executors = g->many_executors};
+
+    e2e_flow_run(&f);
+    e2e_check(f.lost_locally == 0, "VM %u: %llu lost with their attachment", g->vm_id, (unsigned long long)f.lost_locally);
+    g->lost = f.status[VGPU_E_LOST];
+    e2e_check(g->may_be_lost || g->lost == 0, "VM %u: %llu lost", g->vm_id, (unsigned long long)g->lost);
+    e2e_check(f.status[VGPU_OK] + g->lost == f.completed, "VM %u: not all were done", g->vm_id);
+    g->submitted = f.submitted;
+    e2e_flow_free(&f);
+    vgpu_close(f.v);
+    return NULL;
+}
+
+struct load {
+    struct guest g[VMS];
+    pthread_t threads[VMS];
+    bool stop;
+};
+
+static void load_start(struct load *l, const struct e2e_host *h, const struct guest *like)
+{
+    for (unsigned i = 0; i < VMS; i++) {
+        l->g[i] = *like;
+        l->g[i].h = h;
+        l->g[i].vm_id = i + 1;
+        l->g[i].stop = &l->stop;
+        l->g[i].rng = e2e_random();
+        e2e_thread(run, &l->g[i], &l->threads[i]);
+    }
+    for (unsigned i = 0; i < VMS; i++)
+        e2e_eventually(e2e_vm_stat(h, i + 1, "completed") > 100, "VM %u does not work", i + 1);
+}
+
+/* Returns how many descriptors there were. */
+static uint64_t load_stop(struct load *l, const struct e2e_host *h)
+{
+    uint64_t sum = 0;
+
+    __atomic_store_n(&l->stop, true, __ATOMIC_RELAXED);
+    for (unsigned i = 0; i < VMS; i++)
+        pthread_join(l->threads[i], NULL);
+    for (unsigned i = 0; i < VMS; i++) {
+        sum += l->g[i].submitted;
+        e2e_check(e2e_vm_stat(h, i + 1, "accepted") == l->g[i].submitted &&
+                      e2e_vm_stat(h, i + 1, "completed") == l->g[i].submitted,
+                  "the host's books of VM %u differ from %llu", i + 1, (unsigned long long)l->g[i].submitted);
+    }
+    return sum;
+}
+
+/* How often executors were asked to move a VM's backlog. */
+static uint64_t moves(const struct e2e_host *h)
+{
+    json_t *s = e2e_stats(h), *one;
+    uint64_t n = 0;
+    size_t i;
+
+    json_array_foreach(json_object_get(s, "poll_cores"), i, one)
+        n += (uint64_t)json_integer_value(json_object_get(one, "moves"));
+    json_decref(s);
+    return n;
+}
+
+static const char *const priorities[] = {"high", "medium", "low"};
+
+static void priorities_under_load(unsigned poll_cores, bool in_process, uint64_t changes)
+{
+    struct e2e_host h;
+    struct load l = {0};
+
+    changes = e2e_scaled(changes);
+    e2e_host_start(&h, &(struct e2e_options){.pools = in_process ? 1 : 2,
+                                             .one_executor = true,
+                                             .in_process = in_process,
+                                             .poll_cores = poll_cores,
+                                             .debug = true,
+                                             .window = 64,
+                                             .backend = "fault:null",
+                                             .backend_options = "stall_every=3000,stall_us=300"});
+    e2e_register(&h, 1, VMS, "A", "medium", NULL);
+    load_start(&l, &h, &(struct guest){.work = E2E_NOPS});
+    for (uint64_t i = 0; i < changes; i++) {
+        unsigned vm = 1 + (unsigned)(e2e_random() % VMS);
+        uint64_t what = e2e_random() % 8;
+        if (what == 0)
+            e2e_set(&h, vm, "in_flight", NULL, 1 + (int)(e2e_random() % 1024));
+        else if (what == 1 && !in_process)
+            e2e_set(&h, vm, "pool", e2e_random() % 2 ? "A" : "B", 0);
+        else
+            e2e_set(&h, vm, "priority", priorities[e2e_random() % 3], 0);
+        if (e2e_random() % 2) /* else the next one meets a move on its way */
+            e2e_sleep_ms(1);
+    }
+    uint64_t moved = moves(&h);
+    uint64_t sum = load_stop(&l, &h);
+    e2e_check(moved >= changes / 4, "%llu moves for %llu changes: nothing was shown", (unsigned long long)moved,
+              (unsigned long long)changes);
+    e2e_check(sum > changes * 10, "only %llu descriptors: no load", (unsigned long long)sum);
+    e2e_shows("%llu changes of priority, pool and limit under load%s: %llu descriptors of %u VMs once each and in order, "
+              "%llu moves of a backlog",
+              (unsigned long long)changes, in_process ? ", executor in process" : "", (unsigned long long)sum,
+              VMS, (unsigned long long)moved);
+    e2e_host_stop(&h);
+}
+
+static void a_thousand_changes(void)
+{
+    priorities_under_load(1, false, 1000);
+}
+static void changes_with_three_poll_cores(void)
+{
+    priorities_under_load(3, false, 300);
+}
+static void changes_in_process(void)
+{
+    priorities_under_load(1, true, 300);
+}
+
+static void between_executors(enum e2e_work work, uint64_t changes, bool kill_some)
+{
+    struct e2e_host h;
+    struct load l = {0};
+    uint64_t lost = 0, kills = 0;
+
+    changes = e2e_scaled(changes);
+    e2e_host_start(&h, &(struct e2e_options){.pools = 2, .debug = true, .poll_cores = 2, .window = 64});
+    e2e_register(&h, 1, VMS, "A", "medium", NULL);
+    load_start(&l, &h, &(struct guest){.work = work, .many_executors = true, .may_be_lost = kill_some});
+    for (uint64_t i = 0; i < changes; i++) {
+        unsigned vm = 1 + (unsigned)(e2e_random() % VMS);
+        e2e_set(&h, vm, "pool", e2e_random() % 2 ? "A" : "B", 0);
+        if (e2e_random() % 4 == 0)
+            e2e_set(&h, vm, "priority", priorities[e2e_random() % 3], 0);
+        e2e_sleep_ms((unsigned)(e2e_random() % 8));
+        pid_t pid = kill_some && i % 20 == 19 ? e2e_executor_pid(&h, i % 40 == 19 ? "A" : "B") : 0;
+        kills += pid > 0 && kill(pid, SIGKILL) == 0;
+    }
+    for (unsigned i = 0; i < VMS; i++)
+        e2e_set(&h, i + 1, "pool", i % 2 ? "A" : "B", 0);
+    uint64_t accepted[VMS];
+    for (unsigned i = 0; i < VMS; i++)
+        accepted[i] = e2e_vm_stat(&h, i + 1, "accepted");
+    for (unsigned i = 0; i < VMS; i++) /* they go on */
+        e2e_eventually(e2e_vm_stat(&h, i + 1, "completed") > accepted[i] + 100, "VM %u stands still", i + 1);
+    uint64_t sum = load_stop(&l, &h);
+    for (unsigned i = 0; i < VMS; i++)
+        lost += l.g[i].lost;
+    e2e_check(!kill_some || kills > 0, "no executor was killed");
+    e2e_shows("%llu moves between pools on two executors under load%s: %llu descriptors of %u VMs once each and in order, "
+              "%llu executors killed, %llu lost by that",
+              (unsigned long long)(changes + VMS), work == E2E_VERIFIED ? ", results looked at" : "",
+              (unsigned long long)sum, VMS, (unsigned long long)kills, (unsigned long long)lost);
+    e2e_host_stop(&h);
+}
+
+static void to_another_executor(void)
+{
+    between_executors(E2E_NOPS, 200, false);
+}
+static void to_another_executor_verified(void)
+{
+    between_executors(E2E_VERIFIED, 100, false);
+}
+static void to_another_executor_while_they_die(void)
+{
+    between_executors(E2E_VERIFIED, 100, true);
+}
+
+static const struct e2e_test tests[] = {
+    {"a_thousand_changes", a_thousand_changes, 240},
+    {"changes_with_three_poll_cores", changes_with_three_poll_cores, 240},
+    {"changes_in_process", changes_in_process, 240},
+    {"to_another_executor", to_another_executor, 240},
+    {"to_another_executor_verified", to_another_executor_verified, 240},
+    {"to_another_executor_while_they_die", to_another_executor_while_they_die, 240},
+};
+E2E_MAIN(tests)
