@@ -30,7 +30,7 @@ DEFAULT = {
     'fuzz': 'validator, headers, handshake, configuration, control requests from any bytes, against models',
     'hostile': 'guests that keep no rule, beside neighbours that verify every result',
     'instructions': 'what a descriptor costs in instructions, against a baseline',
-    'kill': 'kill -9 of daemon, executors and guests under load: each descriptor completed once, nothing left behind',
+    'kill': 'kill -9 of daemon, executors, guests and a writer of the store: each completed once, nothing lost or left behind',
     'xen': 'a real Xen in QEMU: dom0 with the daemon, guests in domUs',
     'asan': 'unit, conformance, fuzz, e2e, hostile and kill under AddressSanitizer, LeakSanitizer and UBSan',
     'tsan': 'stress and conformance under ThreadSanitizer',
