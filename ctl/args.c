@@ -64,6 +64,8 @@ static int option_split(const char *arg, struct piece *p, struct vgpu_err *err)
         return vgpu_err_set(err, EINVAL, "unknown option %s", vgpu_ctl_shown(arg));
     memcpy(p->name, arg + 2, n);
     p->name[n] = 0;
+    for (char *c = p->name; (c = strchr(c, '_'));) /* limits are called in_flight elsewhere: both work */
+        *c = '-';
     p->value = equals ? equals + 1 : NULL;
     return 0;
 }
@@ -189,6 +191,14 @@ static int take_option(int argc, char **argv, int at, struct vgpu_ctl_line *line
     return rc;
 }
 
+static bool optional_given(const struct vgpu_ctl_line *line)
+{
+    for (const struct vgpu_ctl_option *o = line->command->options; o->name; o++)
+        if (!o->required && json_object_get(line->args, o->argument))
+            return true;
+    return false;
+}
+
 /* Is all there that the command needs? */
 static int check_complete(const struct vgpu_ctl_line *line, struct vgpu_err *err)
 {
@@ -199,6 +209,8 @@ static int check_complete(const struct vgpu_ctl_line *line, struct vgpu_err *err
         if (o->required && !json_object_get(line->args, o->argument))
             return vgpu_err_set(err, EINVAL, "%s: --%s=%s is missing; for example: %s", line->command->name, o->name,
                                 vgpu_ctl_placeholder(o), line->command->example);
+    if (c->change && !optional_given(line))
+        return vgpu_err_set(err, EINVAL, "%s: nothing to change was given; for example: %s", c->name, c->example);
     if (c->words && !line->word)
         return vgpu_err_set(err, EINVAL, "%s: %s is missing; for example: %s", c->name, c->words, c->example);
     if (c->words && !vgpu_ctl_choice(c->words, line->word, &best))

@@ -39,6 +39,7 @@ enum vgpu_ctl_option_type {
     VGPU_CTL_USER,  /* uid or user name */
     VGPU_CTL_TEXT,  /* printable text of at most `max` bytes */
     VGPU_CTL_PATH,  /* name of a file */
+    VGPU_CTL_UUID,  /* 36 characters, in either case */
     VGPU_CTL_FLAG,  /* takes no value: true */
 };
 struct vgpu_ctl_option {
@@ -61,6 +62,7 @@ struct vgpu_ctl_command {
     /* NULL: one request to the daemon, and its result printed. Else see local.h. */
     int (*run)(struct vgpu_ctl_local *local, int argc, char **argv);
     const char *words; /* the one word that it needs besides options, "bash|zsh|fish"; NULL: none */
+    bool change;       /* at least one of the options that are not required must be there */
 };
 extern const struct vgpu_ctl_command vgpu_ctl_commands[];
 extern const uint32_t vgpu_ctl_command_count;
@@ -80,6 +82,8 @@ int vgpu_ctl_parse(int argc, char **argv, struct vgpu_ctl_line *out, struct vgpu
 void vgpu_ctl_line_free(struct vgpu_ctl_line *line);
 /* command NULL: the overview. */
 void vgpu_ctl_help(FILE *out, const struct vgpu_ctl_command *command);
+/* The table as JSON, {"commands":[{"name","doc","example","words","options":[...]}]}; a new reference. */
+json_t *vgpu_ctl_help_json(const struct vgpu_ctl_command *command);
 /* What stands for an option's value in help and messages; NULL for a flag. */
 const char *vgpu_ctl_placeholder(const struct vgpu_ctl_option *o);
 

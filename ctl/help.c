@@ -44,3 +44,28 @@ void vgpu_ctl_help(FILE *out, const struct vgpu_ctl_command *command)
           "example: vgpu-ctl register-vm --vm-id=1 --pool=A --priority=high\n",
           out);
 }
+
+json_t *vgpu_ctl_help_json(const struct vgpu_ctl_command *command)
+{
+    static const char *const types[] = {
+        [VGPU_CTL_IDS] = "ids",     [VGPU_CTL_ID] = "id",     [VGPU_CTL_NAME] = "name", [VGPU_CTL_WORD] = "word",
+        [VGPU_CTL_COUNT] = "count", [VGPU_CTL_SIZE] = "size", [VGPU_CTL_USER] = "user", [VGPU_CTL_TEXT] = "text",
+        [VGPU_CTL_PATH] = "path",   [VGPU_CTL_UUID] = "uuid", [VGPU_CTL_FLAG] = "flag",
+    };
+    json_t *commands = json_array();
+
+    for (uint32_t i = 0; i < vgpu_ctl_command_count; i++) {
+        const struct vgpu_ctl_command *c = &vgpu_ctl_commands[i];
+        if (command && c != command)
+            continue;
+        json_t *options = json_array();
+        for (const struct vgpu_ctl_option *o = c->options; o->name; o++)
+            json_array_append_new(options, json_pack("{s:s,s:s,s:b,s:I,s:I,s:s?,s:s}", "name", o->name, "type",
+                                                     types[o->type], "required", o->required, "min", (json_int_t)o->min,
+                                                     "max", (json_int_t)o->max, "choices", o->choices, "doc", o->doc));
+        json_array_append_new(commands,
+                              json_pack("{s:s,s:s,s:s,s:s?,s:b,s:o}", "name", c->name, "doc", c->doc, "example",
+                                        c->example, "words", c->words, "change", c->change, "options", options));
+    }
+    return json_pack("{s:o}", "commands", commands);
+}

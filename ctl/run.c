@@ -39,6 +39,15 @@ void vgpu_ctl_emit(struct vgpu_ctl_local *local, const json_t *result)
     fputc('\n', local->out);
 }
 
+/* Takes the reference. */
+static void print_json(FILE *out, json_t *json)
+{
+    struct vgpu_ctl_local local = {.out = out};
+
+    vgpu_ctl_emit(&local, json);
+    json_decref(json);
+}
+
 /* One request, and its result printed. */
 static int ask(struct vgpu_ctl_local *local)
 {
@@ -76,8 +85,12 @@ int vgpu_ctl_run(int argc, char **argv, FILE *out, FILE *errors)
 
     if (vgpu_ctl_parse(argc, argv, &line, &err))
         code = complain(errors, &err, false, VGPU_CTL_USAGE);
+    else if (line.action == VGPU_CTL_DO_HELP && line.json)
+        print_json(out, vgpu_ctl_help_json(line.command));
     else if (line.action == VGPU_CTL_DO_HELP)
         vgpu_ctl_help(out, line.command);
+    else if (line.action == VGPU_CTL_DO_VERSION && line.json)
+        print_json(out, json_pack("{s:s}", "version", VGPU_VERSION));
     else if (line.action == VGPU_CTL_DO_VERSION)
         fprintf(out, "vgpu-ctl %s\n", VGPU_VERSION);
     else

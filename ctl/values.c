@@ -2,6 +2,7 @@
 /* Values of options: from the text on the command line to the JSON of the request. */
 #include "ctl/args_int.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <limits.h>
@@ -22,7 +23,7 @@ const char *vgpu_ctl_placeholder(const struct vgpu_ctl_option *o)
         [VGPU_CTL_NAME] = "NAME",         [VGPU_CTL_COUNT] = "N",
         [VGPU_CTL_SIZE] = "BYTES[K|M|G]", [VGPU_CTL_USER] = "N|NAME",
         [VGPU_CTL_TEXT] = "TEXT",         [VGPU_CTL_PATH] = "FILE",
-        [VGPU_CTL_FLAG] = NULL,
+        [VGPU_CTL_UUID] = "UUID",         [VGPU_CTL_FLAG] = NULL,
     };
     return o->type == VGPU_CTL_WORD ? o->choices : placeholders[o->type];
 }
@@ -191,6 +192,27 @@ static int parse_name(const struct vgpu_ctl_option *o, const char *text, json_t 
     return 0;
 }
 
+/* Kept in lower case: xenstore, libvirt and people write both. */
+static int parse_uuid(const struct vgpu_ctl_option *o, const char *text, json_t **out, struct vgpu_err *err)
+{
+    static const char form[] = "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx";
+    char uuid[sizeof(form)];
+    size_t i = 0;
+
+    for (; text[i] && i < sizeof(form) - 1; i++) {
+        bool good = form[i] == '-' ? text[i] == '-' : isxdigit((unsigned char)text[i]) != 0;
+        if (!good)
+            break;
+        uuid[i] = (char)tolower((unsigned char)text[i]);
+    }
+    if (text[i] || i != sizeof(form) - 1)
+        return vgpu_err_set(err, EINVAL, "--%s: %s is no UUID; expected hexadecimal digits as in %s", o->name,
+                            vgpu_ctl_shown(text), "01234567-89ab-cdef-0123-456789abcdef");
+    uuid[i] = 0;
+    *out = json_string(uuid);
+    return 0;
+}
+
 static int parse_text(const struct vgpu_ctl_option *o, const char *text, json_t **out, struct vgpu_err *err)
 {
     size_t n = strlen(text);
@@ -233,6 +255,8 @@ int vgpu_ctl_value(const struct vgpu_ctl_option *o, const char *text, json_t **o
         return parse_size(o, text, out, err);
     case VGPU_CTL_USER:
         return parse_user(o, text, out, err);
+    case VGPU_CTL_UUID:
+        return parse_uuid(o, text, out, err);
     case VGPU_CTL_TEXT:
     case VGPU_CTL_PATH:
         return parse_text(o, text, out, err);

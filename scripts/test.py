@@ -26,6 +26,7 @@ DEFAULT = {
     'model': 'SPIN proves the rings and the doorbell, and finds the planted faults',
     'stress': 'rings and queues under load, random delays, start positions near the wrap',
     'e2e': 'real processes: daemon, executors, guests',
+    'ctl': 'vgpu-ctl: each wrong argument of each command, JSON against its schema, completion, terminal',
     'ordering': 'priorities, FIFO and exactly-once, counted over many descriptors',
     'fuzz': 'validator, headers, handshake, configuration, control requests from any bytes, against models',
     'hostile': 'guests that keep no rule, beside neighbours that verify every result',

@@ -21,7 +21,7 @@ def faults(schema, value, root, where='$'):
     if schema is True:
         return
     if schema is False:
-        yield f'{where}: nothing may be here'
+        yield f'{where}: this is not described'
         return
     unknown = set(schema) - KNOWN
     if unknown:

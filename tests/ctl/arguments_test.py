@@ -1,0 +1,165 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Every command of vgpu-ctl with each class of wrong argument, made from its own table of commands (help --json): exit
+status 2, nothing on standard output, one clean line that says what is wrong, and a daemon that saw nothing of it.
+
+arguments_test.py VGPUD VGPU-CTL
+"""
+import concurrent.futures
+import os
+import sys
+
+import rig
+
+GOOD = {'ids': '1-2', 'id': '1', 'name': 'A', 'count': None, 'size': '1M', 'user': '0', 'text': 'words', 'path': 'f',
+        'uuid': '01234567-89ab-cdef-0123-456789abcdef', 'flag': None}
+CONTROL = ['\x01', 'a\x1b[2Jb', 'a\nb', 'a\x7f', '\t']
+
+
+def good_value(option):
+    if option['type'] == 'word':
+        return option['choices'].split('|')[0]
+    if option['type'] == 'count':
+        return str(option['min'])
+    return GOOD[option['type']]
+
+
+def given(option):
+    """This option with a value that is right."""
+    value = good_value(option)
+    return [f'--{option["name"]}'] if value is None else [f'--{option["name"]}={value}']
+
+
+def needed(command, but=None):
+    """All that the command needs, in the right form, except one option."""
+    words = [command['words'].split('|')[0]] if command['words'] else []
+    for option in command['options']:
+        if option['required'] and option is not but:
+            words += given(option)
+    if command['change'] and (but is None or but['required']):
+        words += given(next(o for o in command['options'] if not o['required'] and o is not but))
+    return words
+
+
+def bad_values(option):
+    """(class, value, what the message must say)."""
+    name, kind = option['name'], option['type']
+    if kind in ('id', 'count'):
+        for value in (option['min'] - 1, option['max'] + 1, 10 ** 30):
+            yield 'range', str(value), 'out of range'
+        for value in ('one', '1.5', '0x1', ' 1', '1 ', '+1', '1,2'):
+            yield 'range', value, 'out of range'
+    elif kind == 'ids':
+        for value in ('0', '65536', '1-65536', '1-', '-1', '1,,2', ',', 'all', '1-2-3', '1.5', ' 1'):
+            yield 'range', value, 'no list of VM ids'
+        yield 'range', '7-1', 'runs backwards'
+        yield 'duplicate', '1-5,3', 'names VM 3 twice'
+    elif kind == 'size':
+        for value in (str(option['min'] - 1) if option['min'] else '-1', '1025G', '1m', 'K', '1KK', '1.5M', 'big'):
+            yield 'range', value, 'no size that fits'
+    elif kind == 'word':
+        yield 'range', 'frobnicate', f'is no {name}; expected'
+        first = option['choices'].split('|')[0]
+        yield 'range', first[:-1] + 'x', f'is no {name}; expected'
+        yield 'range', first.upper(), f'is no {name}; expected'
+    elif kind == 'name':
+        for value in ('a/b', 'a b', 'ä', 'a:b', "a'b"):
+            yield 'range', value, 'is not a name'
+        yield 'too long', 'a' * 32, 'is not a name'
+    elif kind == 'user':
+        for value in ('no-such-user-is-here', '-1', str(option['max'] + 1)):
+            yield 'range', value, 'there is no user'
+    elif kind == 'uuid':
+        for value in ('1', '01234567-89ab-cdef-0123-456789abcde', '01234567-89ab-cdef-0123-456789abcdeff',
+                      '0123456789abcdef0123456789abcdef', 'g1234567-89ab-cdef-0123-456789abcdef'):
+            yield 'range', value, 'is no UUID'
+    elif kind == 'text':
+        yield 'too long', 'a' * (option['max'] + 1), 'expected at most'
+    long = 5000 if kind == 'path' else 256
+    yield 'too long', '1' * long, ''
+    for value in CONTROL:
+        yield 'control', value, 'holds a control character'
+    yield 'missing', '', 'has no value'
+
+
+def option_cases(command, option):
+    """(class, arguments, message) for one option of one command."""
+    name = f'--{option["name"]}'
+    rest = needed(command, but=option)
+    head = [command['name']]
+    if option['required']:
+        yield 'missing', head + rest, f'{name}=' if option['type'] != 'flag' else name
+    yield 'duplicate', head + rest + given(option) * 2, f'{name}: given twice'
+    yield 'unknown', head + rest + [name[:-1] + '~'], 'unknown option'
+    if option['type'] == 'flag':
+        yield 'range', head + rest + [name + '=yes'], f'{name}: takes no value'
+        return
+    yield 'missing', head + rest + [name], f'{name}: has no value'
+    yield 'missing', head + rest + [name, '--json'], f'{name}: has no value'
+    for kind, value, message in bad_values(option):
+        yield kind, head + rest + [f'{name}={value}'], f'{name}: ' if not message else message
+
+
+def cases(commands):
+    for command in commands:
+        head = [command['name'], *needed(command)]
+        yield 'unknown', head + ['--no-such-option'], 'unknown option'
+        yield 'unknown', head + ['--no-such-option=1'], 'unknown option'
+        yield 'unknown', head + ['-x'], 'unknown option'
+        yield 'unknown', head + ['--jsno'], 'did you mean --json?'
+        yield 'positional', head + ['extra'], "unexpected argument 'extra'"
+        yield 'positional', head + ['\x1b[2J'], 'unexpected argument'
+        yield 'positional', head + ['--', '--json'], "unexpected argument '--json'"
+        yield 'positional', head + [''], "unexpected argument ''"
+        yield 'duplicate', head + ['--socket=/a', '--socket=/b'], '--socket: given twice'
+        yield 'missing', head + ['--socket'], '--socket: has no value'
+        yield 'missing', head + ['--socket='], '--socket: expected a path'
+        yield 'too long', head + ['--socket=' + 'a' * 108], '--socket: expected a path'
+        yield 'range', head + ['--json=yes'], '--json: takes no value'
+        yield 'unknown', [command['name'] + '~'], f'did you mean {command["name"]}?'
+        if command['words']:
+            yield 'missing', [command['name']], 'is missing'
+            yield 'range', [command['name'], 'frobnicate'], 'unexpected argument'
+        for option in command['options']:
+            yield from option_cases(command, option)
+    yield 'unknown', ['frobnicate'], "unknown command 'frobnicate'"
+    yield 'control', ['\x1b[2J'], 'unknown command'
+    yield 'too long', ['x' * 10000], 'unknown command'
+    yield 'missing', [], 'no command'
+
+
+def main():
+    with rig.Daemon(*sys.argv[1:3]) as daemon:
+        commands = daemon.json('help')['commands']
+        daemon.good('register-vm', '--vm-id=60', '--pool=A')
+        before = daemon.json('list-vms'), daemon.json('list-pools')
+        by_class, faults = {}, []
+
+        def one(case):
+            try:
+                daemon.fails(2, case[2], *case[1])
+            except (AssertionError, ValueError, UnicodeDecodeError) as fault:
+                faults.append(str(fault))
+
+        every = list(cases(commands))
+        for case in every:
+            by_class[case[0]] = by_class.get(case[0], 0) + 1
+        with concurrent.futures.ThreadPoolExecutor(2 * (os.cpu_count() or 1)) as pool:
+            list(pool.map(one, every))
+
+        def each():
+            assert not faults, f'{len(faults)} of {len(every)}:\n' + '\n'.join(faults[:20])
+            assert len(every) > 20 * len(commands), 'the table of commands was not understood'
+
+        def unchanged():
+            assert (daemon.json('list-vms'), daemon.json('list-pools')) == before
+
+        status = rig.run_tests([('every_command_and_each_wrong_argument', each),
+                                ('nothing_of_it_reached_the_daemon', unchanged)])
+        print(f'shows: {len(every)} wrong command lines of {len(commands)} commands refused: ' +
+              ', '.join(f'{n} {kind}' for kind, n in sorted(by_class.items())))
+    return status
+
+
+if __name__ == '__main__':
+    sys.exit(main())
