@@ -76,6 +76,7 @@ struct vgpu {
     /* Health. */
     enum vgpu_link after_losing;
     bool daemon_gone; /* its socket is closed; the executor may still be there */
+    char gone_text[160]; /* its last words */
     bool cq_untrusted;            /* the host broke the protocol: nothing more is read from the ring */
     uint64_t next_check_ns;
     uint64_t next_attach_ns;

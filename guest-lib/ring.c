@@ -8,6 +8,7 @@
 #include <limits.h>
 #include <poll.h>
 #include <sched.h>
+#include <stdio.h>
 #include <string.h>
 #include <time.h>
 
@@ -74,6 +75,8 @@ void vgpu_link_check(struct vgpu *v)
         return;
     }
     if (v->daemon_gone || !v->carrier->ops->alive(v->carrier, &err)) {
+        if (!v->daemon_gone)
+            snprintf(v->gone_text, sizeof(v->gone_text), "%.159s", err.text);
         v->daemon_gone = true;
         /* An executor may outlive the daemon by a moment and still write: what is outstanding is lost only when it is
          * over, or the application could reuse memory under it. */
@@ -81,7 +84,7 @@ void vgpu_link_check(struct vgpu *v)
             return;
         v->daemon_gone = false;
         vgpu_failf(v, ENOTCONN, "the host went away (vgpud stopped, or it ended this attachment)%s%s",
-                   err.text[0] ? "; it said: " : "", err.text);
+                   v->gone_text[0] ? "; it said: " : "", v->gone_text);
         link_lose(v, VGPU_LINK_DOWN);
     }
 }
