@@ -17,7 +17,8 @@ import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # (sample's key, title, unit, how much it may rise over the whole run, and that as a share of its level at the start).
-# The larger of the two counts. Latency is of a busy, shared machine: only a change for good is drift.
+# The larger of the two counts. Latency is of a busy, shared machine: a percentile of one in a hundred
+# is some slices of the kernel's scheduler away from the next, so only what no scheduler explains is drift.
 BOUNDS = [
     ('vgpud_rss_kb', 'memory of vgpud', 'KiB', 1024, 0.05),
     ('vgpud_fds', 'open descriptors of vgpud', '', 4, 0.10),
@@ -26,8 +27,8 @@ BOUNDS = [
     ('executors_fds', 'open descriptors of the executors', '', 4, 0.10),
     ('own_rss_kb', 'memory of the guests that survive', 'KiB', 4096, 0.10),
     ('own_fds', 'open descriptors of the guests that survive', '', 2, 0.0),
-    ('p50_us', 'a NOP of an undisturbed guest, p50', 'us', 20, 0.5),
-    ('p99_us', 'a NOP of an undisturbed guest, p99', 'us', 5000, 2.0),
+    ('p50_us', 'a NOP of an undisturbed guest, p50', 'us', 100, 1.0),
+    ('p99_us', 'a NOP of an undisturbed guest, p99', 'us', 20000, 2.0),
 ]
 SHOWN = [('done', 'descriptors done in a second', ''), ('guests_killed', 'guests killed -9, sum', ''),
          ('executors_killed', 'executors killed -9, sum', '')]
