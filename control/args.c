@@ -2,6 +2,7 @@
 /* Checks a request along the command's table of arguments, so that commands see only what they take. */
 #include "control/control_int.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -78,6 +79,16 @@ static int check_ids(const struct vgpu_arg *arg, const json_t *value, struct vgp
     return 0;
 }
 
+static bool uuid_ok(const char *text)
+{
+    static const char form[] = "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx";
+    size_t i = 0;
+
+    while (form[i] && (form[i] == '-' ? text[i] == '-' : isxdigit((unsigned char)text[i]) != 0))
+        i++;
+    return !form[i] && !text[i];
+}
+
 static int check_arg(const struct vgpu_arg *arg, const json_t *value, struct vgpu_err *err)
 {
     char text[48];
@@ -107,6 +118,12 @@ static int check_arg(const struct vgpu_arg *arg, const json_t *value, struct vgp
         if (!json_is_string(value) || find(json_string_value(value), engines, VGPU_VM_ENGINE_COUNT) < 0)
             return vgpu_err_set(err, EINVAL, "%s: %s is no engine; expected auto, stream, batch or resident", arg->name,
                                 json_is_string(value) ? shown(json_string_value(value), text) : "this");
+        return 0;
+    case VGPU_ARG_UUID:
+        if (!json_is_string(value) || !uuid_ok(json_string_value(value)))
+            return vgpu_err_set(err, EINVAL,
+                                "%s: %s is no UUID; expected hexadecimal digits as in 01234567-89ab-cdef-0123-456789abcdef",
+                                arg->name, json_is_string(value) ? shown(json_string_value(value), text) : "this");
         return 0;
     case VGPU_ARG_VM_IDS:
         return check_ids(arg, value, err);

@@ -2,6 +2,7 @@
 /* The commands of docs/control-protocol.md, over the store and what the daemon knows. */
 #include "control/control_int.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -85,10 +86,11 @@ static json_t *vm_json(struct vgpu_control *c, const struct vgpu_vm_record *vm)
     bool attached = vm_live(c, vm->vm_id, &live);
     uint64_t device = vm->device_bytes == UINT64_MAX ? config->device_bytes : vm->device_bytes;
 
-    return json_pack("{s:i,s:s,s:s,s:s,s:s,s:o,s:o,s:o,s:I,s:I,s:o,s:o,s:I,s:o,s:o}", "vm_id", (int)vm->vm_id, "name",
+    return json_pack("{s:i,s:s,s:s,s:s,s:s,s:o,s:o,s:o,s:o,s:I,s:I,s:o,s:o,s:I,s:o,s:o}", "vm_id", (int)vm->vm_id, "name",
                      vm->name, "pool", vm->pool, "priority", vgpu_priority_name(vm->priority), "engine",
                      vgpu_engine_name(vm->engine), "state",
                      vgpu_json_text(attached ? live.state : "registered"), "uid", int_or_null(vm->uid >= 0, vm->uid),
+                     "uuid", text_or_null(vm->uuid),
                      "pid", int_or_null(attached && live.pid >= 0, live.pid), "in_flight",
                      (json_int_t)(vm->in_flight ? vm->in_flight : config->in_flight), "arena_bytes",
                      (json_int_t)(vm->arena_bytes ? vm->arena_bytes : config->arena_bytes), "attached_arena_bytes",
@@ -139,6 +141,13 @@ static bool register_template(struct vgpu_control *c, const json_t *args, uint32
     out->arena_bytes = (uint64_t)vgpu_arg_int(args, "arena_bytes", 0);
     out->device_bytes = (uint64_t)vgpu_arg_int(args, "device_bytes", -1); /* -1: UINT64_MAX, the default */
     out->uid = vgpu_arg_int(args, "uid", -1);
+    const char *uuid = vgpu_arg_string(args, "uuid");
+    if (uuid && count > 1) {
+        vgpu_err_set(err, EINVAL, "uuid: %u VMs cannot share one; register them one by one", count);
+        return false;
+    }
+    for (uint32_t i = 0; uuid && i < sizeof(out->uuid); i++) /* xenstore, libvirt and people write both cases */
+        out->uuid[i] = (char)tolower((unsigned char)uuid[i]);
     out->iommu_domain = (uint32_t)vgpu_arg_int(args, "iommu_domain", VGPU_IOMMU_DOMAIN_HOST);
     const char *isolation = vgpu_arg_string(args, "isolation");
     if (isolation && strcmp(isolation, "shared") && strcmp(isolation, "dedicated")) {
@@ -375,6 +384,7 @@ const struct vgpu_command vgpu_commands[] = {
       {"arena_bytes", VGPU_ARG_INT, false, PAGE_BYTES, BYTES_MAX},
       {"device_bytes", VGPU_ARG_INT, false, 0, BYTES_MAX},
       {"uid", VGPU_ARG_INT, false, 0, INT64_C(4294967294)},
+      {"uuid", VGPU_ARG_UUID, false, 0, 0},
       {"isolation", VGPU_ARG_NAME, false, 0, 0},
       {"iommu_domain", VGPU_ARG_INT, false, 0, VGPU_VM_ID_MAX}}},
     {"remove-vm", run_remove_vm, {{"vm_ids", VGPU_ARG_VM_IDS, true, 0, 0}}},

@@ -27,6 +27,7 @@ enum vgpu_arg_type {
     VGPU_ARG_NAME,     /* letters, digits, '.', '_', '-'; 1 to 31 */
     VGPU_ARG_PRIORITY, /* high, medium, low */
     VGPU_ARG_ENGINE,   /* auto, stream, batch, resident */
+    VGPU_ARG_UUID,     /* hexadecimal digits as in 01234567-89ab-cdef-0123-456789abcdef */
     VGPU_ARG_VM_IDS,   /* [int...], 1..VGPU_VM_ID_MAX, no two alike, at least one */
 };
 struct vgpu_arg {
@@ -35,7 +36,7 @@ struct vgpu_arg {
     bool required;
     int64_t min, max;
 };
-#define VGPU_COMMAND_MAX_ARGS 12u
+#define VGPU_COMMAND_MAX_ARGS 16u
 struct vgpu_command {
     const char *name;
     /* Checked args in, a new reference out; NULL with err filled. */

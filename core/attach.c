@@ -296,9 +296,21 @@ static bool peer_proven(const struct vgpu_vm_record *rec, const struct vgpu_peer
 {
     uint8_t differ = 0;
 
+    if (peer->uuid[0]) /* of a Xen domain, from its toolstack */
+        return strcmp(rec->uuid, peer->uuid) == 0;
     for (uint32_t i = 0; i < VGPU_TOKEN_LEN; i++) /* time does not depend on where they differ */
         differ |= (uint8_t)(rec->token[i] ^ peer->token[i]);
     return rec->has_token && rec->uid >= 0 && (uint64_t)rec->uid == peer->uid && !differ;
+}
+
+/* The VM of a Xen domain: found by the domain's UUID, as it claims no number. */
+static bool on_knows(void *ctx, const char *uuid)
+{
+    struct vgpud *d = ctx;
+    struct vgpu_vm_record rec;
+    struct vgpu_err err;
+
+    return vgpu_store_get_vm_by_uuid(d->store, uuid, &rec, &err) == 0;
 }
 
 static int on_hello(void *ctx, struct vgpu_session *s, const struct vgpu_peer *peer, struct vgpu_attach_limits *limits,
@@ -310,7 +322,16 @@ static int on_hello(void *ctx, struct vgpu_session *s, const struct vgpu_peer *p
 
     if (d->stopping)
         return vgpu_refuse(r, VGPU_ATTACH_E_UNAVAILABLE, "the daemon is shutting down");
-    int rc = vgpu_store_get_vm(d->store, peer->vm_id, &rec, &err);
+    int rc = peer->uuid[0] ? vgpu_store_get_vm_by_uuid(d->store, peer->uuid, &rec, &err)
+                           : vgpu_store_get_vm(d->store, peer->vm_id, &rec, &err);
+    if (rc && peer->uuid[0]) {
+        if (vgpu_log_allowed(&refusals, vgpu_now_ns()))
+            vgpu_log(VGPU_LOG_WARN, "refused: domain %u (%s) is not registered", peer->domid, peer->uuid);
+        return vgpu_refuse(r, VGPU_ATTACH_E_UNKNOWN_VM, "domain %s is not registered (vgpu-ctl register-vm --uuid=%s)",
+                           peer->uuid, peer->uuid);
+    }
+    if (peer->uuid[0])
+        s->peer.vm_id = rec.vm_id;
     if (rc || !peer_proven(&rec, peer)) {
         if (vgpu_log_allowed(&refusals, vgpu_now_ns()))
             vgpu_log(VGPU_LOG_WARN, "refused: uid %u, pid %d wanted to attach as VM %u", peer->uid, (int)peer->pid,
@@ -738,7 +759,8 @@ static int transport_open(struct vgpud *d, const struct vgpu_transport_ops *ops,
 
 int vgpud_attach_open(struct vgpud *d, struct vgpu_err *err)
 {
-    static const struct vgpu_transport_events events = {.hello = on_hello, .attach = on_attach, .gone = on_gone};
+    static const struct vgpu_transport_events events = {
+        .hello = on_hello, .knows = on_knows, .attach = on_attach, .gone = on_gone};
 
     d->attachments = calloc(d->config.max_vms, sizeof(*d->attachments));
     if (!d->attachments)

@@ -71,6 +71,10 @@
         .name = "uid", .argument = "uid", .type = VGPU_CTL_USER, .max = 4294967294u,                                   \
         .doc = "user that may attach; without it nobody can"                                                           \
     }
+#define DOMAIN_UUID                                                                                                    \
+    {                                                                                                                  \
+        .name = "uuid", .argument = "uuid", .type = VGPU_CTL_TEXT, .max = 36, .doc = "of the Xen domain that is this VM" \
+    }
 
 const struct vgpu_ctl_command vgpu_ctl_commands[] = {
     {.name = "register-vm",
@@ -78,7 +82,7 @@ const struct vgpu_ctl_command vgpu_ctl_commands[] = {
      .doc = "Register one VM or a range of them, all or nothing.",
      .example = "vgpu-ctl register-vm --vm-id=1-7 --pool=A --priority=high --uid=1000",
      .options = {IDS("ids to register"), POOL(true, "the pool that serves them"), PRIORITY(false, "default medium"),
-                 ENGINE("preferred on a GPU; default auto"), VM_NAME, UID, LIMITS,
+                 ENGINE("preferred on a GPU; default auto"), VM_NAME, UID, DOMAIN_UUID, LIMITS,
                  {.name = "isolation", .argument = "isolation", .type = VGPU_CTL_WORD, .choices = "shared|dedicated",
                   .doc = "dedicated: shares its IOMMU domain with no other VM; default shared"},
                  COUNT("iommu-domain", "iommu_domain", 0, VGPU_VM_ID_MAX,

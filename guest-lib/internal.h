@@ -95,6 +95,7 @@ struct vgpu {
     /* Attachment. */
     struct vgpu_carrier *carrier; /* how we reach the host */
     int event_fd;                 /* epoll over doorbell and what else the carrier watches */
+    uint32_t vm_id_wanted;        /* 0: whatever the host says that we are */
     uint64_t spin_ns;
 
     struct vgpu_completion last;  /* of a blocking call */

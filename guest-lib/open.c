@@ -15,7 +15,9 @@
 #include "guest-lib/internal.h"
 #include "local-transport/guest.h"
 #include "rings/opcode.h"
+#include "xen-transport/guest.h"
 
+#define DEFAULT_SOCKET "/run/vgpu/attach.sock"
 #define OPEN_PATIENCE_NS UINT64_C(2000000000) /* how long vgpu_open() waits for a pool that is down */
 #define FEATURES_UNDERSTOOD (VGPU_FEATURE_ALWAYS_POLL | VGPU_FEATURE_EXEC_SEQ | VGPU_FEATURE_DEBUG_OPS)
 
@@ -106,7 +108,7 @@ static int choose_socket(const char *option, char *out, size_t bytes, struct vgp
     if (!option)
         option = getenv("VGPU_SOCKET");
     if (!option || !*option)
-        option = "/run/vgpu/attach.sock";
+        option = DEFAULT_SOCKET;
     if (strlen(option) >= bytes)
         return vgpu_err_set(err, ENAMETOOLONG, "the socket path is longer than a unix socket path may be");
     memcpy(out, option, strlen(option) + 1);
@@ -130,6 +132,9 @@ static int choose_sizes(struct vgpu *v, const struct vgpu_options *o, struct vgp
     if (slots > w->max_ring_slots)
         return vgpu_err_set(err, E2BIG, "ring_slots is %u, this host allows %u; ask for fewer", slots,
                             w->max_ring_slots);
+    if (v->vm_id_wanted && v->vm_id_wanted != v->carrier->vm_id)
+        return vgpu_err_set(err, EACCES, "this domain is VM %u, not VM %u; leave vm_id 0 in a Xen guest",
+                            v->carrier->vm_id, v->vm_id_wanted);
     if (arena > w->max_arena_bytes)
         return vgpu_err_set(err, E2BIG,
                             "arena_bytes is %llu, VM %u may have %llu; ask for less, or register it with more",
@@ -324,14 +329,38 @@ static int open_local(struct vgpu *v, const struct vgpu_options *o, struct vgpu_
     return rc;
 }
 
+/* A Xen guest is told by the host which VM it is. A number that the program asks for must be that one; the environment's
+ * is for the local transport. */
+static int open_xen(struct vgpu *v, const struct vgpu_options *o, struct vgpu_err *err)
+{
+    v->vm_id_wanted = o->vm_id;
+    return vgpu_xen_carrier_open(secure_getenv("VGPU_XEN_LIBRARY"), &v->carrier, err);
+}
+
+/* VGPU_TRANSPORT, or what there is: in a Xen guest the grant device, elsewhere a socket. */
+static int choose_transport(const struct vgpu_options *o, bool *xen, struct vgpu_err *err)
+{
+    const char *text = getenv("VGPU_TRANSPORT"), *socket = getenv("VGPU_SOCKET");
+
+    if (text && *text && strcmp(text, "auto")) {
+        *xen = strcmp(text, "xen") == 0;
+        if (!*xen && strcmp(text, "local"))
+            return vgpu_err_set(err, EINVAL, "VGPU_TRANSPORT is \"%.32s\"; it can be local, xen or auto", text);
+        return 0;
+    }
+    *xen = !o->socket_path && !(socket && *socket) && vgpu_xen_guest_here() && access(DEFAULT_SOCKET, F_OK) != 0;
+    return 0;
+}
+
 static int open_with(struct vgpu *v, const struct vgpu_options *o, struct vgpu_err *err)
 {
-    int rc = 0;
+    bool xen;
+    int rc = choose_transport(o, &xen, err);
 
-    if (o->flags & ~VGPU_OPEN_HUGEPAGES)
+    if (rc == 0 && (o->flags & ~VGPU_OPEN_HUGEPAGES))
         rc = vgpu_err_set(err, EINVAL, "flags is 0x%x; only VGPU_OPEN_HUGEPAGES is known to this library", o->flags);
     if (rc == 0)
-        rc = open_local(v, o, err);
+        rc = xen ? open_xen(v, o, err) : open_local(v, o, err);
     if (rc < 0)
         return rc;
     v->spin_ns = o->spin_ns ? o->spin_ns : VGPU_SPIN_NS_DEFAULT;

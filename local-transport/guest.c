@@ -537,7 +537,6 @@ int vgpu_local_carrier_open(const char *socket_path, uint32_t vm_id, const uint8
         return vgpu_err_set(err, ENOMEM, "no memory for the handle");
     l->base.ops = &local_ops;
     l->base.vm_id = vm_id;
-    l->base.share_bytes_max = UINT64_MAX;
     l->base.watch_fd = l->base.doorbell_fd = l->socket_fd = l->doorbell_out_fd = -1;
     memcpy(l->token, token, sizeof(l->token));
     if (strlen(socket_path) >= sizeof(l->path)) {

@@ -71,7 +71,6 @@ struct vgpu_carrier {
     uint32_t vm_id;                 /* asked for, or what the host says we are */
     uint64_t epoch, sq_start, cq_start;
     struct vgpu_msg_welcome welcome;
-    uint64_t share_bytes_max; /* a region can have, by what this guest's kernel allows; UINT64_MAX: not known */
     int doorbell_fd;          /* readable when the host rang; -1 */
     int watch_fd;             /* readable or hung up when the host's end changed; -1: nothing to watch */
     uint64_t doorbells;       /* rung by us */

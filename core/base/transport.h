@@ -62,6 +62,8 @@ struct vgpu_transport_events {
     /* Who may attach? 0 and *limits, or -1 and *refusal. Where the peer was proven by uuid, s->peer.vm_id is set. */
     int (*hello)(void *ctx, struct vgpu_session *s, const struct vgpu_peer *peer, struct vgpu_attach_limits *limits,
                  struct vgpu_refusal *refusal);
+    /* Is a VM registered with this uuid? May be NULL. */
+    bool (*knows)(void *ctx, const char *uuid);
     /* A valid region was offered. The daemon answers now or later with vgpu_session_accept or vgpu_session_refuse. */
     void (*attach)(void *ctx, struct vgpu_session *s);
     /* The peer is gone, or broke the protocol. The daemon calls vgpu_session_close when it no longer uses the region. */

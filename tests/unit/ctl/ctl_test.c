@@ -107,7 +107,7 @@ Test(ctl, a_day_of_work)
         expected, sizeof(expected),
         "vm_id                 3\nname                  big\npool                  B\npriority              medium\n"
         "engine                batch\n"
-        "state                 attached\nuid                   %u\npid                   4242\n"
+        "state                 attached\nuid                   %u\nuuid                  -\npid                   4242\n"
         "in_flight             7\narena_bytes           1G\nattached_arena_bytes  1M\n"
         "arena_access          bounce\ndevice_bytes          1.5M\n"
         "token_file            %s/tokens/vm-3.token\nbroken_reason         -\n",
@@ -157,7 +157,7 @@ Test(ctl, json_is_the_result_on_one_line)
     cr_assert_eq(run("show-vm --vm-id=1 --json"), 0);
     cr_assert_str_eq(out, "{\"vm\":{\"vm_id\":1,\"name\":\"vm-1\",\"pool\":\"A\",\"priority\":\"medium\","
         "\"engine\":\"auto\",\"state\":"
-                          "\"registered\",\"uid\":null,\"pid\":null,\"in_flight\":1024,\"arena_bytes\":67108864,"
+                          "\"registered\",\"uid\":null,\"uuid\":null,\"pid\":null,\"in_flight\":1024,\"arena_bytes\":67108864,"
                           "\"attached_arena_bytes\":null,"
                           "\"arena_access\":null,\"device_bytes\":67108864,\"token_file\":null,"
                           "\"broken_reason\":null}}\n");
@@ -243,7 +243,7 @@ static const struct {
     {"register-vm --vm-id=1 --pool=A --arena-bytes=64m", "'64m' is no size that fits"},
     {"register-vm --vm-id=1 --pool=A --arena-bytes=K", "'K' is no size that fits"},
     {"register-vm --vm-id=1 --pool=A --device-bytes=-1", "'-1' is no size that fits"},
-    {"register-vm --vm-id=1 --pool=A --uuid=5", "unknown option 'uuid'; did you mean --uid?"},
+    {"register-vm --vm-id=1 --pool=A --uidd=5", "unknown option 'uidd'; did you mean --uid?"},
     {"completion", "completion: bash|zsh|fish is missing; for example: vgpu-ctl completion bash"},
     {"completion tcsh", "completion: unexpected argument 'tcsh'; expected bash|zsh|fish"},
     {"completion bsh", "did you mean bash?"},

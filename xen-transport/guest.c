@@ -1,0 +1,562 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "xen-transport/guest.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/random.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "core/base/atomic.h"
+#include "core/base/clock.h"
+#include "rings/abi/vgpu_xen.h"
+#include "xen-transport/api.h"
+
+#define GRANT_DEVICE "/dev/xen/gntalloc"
+#define GRANT_LIMIT "/sys/module/xen_gntalloc/parameters/limit"
+#define LOOK_INTERVAL_NS UINT64_C(1000000)    /* at xenstore, in the handshake */
+#define WATCH_INTERVAL_NS UINT64_C(1000000000) /* at xenstore, while attached */
+#define OWN_PAGES 2u                           /* directory and host page */
+#define START_MAX (UINT64_C(1) << 62)
+
+enum share { SHARE_HEAD, SHARE_HOST_CTRL, SHARE_SQ, SHARE_CQ, SHARE_ARENA, SHARE_INDEX, SHARE_COUNT };
+
+struct xen_guest {
+    struct vgpu_carrier base; /* first */
+    struct vgpu_xen_api api;
+    struct xs_handle *xs;
+    xengntshr_handle *share;
+    xenevtchn_handle *events;
+    int lock_fd; /* one process of this domain at a time */
+    int port;
+    uint32_t backend_id;
+    char back[128];
+    char request[24];
+    bool strict_ro, abandoned;
+    uint64_t look_ns;
+    /* the region */
+    struct {
+        void *at;
+        uint32_t pages;
+    } shares[SHARE_COUNT];
+    struct vgpu_xen_directory *directory;
+    uint32_t directory_ref;
+    struct vgpu_xen_host_page *host_page;
+};
+
+static struct xen_guest *of(struct vgpu_carrier *base)
+{
+    return (struct xen_guest *)base;
+}
+
+bool vgpu_xen_guest_here(void)
+{
+    return access(GRANT_DEVICE, F_OK) == 0;
+}
+
+static bool front_write(struct xen_guest *g, const char *node, uint64_t value)
+{
+    return vgpu_xen_node_write(&g->api, g->xs, VGPU_XEN_FRONTEND, node, "%" PRIu64, value);
+}
+
+static void xen_close(struct vgpu_carrier *base)
+{
+    struct xen_guest *g = of(base);
+
+    if (g->base.step != VGPU_CARRIER_IDLE && g->xs && !g->abandoned)
+        front_write(g, VGPU_XEN_NODE_STATE, VGPU_XEN_CLOSED);
+    g->base.props = NULL;
+    g->base.step = VGPU_CARRIER_IDLE;
+}
+
+static int fail(struct xen_guest *g, int rc)
+{
+    xen_close(&g->base);
+    return rc;
+}
+
+/* ---- connect ---- */
+
+/* One struct vgpu at a time uses the device of this domain: the lock is on the device node, where each can reach it. */
+static int lock_take(struct xen_guest *g, struct vgpu_err *err)
+{
+    if (g->lock_fd >= 0 || access(GRANT_DEVICE, F_OK))
+        return 0;
+    g->lock_fd = open(GRANT_DEVICE, O_RDWR | O_CLOEXEC);
+    if (g->lock_fd < 0)
+        return vgpu_err_set(err, errno, "cannot open " GRANT_DEVICE ": %s; it takes root, or the rights of the group that the "
+                            "udev rule of vgpu names", strerror(errno));
+    if (flock(g->lock_fd, LOCK_EX | LOCK_NB) == 0)
+        return 0;
+    close(g->lock_fd);
+    g->lock_fd = -1;
+    return vgpu_err_set(err, EBUSY, "another process of this domain uses its vGPU; close that one first");
+}
+
+static int handles_open(struct xen_guest *g, struct vgpu_err *err)
+{
+    if (!g->xs)
+        g->xs = g->api.xs_open(0);
+    if (!g->xs)
+        return vgpu_err_set(err, errno ? errno : EIO, "cannot reach xenstore: %s; it takes the rights to open /dev/xen/xenbus",
+                            strerror(errno));
+    if (!g->share)
+        g->share = g->api.xengntshr_open(NULL, 0);
+    if (!g->share)
+        return vgpu_err_set(err, errno, "cannot open " GRANT_DEVICE ": %s (module xen-gntalloc)", strerror(errno));
+    if (!g->events)
+        g->events = vgpu_xen_events_open(&g->api);
+    if (!g->events)
+        return vgpu_err_set(err, errno, "cannot open /dev/xen/evtchn: %s (module xen-evtchn)", strerror(errno));
+    g->base.doorbell_fd = g->api.xenevtchn_fd(g->events);
+    return 0;
+}
+
+static uint64_t grant_limit(void)
+{
+    char text[32] = "";
+    int fd = open(GRANT_LIMIT, O_RDONLY | O_CLOEXEC);
+
+    if (fd < 0)
+        return 0;
+    ssize_t n = read(fd, text, sizeof(text) - 1);
+    close(fd);
+    return n > 0 ? strtoull(text, NULL, 10) : 0;
+}
+
+static int device_find(struct xen_guest *g, struct vgpu_err *err)
+{
+    uint64_t id;
+
+    if (!vgpu_xen_node_read(&g->api, g->xs, VGPU_XEN_FRONTEND, VGPU_XEN_NODE_BACKEND, g->back, sizeof(g->back)) ||
+        !vgpu_xen_node_number(&g->api, g->xs, VGPU_XEN_FRONTEND, VGPU_XEN_NODE_BACKEND_ID, UINT16_MAX, &id))
+        return vgpu_err_set(err, EAGAIN, "this domain has no vGPU (no xenstore node " VGPU_XEN_FRONTEND "); register it on the "
+                            "host with its UUID: vgpu-ctl register-vm --uuid=..., and see that vgpud runs");
+    if (g->port < 0 || id != g->backend_id) {
+        if (g->port >= 0)
+            g->api.xenevtchn_unbind(g->events, (evtchn_port_t)g->port);
+        g->port = g->api.xenevtchn_bind_unbound_port(g->events, (uint32_t)id);
+        if (g->port < 0)
+            return vgpu_err_set(err, errno, "cannot make an event channel: %s", strerror(errno));
+        g->backend_id = (uint32_t)id;
+    }
+    return 0;
+}
+
+static int xen_connect(struct vgpu_carrier *base, struct vgpu_err *err)
+{
+    struct xen_guest *g = of(base);
+    uint64_t id;
+    int rc = lock_take(g, err);
+
+    if (rc == 0)
+        rc = handles_open(g, err);
+    if (rc == 0)
+        rc = device_find(g, err);
+    if (rc)
+        return rc;
+    if (getrandom(&id, sizeof(id), 0) != sizeof(id))
+        id = vgpu_now_ns();
+    snprintf(g->request, sizeof(g->request), "%016" PRIx64, id);
+    g->abandoned = false;
+    g->look_ns = 0;
+    if (!front_write(g, VGPU_XEN_NODE_PROTOCOL, VGPU_XEN_PROTOCOL) || !front_write(g, VGPU_XEN_NODE_ABI, VGPU_ABI_VERSION) ||
+        !vgpu_xen_node_write(&g->api, g->xs, VGPU_XEN_FRONTEND, VGPU_XEN_NODE_REQUEST, "%s", g->request) ||
+        !front_write(g, VGPU_XEN_NODE_STATE, VGPU_XEN_INITIALISING))
+        return vgpu_err_set(err, errno, "cannot write to this domain's nodes " VGPU_XEN_FRONTEND " in xenstore: %s",
+                            strerror(errno));
+    g->base.step = VGPU_CARRIER_HELLO_SENT;
+    return 0;
+}
+
+/* ---- the region ---- */
+
+static void region_drop(struct xen_guest *g)
+{
+    for (int i = 0; i < SHARE_COUNT; i++)
+        if (g->shares[i].at)
+            g->api.xengntshr_unshare(g->share, g->shares[i].at, g->shares[i].pages);
+    if (g->host_page)
+        g->api.xengntshr_unshare(g->share, g->host_page, 1);
+    if (g->directory)
+        g->api.xengntshr_unshare(g->share, g->directory, 1);
+    memset(g->shares, 0, sizeof(g->shares));
+    g->host_page = NULL;
+    g->directory = NULL;
+}
+
+static void xen_region_free(struct vgpu_carrier *base, struct vgpu_carrier_region *r)
+{
+    region_drop(of(base));
+    r->header = NULL;
+}
+
+static int share_error(uint64_t pages, int code, struct vgpu_err *err)
+{
+    uint64_t limit = grant_limit();
+
+    if (limit && pages > limit)
+        return vgpu_err_set(err, ENOSPC,
+                            "a region of %" PRIu64 " pages is more than this kernel lets programs grant (%" PRIu64
+                            " pages of 4 KiB in all); ask for a smaller arena, or load xen-gntalloc with limit=%" PRIu64,
+                            pages, limit, pages + 256);
+    if (code == ENOSPC || code == ENOMEM)
+        return vgpu_err_set(err, ENOSPC,
+                            "cannot grant %" PRIu64 " pages: %s; ask for a smaller arena, raise the parameter limit of "
+                            "xen-gntalloc (now %" PRIu64 " pages, all programs together), or this domain's max_grant_frames (512 "
+                            "pages each) and Xen's gnttab_max_frames",
+                            pages, strerror(code), limit);
+    return vgpu_err_set(err, code, "cannot grant %" PRIu64 " pages: %s", pages, strerror(code));
+}
+
+/* Shares whole pages for [off, off + bytes) of the region; their references go into refs, by page of the region. */
+static int part_share(struct xen_guest *g, enum share which, uint64_t off, uint64_t bytes, bool writable, uint32_t *refs,
+                      void **out)
+{
+    uint32_t pages = (uint32_t)((bytes + VGPU_PAGE_BYTES - 1) / VGPU_PAGE_BYTES);
+
+    *out = NULL;
+    if (pages == 0)
+        return 0;
+    void *at = g->api.xengntshr_share_pages(g->share, g->backend_id, (int)pages, refs + off / VGPU_PAGE_BYTES, writable);
+    if (!at)
+        return -(errno ? errno : ENOSPC);
+    g->shares[which].at = *out = at;
+    g->shares[which].pages = pages;
+    return 0;
+}
+
+static int pages_share(struct xen_guest *g, const struct vgpu_region_header *h, uint32_t index_pages, uint32_t *refs,
+                       struct vgpu_carrier_region *r)
+{
+    uint32_t index_refs[VGPU_XEN_INDEX_MAX], host_ref;
+    void *index = NULL, *head = NULL;
+
+    g->directory = g->api.xengntshr_share_page_notify(g->share, g->backend_id, &g->directory_ref, 0,
+                                                      offsetof(struct vgpu_xen_directory, guest_alive), (evtchn_port_t)g->port);
+    if (!g->directory)
+        return -(errno ? errno : ENOSPC);
+    g->host_page = g->api.xengntshr_share_pages(g->share, g->backend_id, 1, &host_ref, 1);
+    if (!g->host_page)
+        return -(errno ? errno : ENOSPC);
+    /* Header and guest control page are ours alone to write; of the rest the host writes to each page. */
+    int rc = part_share(g, SHARE_HEAD, 0, 2 * VGPU_PAGE_BYTES, false, refs, &head);
+    if (rc == 0)
+        rc = part_share(g, SHARE_HOST_CTRL, h->host_ctrl_off, VGPU_PAGE_BYTES, true, refs, &r->host_ctrl);
+    if (rc == 0)
+        rc = part_share(g, SHARE_SQ, h->sq_off, (uint64_t)h->sq_slots * VGPU_SLOT_BYTES, !g->strict_ro, refs, &r->sq);
+    if (rc == 0)
+        rc = part_share(g, SHARE_CQ, h->cq_off, (uint64_t)h->cq_slots * VGPU_SLOT_BYTES, true, refs, &r->cq);
+    if (rc == 0)
+        rc = part_share(g, SHARE_ARENA, h->arena_off, h->arena_bytes, true, refs, &r->arena);
+    if (rc == 0)
+        rc = part_share(g, SHARE_INDEX, 0, (uint64_t)index_pages * VGPU_PAGE_BYTES, false, index_refs, &index);
+    if (rc)
+        return rc;
+    r->header = head;
+    r->guest_ctrl = (char *)head + VGPU_PAGE_BYTES;
+    memcpy(index, refs, (size_t)(h->region_bytes / VGPU_PAGE_BYTES) * sizeof(*refs));
+    memset(g->directory, 0, sizeof(*g->directory));
+    g->directory->magic = VGPU_XEN_DIRECTORY_MAGIC;
+    g->directory->version = VGPU_XEN_PROTOCOL;
+    g->directory->flags = g->strict_ro ? VGPU_XEN_SQ_READ_ONLY : 0;
+    g->directory->region_bytes = h->region_bytes;
+    g->directory->region_pages = (uint32_t)(h->region_bytes / VGPU_PAGE_BYTES);
+    g->directory->index_pages = index_pages;
+    g->directory->host_page_ref = host_ref;
+    memcpy(g->directory->index_ref, index_refs, index_pages * sizeof(*index_refs));
+    return 0;
+}
+
+static int xen_region_make(struct vgpu_carrier *base, const struct vgpu_region_header *h, bool hugepages,
+                           struct vgpu_carrier_region *r, struct vgpu_err *err)
+{
+    struct xen_guest *g = of(base);
+    uint64_t pages = h->region_bytes / VGPU_PAGE_BYTES;
+    uint64_t index_pages = (pages + VGPU_XEN_INDEX_REFS - 1) / VGPU_XEN_INDEX_REFS;
+
+    (void)hugepages; /* grants are of 4 KiB */
+    if (h->guest_ctrl_off != VGPU_PAGE_BYTES)
+        return vgpu_err_set(err, EINVAL, "a region whose guest control page is not the second page cannot be granted");
+    if (index_pages > VGPU_XEN_INDEX_MAX)
+        return vgpu_err_set(err, E2BIG, "a Xen guest's region has at most 3.5 GiB; ask for a smaller arena");
+    uint32_t *refs = calloc(pages, sizeof(*refs));
+    if (!refs)
+        return vgpu_err_set(err, ENOMEM, "no memory for %" PRIu64 " grant references", pages);
+    int rc = pages_share(g, h, (uint32_t)index_pages, refs, r);
+    free(refs);
+    if (rc) {
+        region_drop(g);
+        r->header = NULL;
+        return share_error(pages + index_pages + OWN_PAGES, -rc, err);
+    }
+    r->bytes = h->region_bytes;
+    r->fd = -1;
+    return 0;
+}
+
+/* ---- handshake ---- */
+
+static int xen_attach(struct vgpu_carrier *base, const struct vgpu_carrier_region *r, struct vgpu_err *err)
+{
+    struct xen_guest *g = of(base);
+
+    (void)r;
+    memset(g->host_page, 0, sizeof(*g->host_page));
+    vgpu_store_relaxed(&g->directory->guest_alive, 1); /* relaxed: xenstore orders it before the state below */
+    if (!front_write(g, VGPU_XEN_NODE_RING_REF, g->directory_ref) ||
+        !front_write(g, VGPU_XEN_NODE_EVENT, (uint64_t)g->port) || !front_write(g, VGPU_XEN_NODE_STATE, VGPU_XEN_INITIALISED))
+        return fail(g, vgpu_err_set(err, errno, "cannot offer the region in xenstore: %s", strerror(errno)));
+    g->base.step = VGPU_CARRIER_ATTACH_SENT;
+    return 0;
+}
+
+/* "CODE sentence" */
+static int refused(struct xen_guest *g, struct vgpu_err *err)
+{
+    static const struct {
+        int code;
+        const char *what;
+    } table[] = {
+        [VGPU_ATTACH_OK] = {EPROTO, "without a reason"},
+        [VGPU_ATTACH_E_PROTOCOL] = {EPROTO, "it did not understand the request"},
+        [VGPU_ATTACH_E_VERSION] = {EPROTO, "it speaks another version; install the libvgpu of this host"},
+        [VGPU_ATTACH_E_UNKNOWN_VM] = {EACCES, "this domain is not registered; on the host: vgpu-ctl register-vm --uuid=..."},
+        [VGPU_ATTACH_E_BUSY] = {EBUSY, "this VM is attached already; close the other one first"},
+        [VGPU_ATTACH_E_REGION] = {EINVAL, "it did not accept the memory region"},
+        [VGPU_ATTACH_E_LIMIT] = {E2BIG, "arena or rings are larger than registered; ask for less"},
+        [VGPU_ATTACH_E_NOMEM] = {ENOMEM, "the host has not the memory that this VM was promised"},
+        [VGPU_ATTACH_E_UNAVAILABLE] = {EAGAIN, "not now: pool down, or daemon stopping; try again later"},
+    };
+    char text[256], *sentence = NULL;
+
+    vgpu_xen_node_read(&g->api, g->xs, g->back, VGPU_XEN_NODE_ERROR, text, sizeof(text));
+    unsigned long kind = strtoul(text, &sentence, 10);
+    if (kind >= sizeof(table) / sizeof(table[0]))
+        kind = VGPU_ATTACH_OK;
+    for (char *c = sentence; *c; c++)
+        if ((unsigned char)*c < 0x20 || *c == 0x7f)
+            *c = ' ';
+    return vgpu_err_set(err, table[kind].code, "the host refused this domain: %s%s%.150s", table[kind].what,
+                        *sentence ? "; it says:" : "", sentence);
+}
+
+static int take_welcome(struct xen_guest *g, struct vgpu_err *err)
+{
+    struct vgpu_msg_welcome *w = &g->base.welcome;
+    uint64_t abi, vm_id, in_flight, slots, strict = 0;
+    const struct {
+        const char *node;
+        uint64_t max, *to;
+    } nodes[] = {{VGPU_XEN_NODE_ABI, UINT32_MAX, &abi},
+                 {VGPU_XEN_NODE_VM_ID, UINT32_MAX, &vm_id},
+                 {VGPU_XEN_NODE_ARENA, UINT64_MAX, &w->max_arena_bytes},
+                 {VGPU_XEN_NODE_DEVICE, UINT64_MAX, &w->max_device_bytes},
+                 {VGPU_XEN_NODE_IN_FLIGHT, UINT32_MAX, &in_flight},
+                 {VGPU_XEN_NODE_RING_SLOTS, UINT32_MAX, &slots}};
+
+    for (size_t i = 0; i < sizeof(nodes) / sizeof(nodes[0]); i++)
+        if (!vgpu_xen_node_number(&g->api, g->xs, g->back, nodes[i].node, nodes[i].max, nodes[i].to))
+            return vgpu_err_set(err, EPROTO, "the host's node %s is missing or not a number", nodes[i].node);
+    vgpu_xen_node_number(&g->api, g->xs, g->back, VGPU_XEN_NODE_STRICT_RO, 1, &strict);
+    if (abi >> 16 != VGPU_ABI_MAJOR)
+        return vgpu_err_set(err, EPROTO, "the host speaks ABI version %u.%u, this library %u.%u; install this host's libvgpu",
+                            (unsigned)(abi >> 16), (unsigned)(abi & 0xffff), VGPU_ABI_MAJOR, VGPU_ABI_MINOR);
+    if (g->directory && (strict != 0) != g->strict_ro)
+        return vgpu_err_set(err, EPROTO, "the host's ring.strict_ro changed; close and open again");
+    w->abi_version = (uint32_t)abi;
+    w->vm_id = g->base.vm_id = (uint32_t)vm_id;
+    w->max_in_flight = (uint32_t)in_flight;
+    w->max_ring_slots = (uint32_t)slots;
+    g->strict_ro = strict != 0;
+    g->base.step = VGPU_CARRIER_WELCOMED;
+    return 1;
+}
+
+static int take_attached(struct xen_guest *g, struct vgpu_err *err)
+{
+    const struct vgpu_props *p = &g->host_page->props;
+
+    if (p->magic != VGPU_PROPS_MAGIC || p->props_bytes < sizeof(*p))
+        return vgpu_err_set(err, EPROTO, "the host's properties have a wrong magic or size");
+    if (p->sq_start >= START_MAX || p->cq_start >= START_MAX)
+        return vgpu_err_set(err, EPROTO, "the host's rings start at positions that the protocol does not allow");
+    g->base.props = p;
+    g->base.epoch = p->epoch;
+    g->base.sq_start = p->sq_start;
+    g->base.cq_start = p->cq_start;
+    g->base.step = VGPU_CARRIER_ATTACHED;
+    g->look_ns = vgpu_now_ns() + WATCH_INTERVAL_NS;
+    front_write(g, VGPU_XEN_NODE_STATE, VGPU_XEN_CONNECTED);
+    return 1;
+}
+
+/* What the backend says about our request; VGPU_XEN_UNKNOWN while it answers somebody else's, or none. */
+static uint32_t backend_state(struct xen_guest *g)
+{
+    char reply[24];
+    uint64_t state = 0;
+
+    if (!vgpu_xen_node_read(&g->api, g->xs, g->back, VGPU_XEN_NODE_REPLY, reply, sizeof(reply)) || strcmp(reply, g->request) ||
+        !vgpu_xen_node_number(&g->api, g->xs, g->back, VGPU_XEN_NODE_STATE, VGPU_XEN_CLOSED, &state))
+        return VGPU_XEN_UNKNOWN;
+    return (uint32_t)state;
+}
+
+static int xen_advance(struct vgpu_carrier *base, struct vgpu_err *err)
+{
+    struct xen_guest *g = of(base);
+    uint64_t now = vgpu_now_ns();
+    int rc = 0;
+
+    if (now < g->look_ns)
+        return 0;
+    g->look_ns = now + LOOK_INTERVAL_NS;
+    uint32_t state = backend_state(g);
+    if (state == VGPU_XEN_CLOSED)
+        rc = refused(g, err);
+    else if (g->base.step == VGPU_CARRIER_HELLO_SENT && state == VGPU_XEN_INIT_WAIT)
+        rc = take_welcome(g, err);
+    else if (g->base.step == VGPU_CARRIER_ATTACH_SENT && state == VGPU_XEN_CONNECTED)
+        rc = take_attached(g, err);
+    return rc < 0 ? fail(g, rc) : rc;
+}
+
+static int xen_await(struct vgpu_carrier *base, uint64_t deadline_ns, struct vgpu_err *err)
+{
+    struct xen_guest *g = of(base);
+
+    for (;;) {
+        int rc = xen_advance(base, err);
+        if (rc)
+            return rc < 0 ? rc : 0;
+        if (vgpu_now_ns() >= deadline_ns)
+            return fail(g, vgpu_err_set(err, ETIMEDOUT,
+                                        "the host did not answer %s in time; does vgpud run there, with transports.xen?",
+                                        g->base.step == VGPU_CARRIER_HELLO_SENT ? "the request" : "the offer"));
+        nanosleep(&(struct timespec){.tv_nsec = 2 * LOOK_INTERVAL_NS}, NULL);
+    }
+}
+
+/* ---- while attached ---- */
+
+static bool byte_set(const uint8_t *byte)
+{
+    return vgpu_load_relaxed(byte) != 0; /* relaxed: a verdict; the host's kernel clears it when the mapping ended */
+}
+
+static bool xen_alive(struct vgpu_carrier *base, struct vgpu_err *err)
+{
+    struct xen_guest *g = of(base);
+    char request[24];
+
+    err->text[0] = '\0';
+    if (g->base.step != VGPU_CARRIER_ATTACHED || g->abandoned || !byte_set(&g->host_page->daemon_alive))
+        return false;
+    uint64_t now = vgpu_now_ns();
+    if (now < g->look_ns)
+        return true;
+    g->look_ns = now + WATCH_INTERVAL_NS;
+    if (backend_state(g) == VGPU_XEN_CONNECTED)
+        return true;
+    /* Other nodes than those that we wrote: this domain was restored elsewhere, where nobody has mapped our pages. */
+    vgpu_xen_node_read(&g->api, g->xs, VGPU_XEN_FRONTEND, VGPU_XEN_NODE_REQUEST, request, sizeof(request));
+    g->abandoned = strcmp(request, g->request) != 0;
+    return false;
+}
+
+static bool xen_released(struct vgpu_carrier *base)
+{
+    struct xen_guest *g = of(base);
+
+    return !g->host_page || g->abandoned ||
+           (!byte_set(&g->host_page->daemon_alive) && !byte_set(&g->host_page->executor_alive));
+}
+
+static void xen_ring(struct vgpu_carrier *base)
+{
+    struct xen_guest *g = of(base);
+
+    vgpu_xen_notify(&g->api, g->events, (uint32_t)g->port);
+    g->base.doorbells++;
+}
+
+static void xen_drain(struct vgpu_carrier *base)
+{
+    struct xen_guest *g = of(base);
+
+    vgpu_xen_events_take(&g->api, g->events);
+}
+
+static void xen_goodbye(struct vgpu_carrier *base, uint64_t timeout_ns)
+{
+    struct xen_guest *g = of(base);
+    uint64_t deadline = vgpu_now_ns() + timeout_ns;
+
+    if (g->base.step == VGPU_CARRIER_ATTACHED && !g->abandoned && front_write(g, VGPU_XEN_NODE_STATE, VGPU_XEN_CLOSING))
+        while (!(xen_released(base) && backend_state(g) == VGPU_XEN_CLOSED) && vgpu_now_ns() < deadline)
+            nanosleep(&(struct timespec){.tv_nsec = LOOK_INTERVAL_NS}, NULL);
+    xen_close(base);
+}
+
+static void xen_free(struct vgpu_carrier *base)
+{
+    struct xen_guest *g = of(base);
+
+    if (!g)
+        return;
+    xen_close(base);
+    region_drop(g);
+    if (g->events) {
+        if (g->port >= 0)
+            g->api.xenevtchn_unbind(g->events, (evtchn_port_t)g->port);
+        g->api.xenevtchn_close(g->events);
+    }
+    if (g->share)
+        g->api.xengntshr_close(g->share);
+    if (g->xs)
+        g->api.xs_close(g->xs);
+    if (g->lock_fd >= 0)
+        close(g->lock_fd);
+    vgpu_xen_api_close(&g->api);
+    free(g);
+}
+
+static const struct vgpu_carrier_ops xen_ops = {
+    .name = "xen",
+    .connect = xen_connect,
+    .region_make = xen_region_make,
+    .region_free = xen_region_free,
+    .attach = xen_attach,
+    .advance = xen_advance,
+    .await = xen_await,
+    .alive = xen_alive,
+    .released = xen_released,
+    .ring = xen_ring,
+    .drain = xen_drain,
+    .goodbye = xen_goodbye,
+    .close = xen_close,
+    .free = xen_free,
+};
+
+int vgpu_xen_carrier_open(const char *library, struct vgpu_carrier **out, struct vgpu_err *err)
+{
+    struct xen_guest *g = calloc(1, sizeof(*g));
+
+    if (!g)
+        return vgpu_err_set(err, ENOMEM, "no memory for the handle");
+    g->base.ops = &xen_ops;
+    g->base.watch_fd = g->base.doorbell_fd = g->lock_fd = g->port = -1;
+    int rc = vgpu_xen_api_open(&g->api, library, err);
+    if (rc) {
+        free(g);
+        return rc;
+    }
+    *out = &g->base;
+    return 0;
+}
