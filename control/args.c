@@ -79,14 +79,45 @@ static int check_ids(const struct vgpu_arg *arg, const json_t *value, struct vgp
     return 0;
 }
 
-static bool uuid_ok(const char *text)
+static bool word_ok(const char *words, const char *text)
 {
-    static const char form[] = "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx";
-    size_t i = 0;
+    size_t n = strlen(text);
 
-    while (form[i] && (form[i] == '-' ? text[i] == '-' : isxdigit((unsigned char)text[i]) != 0))
-        i++;
-    return !form[i] && !text[i];
+    for (const char *at = words; n && *at; at += *at == '|') {
+        size_t length = strcspn(at, "|");
+        if (length == n && !memcmp(at, text, n))
+            return true;
+        at += length;
+    }
+    return false;
+}
+
+static bool text_ok(const char *text, int64_t most)
+{
+    size_t n = strlen(text);
+
+    for (size_t i = 0; i < n; i++)
+        if ((unsigned char)text[i] < 0x20 || text[i] == 0x7f)
+            return false;
+    return n > 0 && n <= (uint64_t)most;
+}
+
+bool vgpu_uuid_read(const char *text, char out[VGPU_UUID_BYTES])
+{
+    char lower[VGPU_UUID_BYTES];
+
+    for (uint32_t i = 0; i < VGPU_UUID_BYTES - 1; i++) {
+        bool dash = i == 8 || i == 13 || i == 18 || i == 23;
+        if (dash ? text[i] != '-' : !isxdigit((unsigned char)text[i]))
+            return false; /* also at the end of a short one */
+        lower[i] = (char)tolower((unsigned char)text[i]);
+    }
+    lower[VGPU_UUID_BYTES - 1] = 0;
+    if (text[VGPU_UUID_BYTES - 1])
+        return false;
+    if (out)
+        memcpy(out, lower, sizeof(lower));
+    return true;
 }
 
 static int check_arg(const struct vgpu_arg *arg, const json_t *value, struct vgpu_err *err)
@@ -119,14 +150,35 @@ static int check_arg(const struct vgpu_arg *arg, const json_t *value, struct vgp
             return vgpu_err_set(err, EINVAL, "%s: %s is no engine; expected auto, stream, batch or resident", arg->name,
                                 json_is_string(value) ? shown(json_string_value(value), text) : "this");
         return 0;
-    case VGPU_ARG_UUID:
-        if (!json_is_string(value) || !uuid_ok(json_string_value(value)))
-            return vgpu_err_set(err, EINVAL,
-                                "%s: %s is no UUID; expected hexadecimal digits as in 01234567-89ab-cdef-0123-456789abcdef",
-                                arg->name, json_is_string(value) ? shown(json_string_value(value), text) : "this");
-        return 0;
     case VGPU_ARG_VM_IDS:
         return check_ids(arg, value, err);
+    case VGPU_ARG_WORD:
+        if (!json_is_string(value) || !word_ok(arg->words, json_string_value(value)))
+            return vgpu_err_set(err, EINVAL, "%s: %s is not possible; expected one of %s", arg->name,
+                                json_is_string(value) ? shown(json_string_value(value), text) : "this", arg->words);
+        return 0;
+    case VGPU_ARG_UUID:
+        if (!json_is_string(value) || !vgpu_uuid_read(json_string_value(value), NULL))
+            return vgpu_err_set(err, EINVAL,
+                                "%s: %s is no UUID; expected 8-4-4-4-12 hexadecimal digits, as the hypervisor shows it",
+                                arg->name, json_is_string(value) ? shown(json_string_value(value), text) : "this");
+        return 0;
+    case VGPU_ARG_TEXT:
+        if (!json_is_string(value) || !text_ok(json_string_value(value), arg->max))
+            return vgpu_err_set(err, EINVAL, "%s: expected 1 to %" PRId64 " printable bytes", arg->name, arg->max);
+        return 0;
+    case VGPU_ARG_BOOL:
+        return json_is_boolean(value) ? 0 : vgpu_err_set(err, EINVAL, "%s: expected true or false", arg->name);
+    case VGPU_ARG_LIMIT:
+        if (json_is_string(value) && !strcmp(json_string_value(value), "default"))
+            return 0;
+        if (!json_is_integer(value) || json_integer_value(value) < arg->min || json_integer_value(value) > arg->max)
+            return vgpu_err_set(err, EINVAL,
+                                "%s: expected a whole number from %" PRId64 " to %" PRId64 ", or \"default\"", arg->name,
+                                arg->min, arg->max);
+        return 0;
+    case VGPU_ARG_OBJECT:
+        return json_is_object(value) ? 0 : vgpu_err_set(err, EINVAL, "%s: expected an object", arg->name);
     }
     return vgpu_err_set(err, EINVAL, "%s: of no known type", arg->name);
 }
@@ -237,4 +289,27 @@ json_t *vgpu_json_text(const char *text)
     v = json_string(plain);
     free(plain);
     return v;
+}
+
+uint32_t vgpu_arg_word(const json_t *args, const char *name, const char *const *words, uint32_t count, uint32_t otherwise)
+{
+    const char *text = vgpu_arg_string(args, name);
+    int at = text ? find(text, words, count) : -1;
+
+    return at < 0 ? otherwise : (uint32_t)at;
+}
+
+bool vgpu_arg_bool(const json_t *args, const char *name)
+{
+    return json_is_true(json_object_get(args, name));
+}
+
+bool vgpu_arg_limit(const json_t *args, const char *name, uint64_t standard, uint64_t *out)
+{
+    const json_t *v = json_object_get(args, name);
+
+    if (!v)
+        return false;
+    *out = json_is_string(v) ? standard : (uint64_t)json_integer_value(v);
+    return true;
 }

@@ -23,6 +23,14 @@
 struct vgpu_control;
 struct vgpu_iommu; /* iommu/domains.h */
 
+/* Who asks, and what it may: told by the socket, or by the process that runs a command itself. */
+enum vgpu_role { VGPU_ROLE_NONE = 0, VGPU_ROLE_VIEWER = 1, VGPU_ROLE_ADMIN = 2 };
+struct vgpu_caller {
+    int64_t uid, gid, pid; /* -1: unknown */
+    enum vgpu_role role;
+    char user[64];         /* name of the uid; "" : it has none */
+};
+
 /* What only the running daemon knows of a VM. */
 struct vgpu_vm_live {
     char state[16];         /* attached, broken, paused, draining */
@@ -95,9 +103,19 @@ void vgpu_control_dispatch(struct vgpu_control *c);
 void vgpu_control_close(struct vgpu_control *c);
 
 /*
- * One request, without the newline, to one response: what the server does for each client, here for tests and fuzzing.
- * The response is malloc'ed text ending in a newline, *bytes long; NULL when out of memory.
+ * One request, without the newline, to one response: what the server does for each client, and vgpu-ctl without a
+ * server. The response is malloc'ed text ending in a newline, *bytes long; NULL when out of memory.
  */
-char *vgpu_control_handle(struct vgpu_control *c, const char *request, size_t request_bytes, size_t *bytes);
+char *vgpu_control_handle(struct vgpu_control *c, const struct vgpu_caller *caller, const char *request,
+                          size_t request_bytes, size_t *bytes);
+
+/*
+ * The same commands without a server: params.socket_path is NULL, ops may be NULL too. Commands that only a daemon can
+ * serve answer ENOTCONN. Token files are written where token_dir is there or can be made. Nothing to watch or dispatch;
+ * vgpu_control_close() ends it.
+ */
+int vgpu_control_direct(const struct vgpu_control_params *params, struct vgpu_control **out, struct vgpu_err *err);
+/* This process, as an administrator of the files that it can open. */
+void vgpu_caller_self(struct vgpu_caller *caller);
 
 #endif

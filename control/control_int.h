@@ -20,6 +20,8 @@ struct vgpu_control {
     uint64_t accept_retry_ns; /* 0: none due */
     uint32_t client_count;
     struct client *clients; /* [VGPU_CONTROL_MAX_CLIENTS] */
+    const struct vgpu_caller *caller; /* of the request that is being handled */
+    struct vgpu_log_limit refusals;   /* that go into the history */
 };
 
 enum vgpu_arg_type {
@@ -27,21 +29,28 @@ enum vgpu_arg_type {
     VGPU_ARG_NAME,     /* letters, digits, '.', '_', '-'; 1 to 31 */
     VGPU_ARG_PRIORITY, /* high, medium, low */
     VGPU_ARG_ENGINE,   /* auto, stream, batch, resident */
-    VGPU_ARG_UUID,     /* hexadecimal digits as in 01234567-89ab-cdef-0123-456789abcdef */
     VGPU_ARG_VM_IDS,   /* [int...], 1..VGPU_VM_ID_MAX, no two alike, at least one */
+    VGPU_ARG_WORD,     /* one of `words` */
+    VGPU_ARG_UUID,     /* 36 characters, either case */
+    VGPU_ARG_TEXT,     /* printable, 1 to `max` bytes */
+    VGPU_ARG_BOOL,
+    VGPU_ARG_LIMIT,    /* min..max, or "default" */
+    VGPU_ARG_OBJECT,   /* the command looks into it itself */
 };
 struct vgpu_arg {
     const char *name;
     enum vgpu_arg_type type;
     bool required;
     int64_t min, max;
+    const char *words; /* "merge|replace" */
 };
-#define VGPU_COMMAND_MAX_ARGS 16u
+#define VGPU_COMMAND_MAX_ARGS 20u
 struct vgpu_command {
     const char *name;
     /* Checked args in, a new reference out; NULL with err filled. */
     json_t *(*run)(struct vgpu_control *c, const json_t *args, struct vgpu_err *err);
     struct vgpu_arg args[VGPU_COMMAND_MAX_ARGS]; /* ends at name NULL */
+    bool changes;                                /* for administrators only */
 };
 extern const struct vgpu_command vgpu_commands[];
 extern const uint32_t vgpu_command_count;
@@ -58,6 +67,13 @@ int64_t vgpu_arg_int(const json_t *args, const char *name, int64_t otherwise);
 const char *vgpu_arg_string(const json_t *args, const char *name); /* NULL: not given */
 int vgpu_arg_priority(const json_t *args, int otherwise);
 const char *vgpu_priority_name(uint32_t priority);
+/* Where the argument is one of these words: its place among them; not given: otherwise. */
+uint32_t vgpu_arg_word(const json_t *args, const char *name, const char *const *words, uint32_t count, uint32_t otherwise);
+bool vgpu_arg_bool(const json_t *args, const char *name);
+/* True when it was given: the number, or `standard` for "default". */
+bool vgpu_arg_limit(const json_t *args, const char *name, uint64_t standard, uint64_t *out);
+/* Lower-cases into out (may be NULL). False: it is none. */
+bool vgpu_uuid_read(const char *text, char out[VGPU_UUID_BYTES]);
 uint32_t vgpu_arg_engine(const json_t *args); /* not given: VGPU_VM_ENGINE_AUTO */
 const char *vgpu_engine_name(uint32_t engine);
 /* A string for a response; bytes that are not UTF-8 become '?'. */

@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The control server: sockets, clients, deadlines. Requests are checked in args.c, done in commands.c.
  */
-#include "control/control_int.h"
+#include "control/records.h"
 
 #include <errno.h>
+#include <grp.h>
+#include <inttypes.h>
+#include <pwd.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -22,6 +25,7 @@
 
 struct client {
     int fd; /* -1: free slot */
+    struct vgpu_caller caller;
     bool answering;
     char *in;
     size_t in_bytes, in_room;
@@ -103,7 +107,31 @@ static char *response_text(json_t *result, const struct vgpu_err *err, size_t *b
     return line;
 }
 
-char *vgpu_control_handle(struct vgpu_control *c, const char *request, size_t request_bytes, size_t *bytes)
+/* What may not be done is noted, with who wanted it; a flood of it is not. */
+static void refusal_note(struct vgpu_control *c, const char *command)
+{
+    struct vgpu_err err;
+
+    if (vgpu_log_allowed(&c->refusals, vgpu_now_ns()) && vgpu_history_add(c, command, "", NULL, "EPERM", &err))
+        vgpu_log(VGPU_LOG_WARN, "a refusal is not in the history: %s", err.text);
+}
+
+/* May this caller, on this side of a daemon, run it? 0 or -errno. */
+static int command_allowed(struct vgpu_control *c, const struct vgpu_command *command, struct vgpu_err *err)
+{
+    const struct vgpu_caller *caller = c->caller;
+
+    if (caller->role == VGPU_ROLE_NONE || (command->changes && caller->role != VGPU_ROLE_ADMIN)) {
+        refusal_note(c, command->name);
+        return vgpu_err_set(err, EPERM, "%s: %s uid %" PRId64 " may not; administrators are root, the user that runs vgpud and the "
+                                        "group control.admin_group of its configuration",
+                            command->name, caller->role == VGPU_ROLE_VIEWER ? "a viewer of" : "", caller->uid);
+    }
+    return 0;
+}
+
+char *vgpu_control_handle(struct vgpu_control *c, const struct vgpu_caller *caller, const char *request,
+                          size_t request_bytes, size_t *bytes)
 {
     const struct vgpu_command *command;
     const json_t *args = NULL;
@@ -112,10 +140,12 @@ char *vgpu_control_handle(struct vgpu_control *c, const char *request, size_t re
     json_t *result = NULL;
     json_t *json = json_loadb(request, request_bytes, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &where);
 
+    c->caller = caller;
     if (!json)
         vgpu_err_set(&err, EINVAL, "not JSON: %s at byte %d", where.text, where.position);
-    else if (vgpu_request_check(json, &command, &args, &err) == 0)
+    else if (vgpu_request_check(json, &command, &args, &err) == 0 && command_allowed(c, command, &err) == 0)
         result = command->run(c, args, &err);
+    c->caller = NULL;
     char *text = response_text(result, &err, bytes);
     json_decref(json);
     return text;
@@ -216,29 +246,80 @@ static void client_receive(struct vgpu_control *c, struct client *cl)
                 client_refuse(c, cl, EINVAL, "more than one request; expected one line, then the response");
                 return;
             }
-            char *text = vgpu_control_handle(c, cl->in, cl->in_bytes - 1, &bytes);
+            char *text = vgpu_control_handle(c, &cl->caller, cl->in, cl->in_bytes - 1, &bytes);
             client_answer(c, cl, text, bytes);
             return;
         }
     }
 }
 
-static bool peer_allowed(int fd)
+static void user_name(struct vgpu_caller *caller)
 {
+    char buffer[4096];
+    struct passwd entry, *found = NULL;
+
+    if (getpwuid_r((uid_t)caller->uid, &entry, buffer, sizeof(buffer), &found) == 0 && found)
+        snprintf(caller->user, sizeof(caller->user), "%s", found->pw_name);
+}
+
+/* Is the peer in this group? Its process's own groups count, which the kernel tells: nobody's database is asked. */
+static bool peer_in(int fd, const struct vgpu_caller *caller, const char *group)
+{
+    char buffer[4096];
+    struct group entry, *found = NULL;
+    gid_t groups[256];
+    socklen_t bytes = sizeof(groups);
+
+    if (!group[0] || getgrnam_r(group, &entry, buffer, sizeof(buffer), &found) || !found)
+        return false;
+    if ((gid_t)caller->gid == found->gr_gid)
+        return true;
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, groups, &bytes))
+        return false; /* also one with more groups than there is room for */
+    for (size_t i = 0; i < bytes / sizeof(groups[0]); i++)
+        if (groups[i] == found->gr_gid)
+            return true;
+    return false;
+}
+
+static void caller_of(const struct vgpu_control *c, int fd, struct vgpu_caller *caller)
+{
+    const struct vgpu_config *config = c->params.config;
     struct ucred cred;
     socklen_t bytes = sizeof(cred);
 
-    return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &bytes) == 0 && (cred.uid == 0 || cred.uid == geteuid());
+    *caller = (struct vgpu_caller){.uid = -1, .gid = -1, .pid = -1};
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &bytes))
+        return;
+    caller->uid = cred.uid;
+    caller->gid = cred.gid;
+    caller->pid = cred.pid;
+    user_name(caller);
+    if (cred.uid == 0 || cred.uid == geteuid() || peer_in(fd, caller, config->admin_group))
+        caller->role = VGPU_ROLE_ADMIN;
+    else if (peer_in(fd, caller, config->viewer_group))
+        caller->role = VGPU_ROLE_VIEWER;
+}
+
+void vgpu_caller_self(struct vgpu_caller *caller)
+{
+    *caller = (struct vgpu_caller){.uid = geteuid(), .gid = getegid(), .pid = getpid(), .role = VGPU_ROLE_ADMIN};
+    user_name(caller);
 }
 
 static void client_new(struct vgpu_control *c, int fd)
 {
     static const char refusal[] =
-        "{\"ok\":false,\"error\":{\"code\":\"EPERM\",\"message\":\"only root and the user that "
-        "runs vgpud may; try sudo\"}}\n";
+        "{\"ok\":false,\"error\":{\"code\":\"EPERM\",\"message\":\"only root, the user that runs "
+        "vgpud and the groups that its configuration names may; try sudo\"}}\n";
     struct client *cl = c->clients;
+    struct vgpu_caller caller;
 
-    if (!peer_allowed(fd)) { /* takes no slot: it cannot keep out those who may */
+    caller_of(c, fd, &caller);
+    if (caller.role == VGPU_ROLE_NONE) { /* takes no slot: it cannot keep out those who may */
+        c->caller = &caller;
+        refusal_note(c, "connect");
+        c->caller = NULL;
         send(fd, refusal, sizeof(refusal) - 1, MSG_NOSIGNAL | MSG_DONTWAIT);
         close(fd);
         return;
@@ -251,6 +332,7 @@ static void client_new(struct vgpu_control *c, int fd)
         return;
     }
     cl->fd = fd;
+    cl->caller = caller;
     cl->deadline_ns = deadline_ns(c);
     if (++c->client_count == VGPU_CONTROL_MAX_CLIENTS)
         listen_enable(c, false);
@@ -395,18 +477,45 @@ static int poll_open(struct vgpu_control *c, struct vgpu_err *err)
     return 0;
 }
 
-int vgpu_control_open(const struct vgpu_control_params *params, struct vgpu_control **out, struct vgpu_err *err)
+static const struct vgpu_control_ops no_ops;
+
+static struct vgpu_control *control_new(const struct vgpu_control_params *params)
 {
     struct vgpu_control *c = calloc(1, sizeof(*c));
+
+    if (!c)
+        return NULL;
+    c->params = *params;
+    if (!c->params.ops)
+        c->params.ops = &no_ops;
+    if (!c->params.deadline_ms)
+        c->params.deadline_ms = VGPU_CONTROL_DEADLINE_MS;
+    c->refusals.about = "refused control requests in the history";
+    c->epoll_fd = c->listen_fd = c->timer_fd = c->token_dir_fd = -1;
+    return c;
+}
+
+int vgpu_control_direct(const struct vgpu_control_params *params, struct vgpu_control **out, struct vgpu_err *err)
+{
+    struct vgpu_control *c = control_new(params);
+    int rc = c ? vgpu_tokens_open(c, err) : vgpu_err_set(err, ENOMEM, "out of memory");
+
+    *out = c;
+    if (rc) {
+        vgpu_control_close(c);
+        *out = NULL;
+    }
+    return rc;
+}
+
+int vgpu_control_open(const struct vgpu_control_params *params, struct vgpu_control **out, struct vgpu_err *err)
+{
+    struct vgpu_control *c = control_new(params);
     int rc;
 
     *out = NULL;
     if (!c)
         return vgpu_err_set(err, ENOMEM, "control socket: out of memory");
-    c->params = *params;
-    if (!c->params.deadline_ms)
-        c->params.deadline_ms = VGPU_CONTROL_DEADLINE_MS;
-    c->epoll_fd = c->listen_fd = c->timer_fd = c->token_dir_fd = -1;
     c->clients = calloc(VGPU_CONTROL_MAX_CLIENTS, sizeof(*c->clients));
     if (!c->clients) {
         rc = vgpu_err_set(err, ENOMEM, "control socket: out of memory");

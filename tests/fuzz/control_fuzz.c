@@ -7,6 +7,7 @@
 #include "tests/unit/control/control_rig.h"
 
 static struct control_rig rig;
+static struct vgpu_caller caller;
 
 static void leave(void)
 {
@@ -19,6 +20,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
     (void)argv;
     control_rig_setup(&rig, 0);
     rig.attached_vm = 2;
+    vgpu_caller_self(&caller);
     atexit(leave);
     return 0;
 }
@@ -31,7 +33,8 @@ static void check_error(const json_t *response)
 
     fuzz_check(code && code[0] == 'E' && message && message[0], "an error without code or message");
     /* Nothing else can be wrong here: the disk works, there is memory, and all of the daemon's answers are good. */
-    static const char *const codes[] = {"EINVAL", "ENOSYS", "ENOENT", "EEXIST", "ENOSPC", "EBUSY"};
+    static const char *const codes[] = {"EINVAL", "ENOSYS", "ENOENT", "EEXIST", "ENOSPC", "EBUSY",
+                                        "ENOTCONN", "EPERM",  "ENOTSUP"};
     for (size_t i = 0; i < sizeof(codes) / sizeof(codes[0]); i++)
         if (strcmp(code, codes[i]) == 0)
             return;
@@ -42,7 +45,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 {
     json_error_t why;
     size_t n = 0;
-    char *text = vgpu_control_handle(rig.control, (const char *)data, bytes, &n);
+    char *text = vgpu_control_handle(rig.control, &caller, (const char *)data, bytes, &n);
 
     fuzz_check(text, "no response");
     fuzz_check(n > 2 && strlen(text) == n && text[n - 1] == '\n' && memchr(text, '\n', n) == text + n - 1,

@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Private to this room: records of the store as JSON (history, export, import), and changes of several as one. */
+#ifndef VGPU_CONTROL_RECORDS_H
+#define VGPU_CONTROL_RECORDS_H
+
+#include "control/control_int.h"
+
+/* What is stored of a VM, but for its token; limits that are the configuration's default are null. A new reference. */
+json_t *vgpu_vm_record_json(const struct vgpu_vm_record *vm);
+json_t *vgpu_pool_record_json(const struct vgpu_pool_record *p);
+/* The reverse. where: "vms[3]", for messages. 0 or -EINVAL; keys that are not known are refused. */
+int vgpu_vm_record_parse(const json_t *json, const char *where, struct vgpu_vm_record *out, struct vgpu_err *err);
+int vgpu_pool_record_parse(const json_t *json, const char *where, struct vgpu_pool_record *out, struct vgpu_err *err);
+
+/* One VM's part of a change: only old: it goes; only now: it is new. */
+struct vgpu_vm_change {
+    bool have_old, have_now;
+    struct vgpu_vm_record old, now;
+};
+struct vgpu_pool_change {
+    bool have_old, have_now;
+    struct vgpu_pool_record old, now;
+};
+struct vgpu_change {
+    const char *command;
+    struct vgpu_pool_change *pools;
+    uint32_t pool_count;
+    struct vgpu_vm_change *vms;
+    uint32_t vm_count;
+};
+/*
+ * Makes all of it or nothing: the limits of each VM that is new or other than before, the daemon's own check of each, one
+ * transaction with a row of history each, token files, then the daemon's apply of each. 0 or -errno.
+ */
+int vgpu_change_make(struct vgpu_control *c, const struct vgpu_change *change, struct vgpu_err *err);
+/* A row of history about what is no VM and no pool. */
+int vgpu_history_add(struct vgpu_control *c, const char *command, const char *object, json_t *now, const char *result,
+                     struct vgpu_err *err);
+
+/* Is this pool in the store? Else -ENOENT with those that are, and a suggestion. out may be NULL. */
+int vgpu_pool_get(struct vgpu_control *c, const char *name, struct vgpu_pool_record *out, struct vgpu_err *err);
+/* The configuration's part of a pool; NULL: it names none so. */
+const struct vgpu_pool_config *vgpu_pool_configured(const struct vgpu_control *c, const char *name);
+/* The ids of a checked list, as given; malloc'ed. NULL with err. */
+uint32_t *vgpu_ids_of(const json_t *args, uint32_t *count, struct vgpu_err *err);
+/* All JSON building checks for memory once, at the end: jansson passes NULL through and fails. */
+json_t *vgpu_result(json_t *result, struct vgpu_err *err);
+
+extern const char *const vgpu_isolations[VGPU_VM_ISOLATION_COUNT];
+extern const char *const vgpu_admin_states[VGPU_VM_ADMIN_COUNT];
+
+/* The commands, by file. */
+typedef json_t *vgpu_run_fn(struct vgpu_control *c, const json_t *args, struct vgpu_err *err);
+vgpu_run_fn vgpu_run_register_vm, vgpu_run_update_vm, vgpu_run_remove_vm, vgpu_run_list_vms, vgpu_run_show_vm,
+    vgpu_run_set_pool, vgpu_run_set_priority, vgpu_run_set_limit, vgpu_run_drain_vm, vgpu_run_quarantine_vm,
+    vgpu_run_clear_quarantine, vgpu_run_attach, vgpu_run_detach; /* commands_vm.c */
+vgpu_run_fn vgpu_run_list_pools, vgpu_run_show_pool, vgpu_run_create_pool, vgpu_run_update_pool,
+    vgpu_run_remove_pool;                                                        /* commands_pool.c */
+vgpu_run_fn vgpu_run_history, vgpu_run_export, vgpu_run_import;                  /* commands_store.c */
+/* A VM as the protocol shows it. */
+json_t *vgpu_vm_json(struct vgpu_control *c, const struct vgpu_vm_record *vm);
+
+#endif
