@@ -172,10 +172,15 @@ static int check_arg(const struct vgpu_arg *arg, const json_t *value, struct vgp
     case VGPU_ARG_LIMIT:
         if (json_is_string(value) && !strcmp(json_string_value(value), "default"))
             return 0;
-        if (!json_is_integer(value) || json_integer_value(value) < arg->min || json_integer_value(value) > arg->max)
+        if (!json_is_integer(value))
             return vgpu_err_set(err, EINVAL,
                                 "%s: expected a whole number from %" PRId64 " to %" PRId64 ", or \"default\"", arg->name,
                                 arg->min, arg->max);
+        if (json_integer_value(value) < arg->min || json_integer_value(value) > arg->max)
+            return vgpu_err_set(err, EINVAL,
+                                "%s: %" JSON_INTEGER_FORMAT " is out of range; expected %" PRId64 " to %" PRId64
+                                ", or \"default\"",
+                                arg->name, json_integer_value(value), arg->min, arg->max);
         return 0;
     case VGPU_ARG_OBJECT:
         return json_is_object(value) ? 0 : vgpu_err_set(err, EINVAL, "%s: expected an object", arg->name);

@@ -54,8 +54,8 @@ static json_t *run_reload(struct vgpu_control *c, const json_t *args, struct vgp
 
 static json_t *run_version(struct vgpu_control *c, const json_t *args, struct vgpu_err *err)
 {
-    return vgpu_result(json_pack("{s:s,s:o,s:i}", "version", VGPU_VERSION, "abi",
-                                 json_sprintf("%u.%u", VGPU_ABI_MAJOR, VGPU_ABI_MINOR), "schema", VGPU_STORE_SCHEMA),
+    return vgpu_result(json_pack("{s:s,s:o}", "version", VGPU_VERSION, "abi",
+                                 json_sprintf("%u.%u", VGPU_ABI_MAJOR, VGPU_ABI_MINOR)),
                        err);
 }
 

@@ -139,8 +139,16 @@ json_t *vgpu_run_register_vm(struct vgpu_control *c, const json_t *args, struct 
             snprintf(vm->name, sizeof(vm->name), "vm-%u", ids[i]);
         record_fill(args, vm);
     }
+    const struct vgpu_change change = {.command = "register-vm", .vms = vms, .vm_count = count};
+    json_t *list = vgpu_change_make(c, &change, err) ? NULL : json_array(), *result = NULL;
+    for (uint32_t i = 0; list && i < count; i++)
+        json_array_append_new(list, json_pack("{s:i,s:o}", "vm_id", (int)ids[i], "token_file",
+                                              vms[i].now.uid >= 0 ? vgpu_token_path(c, ids[i]) : json_null()));
+    if (list)
+        result = vgpu_result(json_pack("{s:o}", "vms", list), err);
+    free(vms);
     free(ids);
-    return changed(c, "register-vm", vms, count, err);
+    return result;
 }
 
 /* The records of the VMs that the arguments name, as old and, to be changed, as now. NULL with err. */
@@ -220,22 +228,25 @@ json_t *vgpu_run_set_limit(struct vgpu_control *c, const json_t *args, struct vg
 
 json_t *vgpu_run_remove_vm(struct vgpu_control *c, const json_t *args, struct vgpu_err *err)
 {
+    const json_t *ids = json_object_get(args, "vm_ids");
     uint32_t count = 0;
+
+    for (size_t i = 0; i < json_array_size(ids); i++) { /* the stop that is missing says more than an id that is not there */
+        uint32_t vm_id = (uint32_t)json_integer_value(json_array_get(ids, i));
+        struct vgpu_vm_live live;
+        if (vm_live(c, vm_id, &live)) {
+            vgpu_err_set(err, EBUSY, "VM %u is %s; stop it first, or vgpu-ctl drain-vm --vm-id=%u", vm_id,
+                         live.state[0] ? live.state : "attached", vm_id);
+            return NULL;
+        }
+    }
     struct vgpu_vm_change *vms = named(c, args, &count, err);
     const struct vgpu_change change = {.command = "remove-vm", .vms = vms, .vm_count = count};
     json_t *list = NULL, *result = NULL;
-
     if (!vms)
         return NULL;
-    for (uint32_t i = 0; i < count; i++) {
-        struct vgpu_vm_live live;
+    for (uint32_t i = 0; i < count; i++)
         vms[i].have_now = false;
-        if (vm_live(c, vms[i].old.vm_id, &live)) {
-            vgpu_err_set(err, EBUSY, "VM %u is %s; stop it first, or vgpu-ctl drain-vm --vm-id=%u", vms[i].old.vm_id,
-                         live.state[0] ? live.state : "attached", vms[i].old.vm_id);
-            goto out;
-        }
-    }
     if (vgpu_change_make(c, &change, err))
         goto out;
     list = json_array();

@@ -82,7 +82,7 @@ static void client_end(struct vgpu_control *c, struct client *cl)
 
 static const char *code_name(int code)
 {
-    const char *name = strerrorname_np(code);
+    const char *name = code == ENOTSUP ? "ENOTSUP" : strerrorname_np(code); /* its number has two names */
     return name ? name : "EIO";
 }
 

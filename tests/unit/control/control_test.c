@@ -16,6 +16,10 @@
 
 #include "control_rig.h"
 
+/* What comes last of a VM about which nothing was said. */
+#define VM_MORE                                                                                                        \
+    "\"uuid\":null,\"isolation\":\"shared\",\"iommu_domain\":0,\"admin_state\":\"active\",\"reason\":null,\"expected\":false"
+
 static struct control_rig rig;
 
 static void setup(void)
@@ -185,7 +189,7 @@ Test(control, register_show_list_remove)
             "\"engine\":\"auto\",\"state\":\"registered\","
             "\"uid\":null,\"pid\":null,\"in_flight\":16,\"arena_bytes\":4096,\"attached_arena_bytes\":null,"
             "\"arena_access\":null,"
-            "\"device_bytes\":0,\"token_file\":null,\"broken_reason\":null}}");
+            "\"device_bytes\":0,\"token_file\":null,\"broken_reason\":null," VM_MORE "}}");
     rig.attached_vm = 1;
     rig.attached_state = "broken";
     snprintf(
@@ -195,11 +199,11 @@ Test(control, register_show_list_remove)
         "\"uid\":%u,\"pid\":4242,\"in_flight\":1024,\"arena_bytes\":67108864,\"attached_arena_bytes\":1048576,"
         "\"arena_access\":\"bounce\","
         "\"device_bytes\":67108864,\"token_file\":\"%s/tokens/vm-1.token\",\"broken_reason\":\"a submission slot ran "
-        "ahead\"},{\"vm_id\":2,\"name\":\"vm-2\",\"pool\":\"A\",\"priority\":\"high\","
+        "ahead\"," VM_MORE "},{\"vm_id\":2,\"name\":\"vm-2\",\"pool\":\"A\",\"priority\":\"high\","
         "\"engine\":\"resident\",\"state\":\"registered\","
         "\"uid\":%u,\"pid\":null,\"in_flight\":1024,\"arena_bytes\":67108864,\"attached_arena_bytes\":null,"
         "\"arena_access\":null,"
-        "\"device_bytes\":67108864,\"token_file\":\"%s/tokens/vm-2.token\",\"broken_reason\":null}]}",
+        "\"device_bytes\":67108864,\"token_file\":\"%s/tokens/vm-2.token\",\"broken_reason\":null," VM_MORE "}]}",
         uid, rig.dir, uid, rig.dir);
     answers("{\"command\":\"list-vms\",\"args\":{\"pool\":\"A\",\"priority\":\"high\"}}", expected);
     answers("{\"command\":\"list-vms\",\"args\":{\"priority\":\"low\"}}", "{\"vms\":[]}");
@@ -298,10 +302,10 @@ Test(control, list_pools)
         "{\"command\":\"list-pools\"}",
         "{\"pools\":[{\"name\":\"A\",\"capacity\":3,\"members\":2,\"executor\":\"exec-A\",\"backend\":\"cpu\","
         "\"device\":null,\"fallback\":\"cuda does not work here: no driver\",\"fault\":\"exited with status 3 (device "
-        "lost: Xid 79)\",\"state\":\"up\",\"executor_pid\":77},{\"name\":\"B\",\"capacity\":32,\"members\":0,"
+        "lost: Xid 79)\",\"state\":\"up\",\"executor_pid\":77,\"sm_share\":0},{\"name\":\"B\",\"capacity\":32,\"members\":0,"
         "\"executor\":\"exec-B\","
         "\"backend\":\"cpu\",\"device\":null,\"fallback\":null,"
-        "\"fault\":null,\"state\":\"down\",\"executor_pid\":null}]}");
+        "\"fault\":null,\"state\":\"down\",\"executor_pid\":null,\"sm_share\":0}]}");
     struct vgpu_err err;
     rig.pool_b_down = false;
     json_t *both = result("{\"command\":\"list-pools\"}");

@@ -110,7 +110,9 @@ Test(ctl, a_day_of_work)
         "state                 attached\nuid                   %u\nuuid                  -\npid                   4242\n"
         "in_flight             7\narena_bytes           1G\nattached_arena_bytes  1M\n"
         "arena_access          bounce\ndevice_bytes          1.5M\n"
-        "token_file            %s/tokens/vm-3.token\nbroken_reason         -\n",
+        "token_file            %s/tokens/vm-3.token\nbroken_reason         -\n"
+        "uuid                  -\nisolation             shared\niommu_domain          0\n"
+        "admin_state           active\nreason                -\nexpected              no\n",
         uid, daemon_child.dir);
     prints("show-vm --vm-id=3", expected);
     prints("list-pools", "POOL  MEMBERS  CAPACITY  EXECUTOR  BACKEND  PID  STATE\n"
@@ -160,7 +162,8 @@ Test(ctl, json_is_the_result_on_one_line)
                           "\"registered\",\"uid\":null,\"uuid\":null,\"pid\":null,\"in_flight\":1024,\"arena_bytes\":67108864,"
                           "\"attached_arena_bytes\":null,"
                           "\"arena_access\":null,\"device_bytes\":67108864,\"token_file\":null,"
-                          "\"broken_reason\":null}}\n");
+                          "\"broken_reason\":null,\"uuid\":null,\"isolation\":\"shared\",\"iommu_domain\":0,"
+                          "\"admin_state\":\"active\",\"reason\":null,\"expected\":false}}\n");
     prints("version --json", "{\"version\":\"" VGPU_VERSION "\",\"abi\":\"1.0\"}\n");
     prints("version", "version  " VGPU_VERSION "\nabi      1.0\n");
 }
@@ -173,7 +176,7 @@ Test(ctl, the_daemon_refuses)
     fails("register-vm --vm-id=1-9 --pool=A", 1, "VM 4: pool A is full");
     cr_assert_eq(run("register-vm --vm-id=3 --pool=A"), 0);
     fails("register-vm --vm-id=1-3 --pool=A", 1, "VM 3 is registered already");
-    fails("remove-vm --vm-id=3", 1, "VM 3 is attached; stop it first (EBUSY)");
+    fails("remove-vm --vm-id=3", 1, "VM 3 is attached; stop it first, or vgpu-ctl drain-vm --vm-id=3 (EBUSY)");
     fails("register-vm --vm-id=1 --pool=A --in-flight=65536", 1, "more than limits.in_flight");
     fails("stats --vm-id=7", 1, "VM 7 is not registered");
 }
