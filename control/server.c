@@ -123,8 +123,8 @@ static int command_allowed(struct vgpu_control *c, const struct vgpu_command *co
 
     if (caller->role == VGPU_ROLE_NONE || (command->changes && caller->role != VGPU_ROLE_ADMIN)) {
         refusal_note(c, command->name);
-        return vgpu_err_set(err, EPERM, "%s: %s uid %" PRId64 " may not; administrators are root, the user that runs vgpud and the "
-                                        "group control.admin_group of its configuration",
+        return vgpu_err_set(err, EPERM, "%s: %s uid %" PRId64 " may not; administrators are root, the user that "
+                                        "runs vgpud and the group control.admin_group of its configuration",
                             command->name, caller->role == VGPU_ROLE_VIEWER ? "a viewer of" : "", caller->uid);
     }
     return 0;

@@ -176,7 +176,8 @@ Test(commands, hooks_may_say_it_twice)
     expect(3, "expected", "false");
     refused("{\"command\":\"attach\",\"args\":{}}", "EINVAL", "vm_id or uuid");
     refused("{\"command\":\"attach\",\"args\":{\"vm_id\":3,\"uuid\":\"" UUID_1 "\"}}", "EINVAL", "not both");
-    refused("{\"command\":\"detach\",\"args\":{\"uuid\":\"ffffffff-ffff-ffff-ffff-ffffffffffff\"}}", "ENOENT", "is not registered");
+    refused("{\"command\":\"detach\",\"args\":{\"uuid\":\"ffffffff-ffff-ffff-ffff-ffffffffffff\"}}", "ENOENT",
+            "is not registered");
 }
 
 Test(commands, pools)
@@ -234,14 +235,14 @@ static const struct {
      "ENOTSUP", "newer"},
     {"{\"command\":\"import\",\"args\":{\"document\":{\"format\":\"vgpu-registry\",\"version\":1,\"pools\":[],\"vms\":[{}]}}}",
      "EINVAL", "document.vms[0].vm_id"},
-    {"{\"command\":\"import\",\"args\":{\"document\":{\"format\":\"vgpu-registry\",\"version\":1,\"pools\":[],\"vms\":[{\"vm_id\":8,"
-     "\"pool\":\"A\",\"secret\":1}]}}}",
+    {"{\"command\":\"import\",\"args\":{\"document\":{\"format\":\"vgpu-registry\",\"version\":1,\"pools\":[],\"vms\":[{"
+     "\"vm_id\":8,\"pool\":\"A\",\"secret\":1}]}}}",
      "EINVAL", "does not know"},
-    {"{\"command\":\"import\",\"args\":{\"document\":{\"format\":\"vgpu-registry\",\"version\":1,\"pools\":[],\"vms\":[{\"vm_id\":8,"
-     "\"pool\":\"A\"},{\"vm_id\":8,\"pool\":\"A\"}]}}}",
+    {"{\"command\":\"import\",\"args\":{\"document\":{\"format\":\"vgpu-registry\",\"version\":1,\"pools\":[],\"vms\":[{"
+     "\"vm_id\":8,\"pool\":\"A\"},{\"vm_id\":8,\"pool\":\"A\"}]}}}",
      "EINVAL", "twice"},
-    {"{\"command\":\"import\",\"args\":{\"document\":{\"format\":\"vgpu-registry\",\"version\":1,\"pools\":[],\"vms\":[{\"vm_id\":8,"
-     "\"pool\":\"A\"},{\"vm_id\":9,\"pool\":\"Z\"}]}}}",
+    {"{\"command\":\"import\",\"args\":{\"document\":{\"format\":\"vgpu-registry\",\"version\":1,\"pools\":[],\"vms\":[{"
+     "\"vm_id\":8,\"pool\":\"A\"},{\"vm_id\":9,\"pool\":\"Z\"}]}}}",
      "ENOENT", "there is no pool Z"},
     {"{\"command\":\"set-prioriti\",\"args\":{}}", "ENOSYS", "did you mean set-priority?"},
 };
