@@ -34,7 +34,8 @@ json_t *vgpu_vm_json(struct vgpu_control *c, const struct vgpu_vm_record *vm)
     json_t *token = vm->has_token ? vgpu_token_path(c, vm->vm_id) : json_null();
 
     json_t *json = json_pack(
-        "{s:i,s:s,s:s,s:s,s:s,s:o,s:o,s:o,s:I,s:I,s:o,s:o,s:I,s:o,s:o}", "vm_id", (int)vm->vm_id, "name", vm->name, "pool",
+        "{s:i,s:s,s:o,s:s,s:s,s:s,s:o,s:o,s:o,s:I,s:I,s:o,s:o,s:I,s:o,s:o}", "vm_id", (int)vm->vm_id, "name", vm->name, "uuid",
+        text_or_null(vm->uuid), "pool",
         vm->pool, "priority", vgpu_priority_name(vm->priority), "engine", vgpu_engine_name(vm->engine), "state",
         vgpu_json_text(state), "uid", int_or_null(vm->uid >= 0, vm->uid), "pid",
         int_or_null(attached && live.pid >= 0, live.pid), "in_flight",
@@ -43,7 +44,7 @@ json_t *vgpu_vm_json(struct vgpu_control *c, const struct vgpu_vm_record *vm)
         int_or_null(attached, (int64_t)live.arena_bytes), "arena_access", text_or_null(attached ? live.arena_access : NULL),
         "device_bytes", (json_int_t)device, "token_file", token, "broken_reason",
         text_or_null(attached ? live.broken_reason : NULL));
-    json_t *more = json_pack("{s:o,s:s,s:I,s:s,s:o,s:b}", "uuid", text_or_null(vm->uuid), "isolation",
+    json_t *more = json_pack("{s:s,s:I,s:s,s:o,s:b}", "isolation",
                              vgpu_isolations[vm->isolation], "iommu_domain", (json_int_t)vm->iommu_domain, "admin_state",
                              vgpu_admin_states[vm->admin_state], "reason", text_or_null(vm->reason), "expected",
                              vm->expected);

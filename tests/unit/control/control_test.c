@@ -18,7 +18,7 @@
 
 /* What comes last of a VM about which nothing was said. */
 #define VM_MORE                                                                                                        \
-    "\"uuid\":null,\"isolation\":\"shared\",\"iommu_domain\":0,\"admin_state\":\"active\",\"reason\":null,\"expected\":false"
+    "\"isolation\":\"shared\",\"iommu_domain\":0,\"admin_state\":\"active\",\"reason\":null,\"expected\":false"
 
 static struct control_rig rig;
 
@@ -185,7 +185,7 @@ Test(control, register_show_list_remove)
             "\"arena_bytes\":4096,\"device_bytes\":0}}",
             "{\"vms\":[{\"vm_id\":9,\"token_file\":null}]}");
     answers("{\"command\":\"show-vm\",\"args\":{\"vm_id\":9}}",
-            "{\"vm\":{\"vm_id\":9,\"name\":\"nine\",\"pool\":\"B\",\"priority\":\"medium\","
+            "{\"vm\":{\"vm_id\":9,\"name\":\"nine\",\"uuid\":null,\"pool\":\"B\",\"priority\":\"medium\","
             "\"engine\":\"auto\",\"state\":\"registered\","
             "\"uid\":null,\"pid\":null,\"in_flight\":16,\"arena_bytes\":4096,\"attached_arena_bytes\":null,"
             "\"arena_access\":null,"
@@ -194,12 +194,12 @@ Test(control, register_show_list_remove)
     rig.attached_state = "broken";
     snprintf(
         expected, sizeof(expected),
-        "{\"vms\":[{\"vm_id\":1,\"name\":\"vm-1\",\"pool\":\"A\",\"priority\":\"high\","
+        "{\"vms\":[{\"vm_id\":1,\"name\":\"vm-1\",\"uuid\":null,\"pool\":\"A\",\"priority\":\"high\","
         "\"engine\":\"resident\",\"state\":\"broken\","
         "\"uid\":%u,\"pid\":4242,\"in_flight\":1024,\"arena_bytes\":67108864,\"attached_arena_bytes\":1048576,"
         "\"arena_access\":\"bounce\","
         "\"device_bytes\":67108864,\"token_file\":\"%s/tokens/vm-1.token\",\"broken_reason\":\"a submission slot ran "
-        "ahead\"," VM_MORE "},{\"vm_id\":2,\"name\":\"vm-2\",\"pool\":\"A\",\"priority\":\"high\","
+        "ahead\"," VM_MORE "},{\"vm_id\":2,\"name\":\"vm-2\",\"uuid\":null,\"pool\":\"A\",\"priority\":\"high\","
         "\"engine\":\"resident\",\"state\":\"registered\","
         "\"uid\":%u,\"pid\":null,\"in_flight\":1024,\"arena_bytes\":67108864,\"attached_arena_bytes\":null,"
         "\"arena_access\":null,"

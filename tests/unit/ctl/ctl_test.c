@@ -105,13 +105,13 @@ Test(ctl, a_day_of_work)
     prints("list-vms --pool=B --json --priority=low", "{\"vms\":[]}\n");
     snprintf(
         expected, sizeof(expected),
-        "vm_id                 3\nname                  big\npool                  B\npriority              medium\n"
+        "vm_id                 3\nname                  big\nuuid                  -\npool                  B\npriority              medium\n"
         "engine                batch\n"
-        "state                 attached\nuid                   %u\nuuid                  -\npid                   4242\n"
+        "state                 attached\nuid                   %u\npid                   4242\n"
         "in_flight             7\narena_bytes           1G\nattached_arena_bytes  1M\n"
         "arena_access          bounce\ndevice_bytes          1.5M\n"
         "token_file            %s/tokens/vm-3.token\nbroken_reason         -\n"
-        "uuid                  -\nisolation             shared\niommu_domain          0\n"
+        "isolation             shared\niommu_domain          0\n"
         "admin_state           active\nreason                -\nexpected              no\n",
         uid, daemon_child.dir);
     prints("show-vm --vm-id=3", expected);
@@ -157,12 +157,12 @@ Test(ctl, json_is_the_result_on_one_line)
         json_decref(json);
     }
     cr_assert_eq(run("show-vm --vm-id=1 --json"), 0);
-    cr_assert_str_eq(out, "{\"vm\":{\"vm_id\":1,\"name\":\"vm-1\",\"pool\":\"A\",\"priority\":\"medium\","
+    cr_assert_str_eq(out, "{\"vm\":{\"vm_id\":1,\"name\":\"vm-1\",\"uuid\":null,\"pool\":\"A\",\"priority\":\"medium\","
         "\"engine\":\"auto\",\"state\":"
-                          "\"registered\",\"uid\":null,\"uuid\":null,\"pid\":null,\"in_flight\":1024,\"arena_bytes\":67108864,"
+                          "\"registered\",\"uid\":null,\"pid\":null,\"in_flight\":1024,\"arena_bytes\":67108864,"
                           "\"attached_arena_bytes\":null,"
                           "\"arena_access\":null,\"device_bytes\":67108864,\"token_file\":null,"
-                          "\"broken_reason\":null,\"uuid\":null,\"isolation\":\"shared\",\"iommu_domain\":0,"
+                          "\"broken_reason\":null,\"isolation\":\"shared\",\"iommu_domain\":0,"
                           "\"admin_state\":\"active\",\"reason\":null,\"expected\":false}}\n");
     prints("version --json", "{\"version\":\"" VGPU_VERSION "\",\"abi\":\"1.0\"}\n");
     prints("version", "version  " VGPU_VERSION "\nabi      1.0\n");
