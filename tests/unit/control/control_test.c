@@ -60,7 +60,7 @@ static bool serve_until(int fd, int ms)
 /* Everything up to the server's close. */
 static char *receive(int fd)
 {
-    static char text[1 << 20];
+    static char text[1 << 22];
     size_t n = 0;
 
     while (serve_until(fd, 8000)) {
