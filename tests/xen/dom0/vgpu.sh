@@ -27,7 +27,7 @@ vgpu_stop() {
     kill "$VGPUD" 2>/dev/null
     wait "$VGPUD"
 }
-no_process() { ! pgrep "$1" >/dev/null; }
+no_process() { ! pidof "$1" >/dev/null; }
 vm_state() { # NUMBER STATE
     $CTL show-vm --vm-id="$1" --json 2>/dev/null | grep -q "\"state\": *\"$2\""
 }
@@ -35,13 +35,6 @@ local_guest() { # NUMBER COMMAND...: a process of dom0 as that VM
     local id=$1
     shift
     VGPU_VM_ID=$id VGPU_TOKEN_FILE=/run/vgpu/tokens/vm-$id.token "$@" >/tmp/local 2>&1 || { cat /tmp/local; return 1; }
-}
-# The thread of a process that has used the most CPU.
-busiest() {
-    local thread
-    for thread in /proc/"$1"/task/*; do
-        echo "$(awk '{ print $14 + $15 }' "$thread/stat") ${thread##*/}"
-    done | sort -rn | head -n 1 | cut -d' ' -f2
 }
 
 # ---- load in a domain: vgpu-lab-guest flow, whose completions are accounted for one by one ----

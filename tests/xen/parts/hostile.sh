@@ -2,7 +2,7 @@
 # g2 turns on its host while g1 works on, with every result verified.
 # expects: scribble revoke unbell store-garbage neighbour daemon-lives attacker-again
 
-executors=$(pgrep vgpu-exec | tr '\n' ' ')
+executors=$(pidof vgpu-exec)
 flow_start g1
 wait_until 30 flow_gets_on g1
 for attack in scribble revoke unbell; do
@@ -22,7 +22,7 @@ guest_run g2 90 'for i in 1 2 3 4 5 6 7 8 9 10 11 12; do
     xenstore-write device/vgpu/0/state $((i % 8)) 2>/dev/null
 done; echo garbage written'
 check store-garbage "$REPLY" [ "$REPLY" = 'garbage written' ]
-same_processes() { [ -d "/proc/$VGPUD" ] && [ "$(pgrep vgpu-exec | tr '\n' ' ')" = "$executors" ]; }
+same_processes() { [ -d "/proc/$VGPUD" ] && [ "$(pidof vgpu-exec)" = "$executors" ]; }
 check daemon-lives 'the same vgpud and the same executors' same_processes
 flow_end g1
 check neighbour "$REPLY" clean_flow $? "$REPLY"
