@@ -101,9 +101,15 @@ static int offer_channel(uint32_t domid, uint32_t seconds)
 
 int main(int argc, char **argv)
 {
+    char *end = NULL;
+
     if (argc < 4)
         return 2;
-    uint32_t domid = (uint32_t)strtoul(argv[2], NULL, 10), number = (uint32_t)strtoul(argv[3], NULL, 10);
+    uint32_t domid = (uint32_t)strtoul(argv[2], NULL, 10), number = (uint32_t)strtoul(argv[3], &end, 10);
+    if (end == argv[3] || *end != '\0') {
+        printf("%s is no number\n", argv[3]);
+        return 2;
+    }
     if (strcmp(argv[1], "map") == 0 && argc > 4)
         return map(domid, number, strcmp(argv[4], "rw") == 0 ? PROT_READ | PROT_WRITE : PROT_READ);
     if (strcmp(argv[1], "write") == 0)

@@ -46,12 +46,12 @@ guest_up() { # NAME [SECONDS]: its init waits for commands
 }
 guest_log() { tail -n "${2:-20}" "/var/log/xen/console/guest-$1.log"; }
 
-# guest_start NAME COMMAND: the guest's init runs it in its shell. guest_wait NAME SECONDS: its exit status, its last line
+# guest_start NAME COMMAND: the guest's init runs it in its shell; at most 3000 bytes. guest_wait NAME SECONDS: its exit status, its last line
 # of output in REPLY.
 guest_start() {
     STARTED=$((${STARTED:-0} + 1))
     echo $STARTED >"/tmp/started.$1"
-    xenstore-write "/local/domain/$(guest_id "$1")/lab/command" "$STARTED $2"
+    xenstore-write "/local/domain/$(guest_id "$1")/lab/command" "$STARTED $(printf %s "$2" | base64 -w 0)"
 }
 guest_answered() { case $(xenstore-read "$1/data/reply" 2>/dev/null) in "$2 "*) ;; *) return 1 ;; esac; }
 guest_wait() {

@@ -1,6 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# A guest's first process: runs what dom0 writes to its node lab/command, one after the other, and answers in data/reply.
+# A guest's first process: runs what dom0 writes to its node lab/command (in base64, since xenstore's tools escape line
+# ends), one after the other, and answers in data/reply.
 # Blocks in between: guests that poll take the CPU from each other.
 . /vmlab.sh
 vmlab_mounts
@@ -21,8 +22,9 @@ xenstore-watch lab/command | while read -r _; do
     number=${line%% *}
     [ "$number" != "$last" ] || continue
     last=$number
-    echo "lab: $line"
-    sh -c "${line#* }" >/tmp/out 2>&1 </dev/null
+    command=$(echo "${line#* }" | base64 -d)
+    echo "lab: $command"
+    sh -c "$command" >/tmp/out 2>&1 </dev/null
     status=$?
     cat /tmp/out
     answer "$number" $status "$(tail -n 1 /tmp/out)"
