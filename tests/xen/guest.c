@@ -10,6 +10,7 @@
  *   stall SECONDS          one descriptor on which the device stands still (needs debug.debug_ops)
  *   cycles N               attaches, works, detaches, N times
  *   who TEXT               prints what the host says about this VM
+ *   arena MIB              attaches with an arena of that size
  *   scribble|revoke|unbell SECONDS
  *                          random words over all that the host maps; the pages taken back in mid-flight; the event
  *                          channel closed in mid-flight. Ends well however the attachment ended.
@@ -55,9 +56,9 @@ void e2e_sleep_ms(unsigned ms)
 
 /* ---- attaching ---- */
 
-static struct vgpu *open_with(uint64_t spin_ns)
+static struct vgpu *open_with(uint64_t spin_ns, uint64_t arena_bytes)
 {
-    struct vgpu_options o = {.spin_ns = spin_ns};
+    struct vgpu_options o = {.spin_ns = spin_ns, .arena_bytes = arena_bytes};
     struct vgpu *v;
     char why[256];
     int rc = vgpu_open(&o, &v, why, sizeof(why));
@@ -102,7 +103,7 @@ static void progress_write(const char *stop_file, const struct e2e_flow *f)
 static int run_flow(const char *stop_file, bool nops)
 {
     bool stop = false;
-    struct e2e_flow f = {.v = open_with(0), .work = nops ? E2E_NOPS : E2E_VERIFIED, .total = UINT64_MAX, .stop = &stop,
+    struct e2e_flow f = {.v = open_with(0, 0), .work = nops ? E2E_NOPS : E2E_VERIFIED, .total = UINT64_MAX, .stop = &stop,
                          .rng = vgpu_now_ns(), .burst_max = 16};
     uint64_t next_ms = 0;
 
@@ -123,7 +124,7 @@ static int run_flow(const char *stop_file, bool nops)
 
 static int run_count(uint64_t n)
 {
-    struct vgpu *v = open_with(UINT64_C(60000000000));
+    struct vgpu *v = open_with(UINT64_C(60000000000), 0);
     uint64_t done = 0;
 
     touch("/tmp", "count.attached");
@@ -141,7 +142,7 @@ static int run_count(uint64_t n)
 
 static int run_order(unsigned n, const char *dir)
 {
-    struct vgpu *v = open_with(0);
+    struct vgpu *v = open_with(0, 0);
     char path[256];
     struct vgpu_request nop = {.opcode = VGPU_OP_NOP};
 
@@ -175,7 +176,7 @@ static int run_order(unsigned n, const char *dir)
 
 static int run_stall(unsigned seconds)
 {
-    struct vgpu *v = open_with(0);
+    struct vgpu *v = open_with(0, 0);
     struct vgpu_request r = {.opcode = VGPU_OP_DEBUG, .sub = VGPU_DEBUG_STALL, .arg = {seconds * 1000000u}};
     struct vgpu_completion c = {0};
 
@@ -190,7 +191,7 @@ static int run_cycles(unsigned n)
 {
     for (unsigned i = 0; i < n; i++) {
         struct vgpu_buffer b;
-        struct vgpu *v = open_with(0);
+        struct vgpu *v = open_with(0, 0);
         e2e_check(vgpu_arena_alloc(v, 4096, &b) == 0, "%s", vgpu_strerror(v));
         e2e_check(vgpu_fill(v, &b, i + 1, 4096) == 0, "%s", vgpu_strerror(v));
         e2e_check(((uint32_t *)b.host_ptr)[1023] == i + 1, "cycle %u: a wrong result", i);
@@ -202,13 +203,22 @@ static int run_cycles(unsigned n)
 
 static int run_who(const char *text)
 {
-    struct vgpu *v = open_with(0);
+    struct vgpu *v = open_with(0, 0);
     struct vgpu_properties p;
     int rc = vgpu_properties_get(v, &p);
 
     e2e_check(rc == 0 && vgpu_nop(v) == 0, "%s", vgpu_strerror(v));
     printf("%s vm=%u pool=%s priority=%u backend=%s arena=%llu\n", text, p.vm_id, p.pool, p.priority, p.backend,
            (unsigned long long)p.arena_bytes);
+    vgpu_close(v);
+    return 0;
+}
+
+static int run_arena(uint64_t mib)
+{
+    struct vgpu *v = open_with(0, mib << 20);
+
+    printf("attached with %llu MiB\n", (unsigned long long)mib);
     vgpu_close(v);
     return 0;
 }
@@ -289,7 +299,7 @@ static int run_attack(const char *how, unsigned seconds)
 static int usage(void)
 {
     fprintf(stderr, "usage: vgpu-lab-guest flow STOP-FILE [nops] | count N | order N DIR | stall SECONDS | cycles N | "
-                    "who TEXT | scribble|revoke|unbell SECONDS\n");
+                    "who TEXT | arena MIB | scribble|revoke|unbell SECONDS\n");
     return 2;
 }
 
@@ -309,6 +319,8 @@ int main(int argc, char **argv)
         return run_cycles((unsigned)atoi(argv[2]));
     if (strcmp(mode, "who") == 0)
         return run_who(argv[2]);
+    if (strcmp(mode, "arena") == 0)
+        return run_arena(strtoull(argv[2], NULL, 10));
     if (strcmp(mode, "scribble") == 0 || strcmp(mode, "revoke") == 0 || strcmp(mode, "unbell") == 0)
         return run_attack(mode, (unsigned)atoi(argv[2]));
     return usage();

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # A domain that is registered works through grants; one that is not gets nothing. g1 is VM 1 from here on.
-# expects: device vecadd gemm identity claims unregistered grant-limit registered-later
+# expects: device vecadd gemm identity claims-number claims unregistered grant-limit registered-later
 
 register 1 --pool=A --priority=high --uuid=$UUID1 --arena-bytes=2M
 check device 'its device node appears' wait_until 20 xenstore-exists "$(device g1)/state"
@@ -14,9 +14,12 @@ mark worked
 guest_run g1 30 'vgpu-lab-guest who I-am'
 check identity "$REPLY" [ "$REPLY" = 'I-am vm=1 pool=A priority=0 backend=cpu arena=2097152' ]
 # It may say what it likes: in its environment, and in each node that it can write.
-guest_run g1 30 'for n in vm-id vm_id pool priority name uuid; do xenstore-write device/vgpu/0/$n 2; done;
-    VGPU_VM_ID=2 VGPU_POOL=B vgpu-lab-guest who I-am'
-check claims "it claims to be VM 2; $REPLY" [ "$REPLY" = 'I-am vm=1 pool=A priority=0 backend=cpu arena=2097152' ]
+guest_run g1 30 'VGPU_VM_ID=2 vgpu-lab-guest who I-am'
+status=$?
+check claims-number "exit $status: $REPLY" refused_naming $status 'VM 1'
+guest_run g1 30 'for n in vm-id pool priority name uuid max-arena-bytes; do xenstore-write device/vgpu/0/$n 2; done
+    vgpu-lab-guest who I-am'
+check claims "it says it is VM 2; $REPLY" [ "$REPLY" = 'I-am vm=1 pool=A priority=0 backend=cpu arena=2097152' ]
 
 guest_run g2 60 'vgpu-vecadd --size 256'
 status=$?
@@ -25,7 +28,7 @@ check unregistered "exit $status: $REPLY" refused_unregistered $status g2
 # 8 MiB are more than gntalloc gives out by default. The sentence must name what to turn.
 register 2 --pool=A --priority=low --uuid=$UUID2 --arena-bytes=8M
 wait_until 20 xenstore-exists "$(device g2)/state"
-guest_run g2 60 'vgpu-vecadd --size 256'
+guest_run g2 60 'vgpu-lab-guest arena 8'
 status=$?
 check grant-limit "exit $status: $REPLY" refused_naming $status gntalloc limit
 $CTL remove-vm --vm-id=2 >/dev/null && register 2 --pool=A --priority=low --uuid=$UUID2 --arena-bytes=1M
