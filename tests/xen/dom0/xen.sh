@@ -49,9 +49,11 @@ guest_log() { tail -n "${2:-20}" "/var/log/xen/console/guest-$1.log"; }
 # guest_start NAME COMMAND: the guest's init runs it in its shell; at most 3000 bytes. guest_wait NAME SECONDS: its exit status, its last line
 # of output in REPLY.
 guest_start() {
-    STARTED=$((${STARTED:-0} + 1))
-    echo $STARTED >"/tmp/started.$1"
-    xenstore-write "/local/domain/$(guest_id "$1")/lab/command" "$STARTED $(printf %s "$2" | base64 -w 0)"
+    local number
+    # Counted in a file: it is also called in subshells.
+    number=$(($(cat "/tmp/started.$1" 2>/dev/null) + 1))
+    echo $number >"/tmp/started.$1"
+    xenstore-write "/local/domain/$(guest_id "$1")/lab/command" "$number $(printf %s "$2" | base64 -w 0)"
 }
 guest_answered() { case $(xenstore-read "$1/data/reply" 2>/dev/null) in "$2 "*) ;; *) return 1 ;; esac; }
 guest_wait() {
