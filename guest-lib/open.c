@@ -192,7 +192,8 @@ static int watch(struct vgpu *v, int fd, uint32_t events)
 {
     struct epoll_event e = {.events = events, .data.fd = fd};
 
-    return epoll_ctl(v->event_fd, EPOLL_CTL_ADD, fd, &e);
+    /* A carrier may keep its doorbell over attachments: then it is there already. */
+    return epoll_ctl(v->event_fd, EPOLL_CTL_ADD, fd, &e) < 0 && errno != EEXIST ? -1 : 0;
 }
 
 int vgpu_link_begin(struct vgpu *v, struct vgpu_err *err)
