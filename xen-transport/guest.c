@@ -493,13 +493,19 @@ static void xen_drain(struct vgpu_carrier *base)
     vgpu_xen_events_take(&g->api, g->events);
 }
 
+/* Has the backend taken leave? Unknown: it ended, or answers no more. */
+static bool left(uint32_t state)
+{
+    return state == VGPU_XEN_CLOSED || state == VGPU_XEN_UNKNOWN;
+}
+
 static void xen_goodbye(struct vgpu_carrier *base, uint64_t timeout_ns)
 {
     struct xen_guest *g = of(base);
     uint64_t deadline = vgpu_now_ns() + timeout_ns;
 
     if (g->base.step == VGPU_CARRIER_ATTACHED && !g->abandoned && front_write(g, VGPU_XEN_NODE_STATE, VGPU_XEN_CLOSING))
-        while (!(xen_released(base) && backend_state(g) == VGPU_XEN_CLOSED) && vgpu_now_ns() < deadline)
+        while (!(xen_released(base) && left(backend_state(g))) && vgpu_now_ns() < deadline)
             nanosleep(&(struct timespec){.tv_nsec = LOOK_INTERVAL_NS}, NULL);
     xen_close(base);
 }
@@ -559,4 +565,9 @@ int vgpu_xen_carrier_open(const char *library, struct vgpu_carrier **out, struct
     }
     *out = &g->base;
     return 0;
+}
+
+struct vgpu_xen_directory *vgpu_xen_guest_directory(struct vgpu_carrier *c)
+{
+    return of(c)->directory;
 }

@@ -16,4 +16,8 @@ bool vgpu_xen_guest_here(void);
 /* library NULL: the installed libraries. 0 and *out, or -errno with err: -ENOENT (libraries), -ENOTSUP (not built in). */
 int vgpu_xen_carrier_open(const char *library, struct vgpu_carrier **out, struct vgpu_err *err);
 
+struct vgpu_xen_directory;
+/* For tests: the directory of a region that was made. */
+struct vgpu_xen_directory *vgpu_xen_guest_directory(struct vgpu_carrier *c);
+
 #endif

@@ -51,6 +51,13 @@ static bool reply_write(struct xen_device *dev, const char *request, uint32_t st
            state_write(dev, state);
 }
 
+/* Closed, and no answer to anybody: a guest whose request is open is answered by the next daemon. */
+static void state_reset(struct xen_device *dev)
+{
+    vgpu_xen_node_remove(&dev->t->api, dev->t->xs, dev->back, VGPU_XEN_NODE_REPLY);
+    state_write(dev, VGPU_XEN_CLOSED);
+}
+
 static void refuse(struct xen_device *dev, const char *request, const struct vgpu_refusal *r)
 {
     vgpu_xen_node_write(&dev->t->api, dev->t->xs, dev->back, VGPU_XEN_NODE_ERROR, "%u %s", r->error, r->text);
@@ -208,7 +215,7 @@ static void device_add(struct vgpu_transport *t, uint32_t domid)
     dev->dirty = true;
     dev->next = t->devices;
     t->devices = dev;
-    state_write(dev, VGPU_XEN_CLOSED); /* whatever a daemon before us left there */
+    state_reset(dev); /* whatever a daemon before us left there */
 }
 
 static void device_remove(struct xen_device *dev)
@@ -446,7 +453,7 @@ static void xen_close(struct vgpu_transport *t)
         struct xen_device *dev = t->devices;
         if (dev->session)
             session_free(dev->session);
-        state_write(dev, VGPU_XEN_CLOSED);
+        state_reset(dev);
         device_remove(dev);
     }
     if (t->xs)

@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A Xen inside one process: grants over memfds, event channels over pipes, xenstore with owners, readers and watches. The
+ * same functions as Xen's libraries, in one shared library, for tests of xen-transport/ without a hypervisor. Handles
+ * belong to the domain that fake_xen_domain() named when they were opened. One thread.
+ */
+#ifndef VGPU_FAKE_XEN_H
+#define VGPU_FAKE_XEN_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* Handles that are opened from here on belong to this domain. */
+void fake_xen_domain(uint32_t domid);
+/* Makes what a toolstack makes of a domain: its home, `domid` and `vm`. */
+void fake_xen_domain_create(uint32_t domid, const char *uuid);
+/* Its nodes go; what others have mapped of it stays. */
+void fake_xen_domain_destroy(uint32_t domid);
+/* Called after each write to xenstore. */
+void fake_xen_on_write(void (*hook)(const char *path, const char *value));
+/* Value of a node, or NULL; valid until it changes. */
+const char *fake_xen_node(const char *path);
+/* Takes a grant back, as a hostile kernel would. */
+void fake_xen_revoke(uint32_t ref);
+/* Was this grant ever mapped for writing? */
+bool fake_xen_written(uint32_t ref);
+
+struct fake_xen_counts {
+    uint32_t grants, mapped_pages, ports, handles;
+};
+void fake_xen_count(struct fake_xen_counts *out);
+
+#endif

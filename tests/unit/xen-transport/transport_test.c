@@ -1,0 +1,519 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The Xen transport, host and guest in one process over tests/fake-xen: the handshake, doorbells, either side's death, and
+ * guests that lie. Time passes by calls of dispatch.
+ */
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "core/base/clock.h"
+#include "core/base/transport.h"
+#include "fake.h"
+#include "rings/abi/vgpu_xen.h"
+#include "rings/spsc.h"
+#include "xen-transport/grants.h"
+#include "xen-transport/guest.h"
+
+#define DOM 5u
+#define UUID "11111111-1111-4111-8111-111111111111"
+#define FRONT "/local/domain/5/device/vgpu/0/"
+#define BACK "/local/domain/0/backend/vgpu/5/0/"
+#define ARENA (UINT64_C(64) << 10)
+
+static struct vgpu_transport *host;
+static struct vgpu_carrier *guest;
+static struct vgpu_carrier_region region;
+static struct vgpu_region_header layout;
+static struct vgpu_session *offered; /* what the daemon was handed */
+static uint32_t offers, gone;
+static bool registered = true, strict;
+static struct vgpu_err err;
+
+static int on_hello(void *ctx, struct vgpu_session *s, const struct vgpu_peer *peer, struct vgpu_attach_limits *limits,
+                    struct vgpu_refusal *r)
+{
+    cr_expect_str_eq(peer->uuid, UUID);
+    cr_expect_eq(peer->domid, DOM);
+    if (!registered)
+        return vgpu_refuse(r, VGPU_ATTACH_E_UNKNOWN_VM, "not registered");
+    s->peer.vm_id = 7;
+    *limits = (struct vgpu_attach_limits){.arena_bytes = ARENA, .device_bytes = 1 << 20, .in_flight = 32, .ring_slots = 64};
+    return 0;
+}
+
+static bool on_knows(void *ctx, const char *uuid)
+{
+    return registered && !strcmp(uuid, UUID);
+}
+
+static void on_attach(void *ctx, struct vgpu_session *s)
+{
+    offered = s;
+    offers++;
+}
+
+static void on_gone(void *ctx, struct vgpu_session *s)
+{
+    gone++;
+    s->ops->session_close(s);
+    offered = NULL;
+}
+
+/* A state Closed beside the id of a request that got no refusal would be taken for one. */
+static void on_write(const char *path, const char *value)
+{
+    const char *request = fake_xen_node(FRONT "request-id"), *reply = fake_xen_node(BACK "reply-id");
+    const char *state = fake_xen_node(FRONT "state");
+
+    if (strncmp(path, BACK, strlen(BACK)) || !request || !reply || strcmp(request, reply) || !state || atoi(state) >= 4)
+        return;
+    if (!strcmp(fake_xen_node(BACK "state"), "6"))
+        cr_expect(fake_xen_node(BACK "error"), "%s = %s: the guest sees Closed without a reason", path, value);
+}
+
+static void host_open(void)
+{
+    static const struct vgpu_transport_events events = {
+        .hello = on_hello, .knows = on_knows, .attach = on_attach, .gone = on_gone};
+    struct vgpu_transport_options options = {
+        .library = getenv("VGPU_FAKE_XEN"), .make_devices = true, .strict_ro = strict};
+
+    fake_xen_domain(0);
+    cr_assert_eq(vgpu_transport_xen.open(&options, &events, NULL, &host, &err), 0, "%s", err.text);
+}
+
+static void setup(void)
+{
+    vgpu_clock_init();
+    vgpu_xen_view_library = getenv("VGPU_FAKE_XEN");
+    fake_xen_on_write(on_write);
+    fake_xen_domain_create(0, "00000000-0000-0000-0000-000000000000");
+    fake_xen_domain_create(DOM, UUID);
+    host_open();
+    cr_assert_eq(vgpu_xen_carrier_open(getenv("VGPU_FAKE_XEN"), &guest, &err), 0, "%s", err.text);
+}
+
+/* A while of the host's time. */
+static void turn(void)
+{
+    fake_xen_domain(0);
+    for (int i = 0; i < 4; i++) {
+        vgpu_transport_xen.dispatch(host);
+        usleep(3000);
+    }
+}
+
+/* The guest's next step, the host working meanwhile. As advance: 1, 0 or -errno. */
+static int advance(void)
+{
+    int rc = 0;
+
+    for (int i = 0; i < 20 && rc == 0; i++) {
+        turn();
+        fake_xen_domain(DOM);
+        rc = guest->ops->advance(guest, &err);
+    }
+    return rc;
+}
+
+static int connect_guest(void)
+{
+    fake_xen_domain(0);
+    turn();
+    fake_xen_domain(DOM);
+    int rc = guest->ops->connect(guest, &err);
+    return rc ? rc : advance();
+}
+
+static void lay_out(void)
+{
+    layout = (struct vgpu_region_header){.magic = VGPU_REGION_MAGIC, .abi_version = VGPU_ABI_VERSION,
+                                         .header_bytes = sizeof(layout), .guest_ctrl_off = 4096, .host_ctrl_off = 8192,
+                                         .sq_off = 12288, .cq_off = 16384, .arena_off = 20480, .arena_bytes = ARENA,
+                                         .sq_slots = 64, .cq_slots = 64, .region_bytes = 20480 + ARENA};
+    fake_xen_domain(DOM);
+    if (!region.header)
+        cr_assert_eq(guest->ops->region_make(guest, &layout, false, &region, &err), 0, "%s", err.text);
+    memset(region.header, 0, 4096);
+    memcpy(region.header, &layout, sizeof(layout));
+}
+
+static int offer(void)
+{
+    fake_xen_domain(DOM);
+    int rc = guest->ops->attach(guest, &region, &err);
+    for (int i = 0; rc == 0 && i < 10 && !offered && strcmp(fake_xen_node(BACK "state"), "6"); i++)
+        turn();
+    return rc;
+}
+
+static void accept_offer(void)
+{
+    struct vgpu_msg_attached reply = {0};
+
+    cr_assert(offered, "the daemon was handed the region");
+    vgpu_session_props_begin(offered);
+    offered->props->magic = VGPU_PROPS_MAGIC;
+    offered->props->props_bytes = sizeof(struct vgpu_props);
+    offered->props->vm_id = 7;
+    offered->props->epoch = 3;
+    offered->props->sq_start = 100;
+    offered->props->cq_start = 200;
+    vgpu_session_props_end(offered);
+    cr_assert_eq(offered->ops->session_accept(offered, &reply), 0);
+}
+
+static void attach_all(void)
+{
+    cr_assert_eq(connect_guest(), 1, "%s", err.text);
+    lay_out();
+    cr_assert_eq(offer(), 0);
+    accept_offer();
+    cr_assert_eq(advance(), 1, "%s", err.text);
+    cr_assert_eq(guest->step, VGPU_CARRIER_ATTACHED);
+}
+
+static void teardown(void)
+{
+    struct fake_xen_counts n;
+
+    fake_xen_domain(DOM);
+    guest->ops->region_free(guest, &region);
+    guest->ops->free(guest);
+    if (host)
+        vgpu_transport_xen.close(host);
+    fake_xen_count(&n);
+    cr_expect(n.grants == 0 && n.mapped_pages == 0 && n.ports == 0 && n.handles == 0,
+              "left: %u grants, %u mapped pages, %u ports, %u handles", n.grants, n.mapped_pages, n.ports, n.handles);
+}
+
+TestSuite(xen, .init = setup, .fini = teardown);
+
+static bool readable(int fd)
+{
+    struct pollfd p = {.fd = fd, .events = POLLIN};
+
+    return poll(&p, 1, 0) == 1;
+}
+
+Test(xen, attaches_and_rings_both_ways)
+{
+    attach_all();
+    cr_expect_eq(guest->vm_id, 7);
+    cr_expect_eq(guest->welcome.max_arena_bytes, ARENA);
+    cr_expect_eq(guest->epoch, 3);
+    cr_expect_eq(guest->sq_start, 100);
+    cr_expect_eq(guest->cq_start, 200);
+    cr_expect(guest->ops->alive(guest, &err));
+    offered->ops->doorbell_ack(offered); /* binding rang it */
+    for (int i = 0; i < 3; i++) {
+        cr_expect(!readable(offered->doorbell_in));
+        guest->ops->ring(guest);
+        cr_expect(readable(offered->doorbell_in));
+        offered->ops->doorbell_ack(offered);
+    }
+    guest->ops->drain(guest);
+    for (int i = 0; i < 3; i++) {
+        cr_expect(!readable(guest->doorbell_fd));
+        offered->ops->doorbell_ring(offered);
+        cr_expect(readable(guest->doorbell_fd));
+        guest->ops->drain(guest);
+    }
+    /* The rings are the same memory on both sides. */
+    ((struct vgpu_slot *)region.sq)[5].w[0] = 0x1234;
+    cr_expect_eq(offered->region.sq[5].w[0], 0x1234);
+    offered->region.cq[6].w[0] = 0x5678;
+    cr_expect_eq(((struct vgpu_slot *)region.cq)[6].w[0], 0x5678);
+}
+
+Test(xen, pages_are_writable_only_where_the_host_writes)
+{
+    attach_all();
+    uint64_t index[512];
+    struct vgpu_region_source src;
+    offered->ops->source(offered, &src);
+    cr_expect_eq(src.kind, VGPU_REGION_GRANTS);
+    cr_assert_eq(pread(src.fd, index, sizeof(index), 0), (ssize_t)sizeof(index));
+    const uint32_t *ref = (const uint32_t *)index;
+    cr_expect(!fake_xen_written(ref[0]), "header");
+    cr_expect(!fake_xen_written(ref[1]), "guest control page");
+    cr_expect(fake_xen_written(ref[2]), "host control page");
+    cr_expect(fake_xen_written(ref[3]), "submission ring, for the ownership store");
+    cr_expect(fake_xen_written(ref[4]), "completion ring");
+    cr_expect(!fake_xen_written(ref[5]), "the arena is not mapped by vgpud");
+    cr_expect(!offered->region.sq_read_only);
+}
+
+Test(xen, strict_ro_lends_submission_slots_read_only)
+{
+    uint32_t ref[512];
+    struct vgpu_region_source src;
+    void *at;
+
+    vgpu_transport_xen.close(host);
+    strict = true;
+    host_open();
+    attach_all();
+    cr_expect(offered->region.sq_read_only);
+    offered->ops->source(offered, &src);
+    cr_assert_eq(pread(src.fd, ref, sizeof(ref), 0), (ssize_t)sizeof(ref));
+    cr_expect(!fake_xen_written(ref[3]));
+    struct vgpu_region_view *v;
+    src.doorbell_fd = dup(src.doorbell_fd);
+    uint32_t broken = 0;
+    fake_xen_domain(0);
+    cr_assert_eq(vgpu_region_grants.open(&src, &v, &err), 0, "%s", err.text);
+    cr_expect_eq(vgpu_region_grants.map(v, 12288, 4096, PROT_READ | PROT_WRITE, &broken, &at, &err), -EINVAL);
+    cr_expect_eq(vgpu_region_grants.map(v, 12288, 4096, PROT_READ, &broken, &at, &err), 0);
+    vgpu_region_grants.close(v);
+}
+
+Test(xen, an_executor_maps_the_arena_and_its_end_is_seen)
+{
+    struct vgpu_region_source src;
+    struct vgpu_region_view *v;
+    uint32_t broken = 0;
+    void *at;
+
+    attach_all();
+    offered->ops->source(offered, &src);
+    src.doorbell_fd = dup(src.doorbell_fd);
+    fake_xen_domain(0);
+    cr_assert_eq(vgpu_region_grants.open(&src, &v, &err), 0, "%s", err.text);
+    cr_assert_eq(vgpu_region_grants.map(v, layout.arena_off, ARENA, PROT_READ | PROT_WRITE, &broken, &at, &err), 0, "%s",
+                 err.text);
+    ((char *)at)[ARENA - 1] = 42;
+    cr_expect_eq(((char *)region.arena)[ARENA - 1], 42);
+    cr_expect_eq(vgpu_region_grants.map(v, layout.region_bytes - 4096, 8192, PROT_READ, &broken, &at, &err), -EINVAL);
+    guest->ops->drain(guest);
+    vgpu_region_grants.ring(v);
+    cr_expect(readable(guest->doorbell_fd));
+    guest->ops->drain(guest);
+    vgpu_region_grants.close(v); /* an executor that ends, whatever way: the guest is told, and the daemon is still there */
+    cr_expect(readable(guest->doorbell_fd));
+    cr_expect(guest->ops->alive(guest, &err));
+    src.doorbell_fd = dup(src.doorbell_fd);
+    cr_expect_lt(vgpu_region_grants.open(&src, &v, &err), 0, "that descriptor is closed");
+    offered->ops->source(offered, &src);
+    src.doorbell_fd = dup(src.doorbell_fd);
+    cr_assert_eq(vgpu_region_grants.open(&src, &v, &err), 0, "%s", err.text);
+    /* The daemon dies first: the guest waits for the executor before it gives anything up for lost. */
+    vgpu_transport_xen.close(host);
+    host = NULL;
+    cr_expect(!guest->ops->alive(guest, &err));
+    cr_expect(!guest->ops->released(guest));
+    vgpu_region_grants.close(v);
+    cr_expect(guest->ops->released(guest));
+}
+
+Test(xen, a_domain_that_is_not_registered_gets_nothing)
+{
+    registered = false;
+    turn();
+    cr_expect_null(fake_xen_node(FRONT "state"));
+    fake_xen_domain(DOM);
+    cr_expect_eq(guest->ops->connect(guest, &err), -EAGAIN);
+    registered = true;
+    vgpu_transport_xen.close(host); /* looks at all domains again */
+    host_open();
+    turn();
+    registered = false;
+    cr_expect_eq(connect_guest(), -EACCES);
+    cr_expect(strstr(err.text, "not registered"), "%s", err.text);
+    cr_expect_eq(offers, 0);
+}
+
+Test(xen, attaches_again_with_the_same_region_after_the_daemon_died)
+{
+    attach_all();
+    ((char *)region.arena)[0] = 1;
+    vgpu_transport_xen.close(host);
+    offered = NULL;
+    cr_expect(!guest->ops->alive(guest, &err));
+    cr_expect(guest->ops->released(guest));
+    guest->ops->close(guest);
+    host_open();
+    attach_all();
+    cr_expect_eq(((char *)region.arena)[0], 1);
+    cr_expect(guest->ops->alive(guest, &err));
+}
+
+Test(xen, a_daemon_that_comes_while_the_guest_waits_answers_it)
+{
+    cr_assert_eq(connect_guest(), 1, "%s", err.text);
+    lay_out();
+    vgpu_transport_xen.close(host);
+    fake_xen_domain(DOM);
+    cr_assert_eq(guest->ops->attach(guest, &region, &err), 0);
+    host_open();
+    for (int i = 0; i < 10 && !offered; i++)
+        turn();
+    accept_offer();
+    cr_assert_eq(advance(), 1, "%s", err.text);
+    cr_expect_eq(guest->step, VGPU_CARRIER_ATTACHED);
+}
+
+Test(xen, a_guest_process_that_dies_is_noticed)
+{
+    attach_all();
+    fake_xen_domain(DOM);
+    guest->ops->region_free(guest, &region); /* its kernel clears the byte; nothing is written to xenstore */
+    memset(&region, 0, sizeof(region));
+    usleep(120000);
+    turn();
+    cr_expect_eq(gone, 1);
+    cr_expect_str_eq(fake_xen_node(BACK "state"), "6");
+}
+
+Test(xen, a_guest_leaves_and_comes_back)
+{
+    for (int i = 1; i <= 3; i++) {
+        attach_all();
+        fake_xen_domain(DOM);
+        guest->ops->goodbye(guest, 0);
+        turn();
+        cr_expect_eq(gone, (uint32_t)i);
+        cr_expect(guest->ops->released(guest));
+    }
+}
+
+Test(xen, a_domain_that_is_destroyed_leaves_no_nodes)
+{
+    struct fake_xen_counts n;
+
+    attach_all();
+    fake_xen_domain_destroy(DOM);
+    turn();
+    turn();
+    cr_expect_eq(gone, 1);
+    cr_expect_null(fake_xen_node(BACK "state"));
+    fake_xen_count(&n);
+    cr_expect_eq(n.mapped_pages, 0);
+}
+
+Test(xen, an_offline_device_is_taken_away)
+{
+    attach_all();
+    struct vgpu_xen_api api;
+    cr_assert_eq(vgpu_xen_api_open(&api, getenv("VGPU_FAKE_XEN"), &err), 0);
+    fake_xen_domain(0);
+    struct xs_handle *xs = api.xs_open(0);
+    vgpu_xen_node_write(&api, xs, "backend/vgpu/5/0", VGPU_XEN_NODE_ONLINE, "0");
+    turn();
+    cr_expect_eq(gone, 1);
+    api.xs_close(xs);
+    vgpu_xen_api_close(&api);
+}
+
+/* ---- guests that lie ---- */
+
+static struct vgpu_xen_directory *directory;
+
+/* Offers a region that `bend` has bent: it must be refused, and leave nothing mapped. */
+static void refused_when(const char *what, void (*bend)(struct vgpu_xen_directory *d, struct vgpu_region_header *h))
+{
+    struct fake_xen_counts n;
+
+    cr_assert_eq(connect_guest(), 1, "%s: %s", what, err.text);
+    lay_out();
+    directory = vgpu_xen_guest_directory(guest);
+    struct vgpu_xen_directory before = *directory;
+    bend(directory, region.header);
+    cr_assert_eq(offer(), 0);
+    cr_expect_null(offered, "%s was accepted", what);
+    cr_expect_lt(advance(), 0, "%s: not refused", what);
+    cr_expect(strlen(err.text) > 40, "%s: %s", what, err.text);
+    fake_xen_count(&n);
+    cr_expect_eq(n.mapped_pages, 0, "%s: %u pages stay mapped", what, n.mapped_pages);
+    *directory = before;
+}
+
+#define BEND(name, ...)                                                                                                \
+    static void bend_##name(struct vgpu_xen_directory *d, struct vgpu_region_header *h)                                \
+    {                                                                                                                  \
+        (void)d;                                                                                                       \
+        (void)h;                                                                                                       \
+        __VA_ARGS__;                                                                                                   \
+    }
+BEND(magic, d->magic++)
+BEND(version, d->version = 2)
+BEND(flags, d->flags = 2)
+BEND(reserved, d->reserved1[470] = 1)
+BEND(odd_bytes, d->region_bytes += 64)
+BEND(no_pages, d->region_bytes = 0; d->region_pages = 0; d->index_pages = 0)
+BEND(more_pages, d->region_pages++)
+BEND(huge, d->region_bytes = UINT64_C(1) << 44; d->region_pages = 0)
+BEND(all_pages, d->region_bytes = UINT64_C(0xffffffff) * 4096; d->region_pages = 0xffffffff; d->index_pages = 896)
+BEND(index_many, d->index_pages = 2)
+BEND(index_max, d->index_pages = 0xffffffff)
+BEND(index_bogus, d->index_ref[0] = 12345)
+BEND(index_huge, d->index_ref[0] = 0xffffffff)
+BEND(host_page_bogus, d->host_page_ref = 4000)
+BEND(host_page_read_only, d->host_page_ref = d->index_ref[0])
+BEND(index_is_arena, d->index_ref[0] = d->host_page_ref)
+BEND(header_magic, h->magic = 0)
+BEND(header_bytes, h->region_bytes += 4096)
+BEND(header_overlap, h->cq_off = h->sq_off)
+BEND(header_outside, h->arena_off = h->region_bytes)
+BEND(header_slots, h->sq_slots = 128)
+BEND(header_arena, h->arena_bytes = UINT64_MAX)
+
+Test(xen, lies_are_refused_and_leave_nothing_mapped)
+{
+#define LIE(name) refused_when(#name, bend_##name)
+    LIE(magic);
+    LIE(version);
+    LIE(flags);
+    LIE(reserved);
+    LIE(odd_bytes);
+    LIE(no_pages);
+    LIE(more_pages);
+    LIE(huge);
+    LIE(all_pages);
+    LIE(index_many);
+    LIE(index_max);
+    LIE(index_bogus);
+    LIE(index_huge);
+    LIE(host_page_bogus);
+    LIE(host_page_read_only);
+    LIE(index_is_arena);
+    LIE(header_magic);
+    LIE(header_bytes);
+    LIE(header_overlap);
+    LIE(header_outside);
+    LIE(header_slots);
+    LIE(header_arena);
+    attach_all(); /* the truth works, after all that */
+    cr_expect_eq(offers, 1);
+}
+
+static void bend_revoke(struct vgpu_xen_directory *d, struct vgpu_region_header *h)
+{
+    fake_xen_revoke(d->index_ref[0]);
+}
+
+Test(xen, a_grant_taken_back_before_it_is_mapped_is_refused)
+{
+    refused_when("revoked", bend_revoke);
+}
+
+Test(xen, a_uuid_that_the_guest_could_have_written_counts_for_nothing)
+{
+    struct vgpu_xen_api api;
+    struct xs_permissions perms[2] = {{.id = DOM, .perms = XS_PERM_NONE}, {.id = 0, .perms = XS_PERM_READ}};
+
+    turn();
+    cr_assert_eq(vgpu_xen_api_open(&api, getenv("VGPU_FAKE_XEN"), &err), 0);
+    fake_xen_domain(0);
+    struct xs_handle *xs = api.xs_open(0);
+    cr_assert(api.xs_set_permissions(xs, XBT_NULL, "/local/domain/5/vm", perms, 2));
+    api.xs_close(xs);
+    vgpu_xen_api_close(&api);
+    cr_expect_eq(connect_guest(), -EACCES);
+    cr_expect_eq(offers, 0);
+}
