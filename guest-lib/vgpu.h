@@ -22,7 +22,11 @@ extern "C" {
 
 struct vgpu; /* an attachment to a host */
 
-/* How to attach. Zero everything you do not set; then the environment, then the default counts. */
+/*
+ * How to attach. Zero everything you do not set; then the environment, then the default counts. VGPU_TRANSPORT is local, xen
+ * or auto (the default): in a Xen guest, where no socket is named and none is there, grants and xenstore; vm_id,
+ * socket_path and token_path are for the local transport.
+ */
 struct vgpu_options {
     uint32_t vm_id;           /* 0: VGPU_VM_ID */
     const char *socket_path;  /* NULL: VGPU_SOCKET, then /run/vgpu/attach.sock */

@@ -105,7 +105,8 @@ Test(ctl, a_day_of_work)
     prints("list-vms --pool=B --json --priority=low", "{\"vms\":[]}\n");
     snprintf(
         expected, sizeof(expected),
-        "vm_id                 3\nname                  big\nuuid                  -\npool                  B\npriority              medium\n"
+        "vm_id                 3\nname                  big\nuuid                  -\npool                  B\n"
+        "priority              medium\n"
         "engine                batch\n"
         "state                 attached\nuid                   %u\npid                   4242\n"
         "in_flight             7\narena_bytes           1G\nattached_arena_bytes  1M\n"

@@ -13,7 +13,7 @@
 
 #include "core/base/clock.h"
 #include "core/base/transport.h"
-#include "fake.h"
+#include "tests/fake-xen/fake.h"
 #include "rings/abi/vgpu_xen.h"
 #include "rings/spsc.h"
 #include "xen-transport/grants.h"
