@@ -20,7 +20,7 @@ const struct vgpu_pool_config *vgpu_pool_configured(const struct vgpu_control *c
     const struct vgpu_config *config = c->params.config;
 
     for (uint32_t i = 0; i < config->pool_count; i++)
-        if (!strcmp(config->pools[i].name, name))
+        if (!config->pools[i].stored && !strcmp(config->pools[i].name, name))
             return &config->pools[i];
     return NULL;
 }

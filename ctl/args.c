@@ -148,7 +148,7 @@ static int find_words(int argc, char **argv, struct vgpu_ctl_line *line, int *ow
             rc = command_find(argv[i], &line->command, err);
             if (rc)
                 return rc;
-        } else if (line->command->words && !line->word) {
+        } else if ((line->command->words || line->command->file) && !line->word) {
             line->word = argv[i];
         } else {
             return vgpu_err_set(err, EINVAL, "%s: unexpected argument %s", line->command->name,
@@ -191,12 +191,32 @@ static int take_option(int argc, char **argv, int at, struct vgpu_ctl_line *line
     return rc;
 }
 
-static bool optional_given(const struct vgpu_ctl_line *line)
+/* The word that stands for a file's name, as the option would have it. */
+static int take_file(struct vgpu_ctl_line *line, struct vgpu_err *err)
 {
+    const struct vgpu_ctl_option *o = line->command->options;
+    json_t *value = NULL;
+
+    if (!line->command->file || !line->word)
+        return 0;
+    while (strcmp(o->name, line->command->file))
+        o++;
+    if (json_object_get(line->args, o->argument))
+        return vgpu_err_set(err, EINVAL, "%s: unexpected argument %s beside --%s", line->command->name,
+                            vgpu_ctl_shown(line->word), o->name);
+    int rc = vgpu_ctl_value(o, line->word, &value, err);
+    if (!rc && json_object_set_new(line->args, o->argument, value))
+        rc = vgpu_err_set(err, ENOMEM, "out of memory");
+    return rc;
+}
+
+static uint32_t optional_given(const struct vgpu_ctl_line *line)
+{
+    uint32_t n = 0;
+
     for (const struct vgpu_ctl_option *o = line->command->options; o->name; o++)
-        if (!o->required && json_object_get(line->args, o->argument))
-            return true;
-    return false;
+        n += !o->required && json_object_get(line->args, o->argument);
+    return n;
 }
 
 /* Is all there that the command needs? */
@@ -211,6 +231,9 @@ static int check_complete(const struct vgpu_ctl_line *line, struct vgpu_err *err
                                 vgpu_ctl_placeholder(o), line->command->example);
     if (c->change && !optional_given(line))
         return vgpu_err_set(err, EINVAL, "%s: nothing to change was given; for example: %s", c->name, c->example);
+    if (c->either && optional_given(line) != 1)
+        return vgpu_err_set(err, EINVAL, "%s: expected exactly one of --%s, --%s; for example: %s", c->name,
+                            c->options[0].name, c->options[1].name, c->example);
     if (c->words && !line->word)
         return vgpu_err_set(err, EINVAL, "%s: %s is missing; for example: %s", c->name, c->words, c->example);
     if (c->words && !vgpu_ctl_choice(c->words, line->word, &best))
@@ -242,7 +265,8 @@ int vgpu_ctl_parse(int argc, char **argv, struct vgpu_ctl_line *out, struct vgpu
     free(own);
     if (rc || out->action != VGPU_CTL_DO_COMMAND)
         return rc;
-    return check_complete(out, err);
+    rc = take_file(out, err);
+    return rc ? rc : check_complete(out, err);
 }
 
 void vgpu_ctl_line_free(struct vgpu_ctl_line *line)

@@ -40,6 +40,7 @@ enum vgpu_ctl_option_type {
     VGPU_CTL_TEXT,  /* printable text of at most `max` bytes */
     VGPU_CTL_PATH,  /* name of a file */
     VGPU_CTL_UUID,  /* 36 characters, in either case */
+    VGPU_CTL_SINCE, /* 90s, 30m, 2h, 7d ago; 2026-01-31, 2026-01-31T12:00:00Z: microseconds since 1970 */
     VGPU_CTL_FLAG,  /* takes no value: true */
 };
 struct vgpu_ctl_option {
@@ -63,6 +64,8 @@ struct vgpu_ctl_command {
     int (*run)(struct vgpu_ctl_local *local, int argc, char **argv);
     const char *words; /* the one word that it needs besides options, "bash|zsh|fish"; NULL: none */
     bool change;       /* at least one of the options that are not required must be there */
+    bool either;       /* exactly one of the options must be there */
+    const char *file;  /* the option that a word without dashes stands for; NULL: none */
 };
 extern const struct vgpu_ctl_command vgpu_ctl_commands[];
 extern const uint32_t vgpu_ctl_command_count;
@@ -73,7 +76,7 @@ struct vgpu_ctl_line {
     const char *socket; /* points into argv, the environment, or the default */
     bool json;
     const struct vgpu_ctl_command *command; /* NULL: help for all */
-    char *word;                             /* what stood there for command->words; points into argv */
+    char *word;                             /* what stood there for command->words or ->file; points into argv */
     json_t *args;                           /* of the request; vgpu_ctl_line_free() */
 };
 

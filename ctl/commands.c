@@ -62,6 +62,27 @@
     COUNT("in-flight", "in_flight", 1, VGPU_RING_SLOTS_MAX, "descriptors accepted, not completed"),                    \
         SIZE("arena-bytes", "arena_bytes", VGPU_PAGE_BYTES, "largest shared arena"),                                   \
         SIZE("device-bytes", "device_bytes", 0, "device memory; 0: none")
+#define ISOLATION                                                                                                      \
+    {                                                                                                                  \
+        .name = "isolation", .argument = "isolation", .type = VGPU_CTL_WORD, .choices = "shared|dedicated",            \
+        .doc = "dedicated: shares its IOMMU domain with no other VM; default shared"                                   \
+    }
+#define IOMMU_DOMAIN                                                                                                   \
+    COUNT("iommu-domain", "iommu_domain", 0, VGPU_VM_ID_MAX,                                                           \
+          "which VFIO-bound devices reach its memory (iommu.devices); default 0, the shared one")
+#define REASON                                                                                                         \
+    {                                                                                                                  \
+        .name = "reason", .argument = "reason", .type = VGPU_CTL_TEXT, .max = VGPU_REASON_BYTES - 1,                   \
+        .doc = "why; shown with the VM"                                                                                \
+    }
+#define DRY_RUN(text)                                                                                                  \
+    {                                                                                                                  \
+        .name = "dry-run", .argument = "dry_run", .type = VGPU_CTL_FLAG, .doc = text                                   \
+    }
+#define POOL_PARTS                                                                                                     \
+    COUNT("capacity", "capacity", 1, VGPU_VM_ID_MAX, "VMs that may be members"),                                       \
+        {.name = "executor", .argument = "executor", .type = VGPU_CTL_NAME, .doc = "which one serves it"},             \
+        COUNT("sm-share", "sm_share", 0, 100, "percent of the GPU's multiprocessors; 0: no limit")
 #define VM_NAME                                                                                                        \
     {                                                                                                                  \
         .name = "name", .argument = "name", .type = VGPU_CTL_NAME, .doc = "for one VM; default vm-ID"                  \
@@ -73,7 +94,7 @@
     }
 #define DOMAIN_UUID                                                                                                    \
     {                                                                                                                  \
-        .name = "uuid", .argument = "uuid", .type = VGPU_CTL_TEXT, .max = 36, .doc = "of the Xen domain that is this VM" \
+        .name = "uuid", .argument = "uuid", .type = VGPU_CTL_UUID, .doc = "of the Xen domain that is this VM"            \
     }
 
 const struct vgpu_ctl_command vgpu_ctl_commands[] = {
@@ -83,10 +104,30 @@ const struct vgpu_ctl_command vgpu_ctl_commands[] = {
      .example = "vgpu-ctl register-vm --vm-id=1-7 --pool=A --priority=high --uid=1000",
      .options = {IDS("ids to register"), POOL(true, "the pool that serves them"), PRIORITY(false, "default medium"),
                  ENGINE("preferred on a GPU; default auto"), VM_NAME, UID, DOMAIN_UUID, LIMITS,
-                 {.name = "isolation", .argument = "isolation", .type = VGPU_CTL_WORD, .choices = "shared|dedicated",
-                  .doc = "dedicated: shares its IOMMU domain with no other VM; default shared"},
-                 COUNT("iommu-domain", "iommu_domain", 0, VGPU_VM_ID_MAX,
-                       "which VFIO-bound devices reach its memory (iommu.devices); default 0, the shared one")}},
+                 ISOLATION, IOMMU_DOMAIN}},
+    {.name = "update-vm",
+     .print = vgpu_ctl_print_changed,
+     .doc = "Change VMs, running or not, all or nothing.",
+     .example = "vgpu-ctl update-vm --vm-id=3 --priority=low --device-bytes=1G",
+     .change = true,
+     .options = {IDS("ids to change"), POOL(false, "move them there"), PRIORITY(false, "from the next operation on"),
+                 ENGINE("preferred on a GPU"), VM_NAME, UID, DOMAIN_UUID, LIMITS, ISOLATION, IOMMU_DOMAIN}},
+    {.name = "set-pool",
+     .print = vgpu_ctl_print_changed,
+     .doc = "Move VMs to another pool, running or not.",
+     .example = "vgpu-ctl set-pool --vm-id=1-7 --pool=B",
+     .options = {IDS("ids to move"), POOL(true, "where to")}},
+    {.name = "set-priority",
+     .print = vgpu_ctl_print_changed,
+     .doc = "Change the priority of VMs, running or not.",
+     .example = "vgpu-ctl set-priority --vm-id=3 --priority=high",
+     .options = {IDS("ids to change"), PRIORITY(true, "from the next operation on")}},
+    {.name = "set-limit",
+     .print = vgpu_ctl_print_changed,
+     .doc = "Change limits of VMs, running or not.",
+     .example = "vgpu-ctl set-limit --vm-id=3 --in-flight=64",
+     .change = true,
+     .options = {IDS("ids to change"), LIMITS}},
     {.name = "remove-vm",
      .print = vgpu_ctl_print_removed,
      .doc = "Remove VMs that are not attached, all or nothing.",
@@ -102,10 +143,89 @@ const struct vgpu_ctl_command vgpu_ctl_commands[] = {
      .doc = "Show all there is to know about one VM.",
      .example = "vgpu-ctl show-vm --vm-id=3",
      .options = {ID(true, "which VM")}},
+    {.name = "drain-vm",
+     .print = vgpu_ctl_print_changed,
+     .doc = "Let VMs finish what they have, and accept nothing new.",
+     .example = "vgpu-ctl drain-vm --vm-id=3 --reason=maintenance",
+     .options = {IDS("ids to drain"), REASON, FLAG("undo", "let them work again")}},
+    {.name = "quarantine-vm",
+     .print = vgpu_ctl_print_changed,
+     .doc = "Detach VMs at once and let them attach no more.",
+     .example = "vgpu-ctl quarantine-vm --vm-id=3 --reason=misbehaves",
+     .options = {IDS("ids to lock out"), REASON}},
+    {.name = "clear-quarantine",
+     .print = vgpu_ctl_print_changed,
+     .doc = "Let quarantined VMs attach again.",
+     .example = "vgpu-ctl clear-quarantine --vm-id=3",
+     .options = {IDS("ids to let in")}},
+    {.name = "attach",
+     .print = vgpu_ctl_print_changed,
+     .doc = "Say that a VM starts, for the hooks of a hypervisor; twice is fine.",
+     .example = "vgpu-ctl attach --uuid=01234567-89ab-cdef-0123-456789abcdef",
+     .either = true,
+     .options = {ID(false, "which VM"), DOMAIN_UUID}},
+    {.name = "detach",
+     .print = vgpu_ctl_print_changed,
+     .doc = "Say that a VM has stopped, likewise.",
+     .example = "vgpu-ctl detach --vm-id=3",
+     .either = true,
+     .options = {ID(false, "which VM"), DOMAIN_UUID}},
     {.name = "list-pools",
      .print = vgpu_ctl_print_pools,
      .doc = "List the pools, their executors and members.",
      .example = "vgpu-ctl list-pools"},
+    {.name = "show-pool",
+     .print = vgpu_ctl_print_pool,
+     .doc = "Show one pool and its VMs.",
+     .example = "vgpu-ctl show-pool --pool=A",
+     .options = {POOL(true, "which pool")}},
+    {.name = "create-pool",
+     .print = vgpu_ctl_print_pool,
+     .doc = "Make a pool that an executor of the configuration serves.",
+     .example = "vgpu-ctl create-pool --pool=C --executor=exec-A --capacity=16",
+     .options = {POOL(true, "its name"), POOL_PARTS}},
+    {.name = "update-pool",
+     .print = vgpu_ctl_print_pool,
+     .doc = "Change a pool.",
+     .example = "vgpu-ctl update-pool --pool=C --capacity=24",
+     .change = true,
+     .options = {POOL(true, "which pool"), POOL_PARTS}},
+    {.name = "remove-pool",
+     .print = vgpu_ctl_print_removed,
+     .doc = "Remove a pool that has no members.",
+     .example = "vgpu-ctl remove-pool --pool=C",
+     .options = {POOL(true, "which pool")}},
+    {.name = "history",
+     .print = vgpu_ctl_print_history,
+     .doc = "Show who changed or tried to change what, and when.",
+     .example = "vgpu-ctl history --vm-id=3 --since=2h",
+     .options = {ID(false, "only this VM"),
+                 {.name = "since", .argument = "since_us", .type = VGPU_CTL_SINCE,
+                  .doc = "only after this: so long ago, or a time of UTC"},
+                 COUNT("limit", "limit", 1, 10000, "the last so many; default 100")}},
+    {.name = "export",
+     .doc = "Write all VMs and pools as a document that import takes.",
+     .example = "vgpu-ctl export --output=registry.json",
+     .options = {FILE_NAME("output", "where to; default standard output")},
+     .run = vgpu_ctl_export},
+    {.name = "import",
+     .doc = "Put a document of export in force, all or nothing.",
+     .example = "vgpu-ctl import registry.json --mode=replace --dry-run",
+     .options = {{.name = "input", .argument = "input", .type = VGPU_CTL_PATH, .required = true,
+                  .doc = "the document; also without --input="},
+                 WORD("mode", "merge|replace", "replace: what is not in it goes; default merge"),
+                 DRY_RUN("only say what would change")},
+     .file = "input",
+     .run = vgpu_ctl_import},
+    {.name = "status",
+     .print = vgpu_ctl_print_any,
+     .doc = "Show what vgpud runs and what is degraded.",
+     .example = "vgpu-ctl status"},
+    {.name = "reload-config",
+     .print = vgpu_ctl_print_reload,
+     .doc = "Let vgpud read its configuration again.",
+     .example = "vgpu-ctl reload-config --dry-run",
+     .options = {DRY_RUN("only say what would change")}},
     {.name = "stats",
      .print = vgpu_ctl_print_stats,
      .doc = "Show counters, queue depths and latencies.",

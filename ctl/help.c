@@ -34,8 +34,8 @@ void vgpu_ctl_help(FILE *out, const struct vgpu_ctl_command *command)
     }
     fputs("usage: vgpu-ctl COMMAND [OPTIONS]     talks to a running vgpud\n\ncommands:\n", out);
     for (uint32_t i = 0; i < vgpu_ctl_command_count; i++)
-        fprintf(out, "  %-13s %s\n", vgpu_ctl_commands[i].name, vgpu_ctl_commands[i].doc);
-    fputs("  help          This, or help COMMAND: its options and an example.\n"
+        fprintf(out, "  %-17s %s\n", vgpu_ctl_commands[i].name, vgpu_ctl_commands[i].doc);
+    fputs("  help              This, or help COMMAND: its options and an example.\n"
           "\noptions, before or after the command:\n"
           "  --socket=PATH  control socket; default $" VGPU_CTL_SOCKET_ENV " or " VGPU_CTL_DEFAULT_SOCKET "\n"
           "  --json         print the result as one line of JSON\n"
@@ -50,7 +50,7 @@ json_t *vgpu_ctl_help_json(const struct vgpu_ctl_command *command)
     static const char *const types[] = {
         [VGPU_CTL_IDS] = "ids",     [VGPU_CTL_ID] = "id",     [VGPU_CTL_NAME] = "name", [VGPU_CTL_WORD] = "word",
         [VGPU_CTL_COUNT] = "count", [VGPU_CTL_SIZE] = "size", [VGPU_CTL_USER] = "user", [VGPU_CTL_TEXT] = "text",
-        [VGPU_CTL_PATH] = "path",   [VGPU_CTL_UUID] = "uuid", [VGPU_CTL_FLAG] = "flag",
+        [VGPU_CTL_PATH] = "path",   [VGPU_CTL_UUID] = "uuid", [VGPU_CTL_SINCE] = "since", [VGPU_CTL_FLAG] = "flag",
     };
     json_t *commands = json_array();
 
@@ -64,8 +64,8 @@ json_t *vgpu_ctl_help_json(const struct vgpu_ctl_command *command)
                                                      types[o->type], "required", o->required, "min", (json_int_t)o->min,
                                                      "max", (json_int_t)o->max, "choices", o->choices, "doc", o->doc));
         json_array_append_new(commands,
-                              json_pack("{s:s,s:s,s:s,s:s?,s:b,s:o}", "name", c->name, "doc", c->doc, "example",
-                                        c->example, "words", c->words, "change", c->change, "options", options));
+                              json_pack("{s:s,s:s,s:s,s:s?,s:b,s:b,s:o}", "name", c->name, "doc", c->doc, "example",
+                                        c->example, "words", c->words, "change", c->change, "either", c->either, "options", options));
     }
     return json_pack("{s:o}", "commands", commands);
 }

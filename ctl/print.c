@@ -156,12 +156,17 @@ void vgpu_ctl_print_registered(FILE *out, const json_t *result, bool color)
 
 void vgpu_ctl_print_removed(FILE *out, const json_t *result, bool color)
 {
+    const json_t *removed = json_object_get(result, "removed");
+    char name[VGPU_CTL_CELL_BYTES];
     size_t i;
     const json_t *id;
 
     (void)color;
-    json_array_foreach(json_object_get(result, "removed"), i, id)
-        fprintf(out, "removed VM %" JSON_INTEGER_FORMAT "\n", json_integer_value(id));
+    if (json_is_string(removed)) {
+        vgpu_ctl_cell(removed, VGPU_CTL_CELL_TEXT, name);
+        fprintf(out, "removed pool %s\n", name);
+    }
+    json_array_foreach(removed, i, id) fprintf(out, "removed VM %" JSON_INTEGER_FORMAT "\n", json_integer_value(id));
 }
 
 void vgpu_ctl_print_vms(FILE *out, const json_t *result, bool color)
@@ -215,50 +220,11 @@ void vgpu_ctl_print_pools(FILE *out, const json_t *result, bool color)
 
 void vgpu_ctl_print_pool(FILE *out, const json_t *result, bool color)
 {
-    const json_t *pool = json_object_get(result, "pool");
-
-    vgpu_ctl_object(out, pool, "");
-    if (json_array_size(json_object_get(pool, "vms"))) {
+    vgpu_ctl_object(out, json_object_get(result, "pool"), "");
+    if (json_array_size(json_object_get(result, "vms"))) {
         fputs("\n", out);
-        vgpu_ctl_print_vms(out, pool, color);
+        vgpu_ctl_print_vms(out, result, color);
     }
-}
-
-/* JSON of an audit record on one line, or "-". */
-static json_t *compact(const json_t *value)
-{
-    char *text = value && !json_is_null(value) ? json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY) : NULL;
-    json_t *out = json_string(json_is_string(value) ? json_string_value(value) : text ? text : "-");
-
-    free(text);
-    return out;
-}
-
-void vgpu_ctl_print_history(FILE *out, const json_t *result, bool color)
-{
-    static const struct vgpu_ctl_column columns[] = {
-        {"SEQ", "seq", VGPU_CTL_CELL_NUMBER},     {"TIME", "time", VGPU_CTL_CELL_TEXT},
-        {"USER", "user", VGPU_CTL_CELL_TEXT},     {"COMMAND", "command", VGPU_CTL_CELL_TEXT},
-        {"OBJECT", "object", VGPU_CTL_CELL_TEXT}, {"RESULT", "result", VGPU_CTL_CELL_TEXT},
-        {"OLD", "old", VGPU_CTL_CELL_TEXT},       {"NEW", "new", VGPU_CTL_CELL_TEXT},
-    };
-    const json_t *entries = json_object_get(result, "history");
-    json_t *rows = json_array();
-    size_t i;
-    json_t *entry;
-
-    json_array_foreach((json_t *)entries, i, entry)
-    {
-        json_t *row = json_copy(entry);
-        json_object_set_new(row, "old", compact(json_object_get(entry, "old")));
-        json_object_set_new(row, "new", compact(json_object_get(entry, "new")));
-        json_array_append_new(rows, row);
-    }
-    if (json_array_size(rows))
-        VGPU_CTL_TABLE(out, rows, columns, color);
-    else
-        fputs("no history\n", out);
-    json_decref(rows);
 }
 
 void vgpu_ctl_print_reload(FILE *out, const json_t *result, bool color)
@@ -269,15 +235,14 @@ void vgpu_ctl_print_reload(FILE *out, const json_t *result, bool color)
         {"NEW", "new", VGPU_CTL_CELL_TEXT},
     };
     static const char *const parts[][2] = {{"applied", "in force now"},
-                                           {"would_apply", "would be in force"},
                                            {"needs_restart", "in force after a restart of vgpud"}};
-    bool any = false;
+    bool any = false, dry = json_is_true(json_object_get(result, "dry_run"));
 
     for (size_t p = 0; p < sizeof(parts) / sizeof(parts[0]); p++) {
         const json_t *rows = json_object_get(result, parts[p][0]);
         if (!json_array_size(rows))
             continue;
-        fprintf(out, "%s%s\n", any ? "\n" : "", parts[p][1]);
+        fprintf(out, "%s%s\n", any ? "\n" : "", p == 0 && dry ? "would be in force at once" : parts[p][1]);
         VGPU_CTL_TABLE(out, rows, columns, color);
         any = true;
     }

@@ -9,6 +9,7 @@
 #include <pwd.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "core/base/suggest.h"
 #include "rings/abi/vgpu_abi.h"
@@ -23,7 +24,8 @@ const char *vgpu_ctl_placeholder(const struct vgpu_ctl_option *o)
         [VGPU_CTL_NAME] = "NAME",         [VGPU_CTL_COUNT] = "N",
         [VGPU_CTL_SIZE] = "BYTES[K|M|G]", [VGPU_CTL_USER] = "N|NAME",
         [VGPU_CTL_TEXT] = "TEXT",         [VGPU_CTL_PATH] = "FILE",
-        [VGPU_CTL_UUID] = "UUID",         [VGPU_CTL_FLAG] = NULL,
+        [VGPU_CTL_UUID] = "UUID",         [VGPU_CTL_SINCE] = "AGO|TIME",
+        [VGPU_CTL_FLAG] = NULL,
     };
     return o->type == VGPU_CTL_WORD ? o->choices : placeholders[o->type];
 }
@@ -223,6 +225,34 @@ static int parse_text(const struct vgpu_ctl_option *o, const char *text, json_t 
     return *out ? 0 : vgpu_err_set(err, EINVAL, "--%s: %s is not UTF-8", o->name, vgpu_ctl_shown(text));
 }
 
+static int parse_since(const struct vgpu_ctl_option *o, const char *text, json_t **out, struct vgpu_err *err)
+{
+    static const char units[] = "smhd";
+    static const uint64_t unit_s[] = {1, 60, 3600, 86400};
+    static const char *const forms[] = {"%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%SZ"};
+    size_t n = strlen(text);
+    const char *unit = strchr(units, text[n - 1]);
+    int64_t now_s = (int64_t)time(NULL);
+    uint64_t count;
+
+    if (unit && parse_number(text, n - 1, 1000000, &count)) {
+        int64_t since_s = now_s - (int64_t)(count * unit_s[unit - units]);
+        *out = json_integer((since_s > 0 ? since_s : 0) * 1000000);
+        return 0;
+    }
+    for (size_t i = 0; i < sizeof(forms) / sizeof(forms[0]); i++) {
+        struct tm tm = {0};
+        const char *end = strptime(text, forms[i], &tm);
+        int64_t since_s = end && !*end ? (int64_t)timegm(&tm) : -1;
+        if (since_s >= 0) {
+            *out = json_integer(since_s * 1000000);
+            return 0;
+        }
+    }
+    return vgpu_err_set(err, EINVAL, "--%s: %s is no time; expected 90s, 30m, 2h or 7d ago, or 2026-01-31T12:00:00 of UTC",
+                        o->name, vgpu_ctl_shown(text));
+}
+
 int vgpu_ctl_value(const struct vgpu_ctl_option *o, const char *text, json_t **out, struct vgpu_err *err)
 {
     size_t n = strlen(text), most = o->type == VGPU_CTL_PATH ? PATH_MAX - 1 : VALUE_MAX;
@@ -260,6 +290,8 @@ int vgpu_ctl_value(const struct vgpu_ctl_option *o, const char *text, json_t **o
     case VGPU_CTL_TEXT:
     case VGPU_CTL_PATH:
         return parse_text(o, text, out, err);
+    case VGPU_CTL_SINCE:
+        return parse_since(o, text, out, err);
     case VGPU_CTL_FLAG:
         break;
     }

@@ -12,7 +12,7 @@ import sys
 import rig
 
 GOOD = {'ids': '1-2', 'id': '1', 'name': 'A', 'count': None, 'size': '1M', 'user': '0', 'text': 'words', 'path': 'f',
-        'uuid': '01234567-89ab-cdef-0123-456789abcdef', 'flag': None}
+        'uuid': '01234567-89ab-cdef-0123-456789abcdef', 'flag': None, 'since': '2h'}
 CONTROL = ['\x01', 'a\x1b[2Jb', 'a\nb', 'a\x7f', '\t']
 
 
@@ -36,7 +36,7 @@ def needed(command, but=None):
     for option in command['options']:
         if option['required'] and option is not but:
             words += given(option)
-    if command['change'] and (but is None or but['required']):
+    if (command['change'] or command['either']) and (but is None or but['required']):
         words += given(next(o for o in command['options'] if not o['required'] and o is not but))
     return words
 
@@ -73,6 +73,10 @@ def bad_values(option):
         for value in ('1', '01234567-89ab-cdef-0123-456789abcde', '01234567-89ab-cdef-0123-456789abcdeff',
                       '0123456789abcdef0123456789abcdef', 'g1234567-89ab-cdef-0123-456789abcdef'):
             yield 'range', value, 'is no UUID'
+    elif kind == 'since':
+        for value in ('2', 'h', '-1h', '1.5h', '2H', '10000000d', 'yesterday', '2026-13-01', '2026-01-01T', '1969-12-31',
+                      '2026-01-01T25:00:00'):
+            yield 'range', value, 'is no time'
     elif kind == 'text':
         yield 'too long', 'a' * (option['max'] + 1), 'expected at most'
     long = 5000 if kind == 'path' else 256
@@ -120,6 +124,13 @@ def cases(commands):
         if command['words']:
             yield 'missing', [command['name']], 'is missing'
             yield 'range', [command['name'], 'frobnicate'], 'unexpected argument'
+        if command['change']:
+            required = [w for o in command['options'] if o['required'] for w in given(o)]
+            yield 'missing', [command['name'], *required], 'nothing to change was given'
+        if command['either']:
+            yield 'missing', [command['name']], 'expected exactly one of'
+            both = [w for o in command['options'] for w in given(o)]
+            yield 'duplicate', [command['name'], *both], 'expected exactly one of'
         for option in command['options']:
             yield from option_cases(command, option)
     yield 'unknown', ['frobnicate'], "unknown command 'frobnicate'"
