@@ -65,7 +65,8 @@ json_t *vgpu_ctl_help_json(const struct vgpu_ctl_command *command)
                                                      "max", (json_int_t)o->max, "choices", o->choices, "doc", o->doc));
         json_array_append_new(commands,
                               json_pack("{s:s,s:s,s:s,s:s?,s:b,s:b,s:o}", "name", c->name, "doc", c->doc, "example",
-                                        c->example, "words", c->words, "change", c->change, "either", c->either, "options", options));
+                                        c->example, "words", c->words, "change", c->change, "either", c->either,
+                                        "options", options));
     }
     return json_pack("{s:o}", "commands", commands);
 }

@@ -40,7 +40,7 @@ DEFAULT = {
 # tests in a suite of this name.
 NAMED = {
     'gpu': 'needs the CUDA Toolkit to build and an NVIDIA GPU to run on',
-    'xen-ten': 'the Xen transport is not built yet',
+    'xen-ten': 'ten domains at once; PVH domains and dom0; save and restore; leaks',
     'iommu': 'needs QEMU, and packages from apt: the kernel and busybox',
     'ml': 'compiled machine-learning programs are not built yet',
     'mutants': 'bugs put into a copy of the real code, one at a time: the tests must find each',

@@ -4,7 +4,7 @@
  * accounted for one by one, queues for the order of priorities, and guests that turn on their host.
  *
  *   flow STOP-FILE [nops]  numbered descriptors until the file is there; verified results unless nops
- *   count N                N descriptors, one at a time, never sleeping
+ *   count N                N descriptors, one at a time, never sleeping, while the kernel's tracing is on
  *   order N DIR            attaches (DIR/attached), waits for DIR/go, submits N (DIR/submitted), waits; sequence numbers
  *                          of their execution go to DIR/seq
  *   stall SECONDS          one descriptor on which the device stands still (needs debug.debug_ops)
@@ -130,8 +130,11 @@ static int run_count(uint64_t n)
     touch("/tmp", "count.attached");
     while (!there("/tmp/count.go"))
         e2e_sleep_ms(20);
+    int tracing = open("/sys/kernel/tracing/tracing_on", O_WRONLY);
+    e2e_check(tracing >= 0 && write(tracing, "1", 1) == 1, "tracing: %s", strerror(errno));
     for (; done < n && vgpu_nop(v) == 0; done++)
         ;
+    e2e_check(write(tracing, "0", 1) == 1, "tracing: %s", strerror(errno));
     touch("/tmp", "count.done");
     while (!there("/tmp/count.end"))
         e2e_sleep_ms(20);

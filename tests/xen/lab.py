@@ -60,6 +60,7 @@ class Lab:
         image.library_dirs = self.libraries
         image.busybox(self.busybox)
         image.file('vmlab.sh', os.path.join(os.path.dirname(HERE), 'vmlab', 'guest.sh'))
+        image.file('trace.sh', os.path.join(HERE, 'trace.sh'))
         for tool in STORE_TOOLS:
             image.program(f'bin/xenstore-{tool}', os.path.join(self.xen_root, 'usr', 'bin', f'xenstore-{tool}'))
         return image

@@ -46,8 +46,8 @@ guest_up() { # NAME [SECONDS]: its init waits for commands
 }
 guest_log() { tail -n "${2:-20}" "/var/log/xen/console/guest-$1.log"; }
 
-# guest_start NAME COMMAND: the guest's init runs it in its shell; at most 3000 bytes. guest_wait NAME SECONDS: its exit status, its last line
-# of output in REPLY.
+# guest_start NAME COMMAND: the guest's init runs it in its shell; at most 3000 bytes. guest_wait NAME SECONDS: its exit
+# status, its last line of output in REPLY.
 guest_start() {
     local number
     # Counted in a file: it is also called in subshells.

@@ -6,7 +6,7 @@ executors=$(pidof vgpu-exec)
 flow_start g1
 wait_until 30 flow_gets_on g1
 for attack in scribble revoke unbell; do
-    guest_run g2 60 "vgpu-lab-guest $attack 4"
+    guest_run g2 60 "vgpu-lab-guest $attack 3"
     check $attack "$REPLY" [ $? -eq 0 ]
 done
 # Handshakes made of anything, while an attachment comes and goes.

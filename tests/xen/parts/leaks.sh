@@ -2,7 +2,7 @@
 # Counts of the hypervisor's resources return to what they were. Domains come and go lab.cycles times (kernel argument).
 # expects: attach-cycles attach-grants attach-channels domain-cycles domain-channels domain-memory daemon-files
 
-CYCLES=$(vmlab_argument lab.cycles 3)
+CYCLES=$(vmlab_argument lab.cycles 2)
 D1=$(guest_id g1)
 guest_run g1 60 'vgpu-lab-guest cycles 2'
 wait_until 10 vm_state 1 registered
