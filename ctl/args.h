@@ -50,7 +50,7 @@ struct vgpu_ctl_option {
     bool required;
     uint64_t min, max;
     const char *doc;
-    const char *choices; /* "high|medium|low" */
+    const char *choices; /* "high|medium|low"; of a count or size: words that stand for one, "default" */
 };
 struct vgpu_ctl_local;
 #define VGPU_CTL_MAX_OPTIONS 16u
@@ -74,6 +74,8 @@ enum vgpu_ctl_action { VGPU_CTL_DO_COMMAND, VGPU_CTL_DO_HELP, VGPU_CTL_DO_VERSIO
 struct vgpu_ctl_line {
     enum vgpu_ctl_action action;
     const char *socket; /* points into argv, the environment, or the default */
+    bool socket_named;  /* it is not the default */
+    const char *db;     /* a store, in argv; NULL: none named */
     bool json;
     const struct vgpu_ctl_command *command; /* NULL: help for all */
     char *word;                             /* what stood there for command->words or ->file; points into argv */

@@ -97,8 +97,8 @@ static int errno_of(const char *name)
     return EIO;
 }
 
-static int read_response(const char *path, const char *text, size_t bytes, json_t **result, bool *refused,
-                         struct vgpu_err *err)
+int vgpu_ctl_response(const char *path, const char *text, size_t bytes, json_t **result, bool *refused,
+                      struct vgpu_err *err)
 {
     json_t *response = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, NULL);
     json_t *ok = json_object_get(response, "ok"), *value = json_object_get(response, "result");
@@ -114,7 +114,7 @@ static int read_response(const char *path, const char *text, size_t bytes, json_
         *refused = true;
         rc = vgpu_err_set(err, errno_of(code), "%s", message);
     } else {
-        rc = vgpu_err_set(err, EPROTO, "vgpud at %s: %s", path,
+        rc = vgpu_err_set(err, bytes ? EPROTO : ECONNRESET, "vgpud at %s: %s", path,
                           bytes ? "the answer is not of the control protocol" : "closed without an answer");
     }
     json_decref(response);
@@ -147,7 +147,7 @@ int vgpu_ctl_call(const char *socket_path, const char *command, json_t *args, js
     send_all(fd, request, length + 1);
     rc = receive_all(fd, socket_path, &response, &bytes, err);
     if (!rc)
-        rc = read_response(socket_path, response, bytes, result, refused, err);
+        rc = vgpu_ctl_response(socket_path, response, bytes, result, refused, err);
 out:
     if (fd >= 0)
         close(fd);

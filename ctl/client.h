@@ -20,4 +20,8 @@
 int vgpu_ctl_call(const char *socket_path, const char *command, json_t *args, json_t **result, bool *refused,
                   struct vgpu_err *err);
 
+/* Reads a response of the protocol, as vgpu_ctl_call() does; from: who gave it, for messages. */
+int vgpu_ctl_response(const char *from, const char *text, size_t bytes, json_t **result, bool *refused,
+                      struct vgpu_err *err);
+
 #endif

@@ -58,10 +58,26 @@
     {                                                                                                                  \
         .name = flag, .argument = flag, .type = VGPU_CTL_NAME, .doc = text                                             \
     }
+/* Limits of a VM; default: the configuration's. */
 #define LIMITS                                                                                                         \
-    COUNT("in-flight", "in_flight", 1, VGPU_RING_SLOTS_MAX, "descriptors accepted, not completed"),                    \
-        SIZE("arena-bytes", "arena_bytes", VGPU_PAGE_BYTES, "largest shared arena"),                                   \
-        SIZE("device-bytes", "device_bytes", 0, "device memory; 0: none")
+    {.name = "in-flight",                                                                                              \
+     .argument = "in_flight",                                                                                          \
+     .type = VGPU_CTL_COUNT,                                                                                           \
+     .min = 1,                                                                                                         \
+     .max = VGPU_RING_SLOTS_MAX,                                                                                       \
+     .choices = "default",                                                                                             \
+     .doc = "descriptors accepted, not completed"},                                                                    \
+        {.name = "arena-bytes",                                                                                        \
+         .argument = "arena_bytes",                                                                                    \
+         .type = VGPU_CTL_SIZE,                                                                                        \
+         .min = VGPU_PAGE_BYTES,                                                                                       \
+         .max = BYTES_MAX,                                                                                             \
+         .choices = "default",                                                                                         \
+         .doc = "largest shared arena"},                                                                               \
+    {                                                                                                                  \
+        .name = "device-bytes", .argument = "device_bytes", .type = VGPU_CTL_SIZE, .min = 0, .max = BYTES_MAX,         \
+        .choices = "default", .doc = "device memory; 0: none"                                                          \
+    }
 #define ISOLATION                                                                                                      \
     {                                                                                                                  \
         .name = "isolation", .argument = "isolation", .type = VGPU_CTL_WORD, .choices = "shared|dedicated",            \
@@ -94,7 +110,7 @@
     }
 #define DOMAIN_UUID                                                                                                    \
     {                                                                                                                  \
-        .name = "uuid", .argument = "uuid", .type = VGPU_CTL_UUID, .doc = "of the Xen domain that is this VM"            \
+        .name = "uuid", .argument = "uuid", .type = VGPU_CTL_UUID, .doc = "of the Xen domain that is this VM"          \
     }
 
 const struct vgpu_ctl_command vgpu_ctl_commands[] = {
@@ -103,8 +119,8 @@ const struct vgpu_ctl_command vgpu_ctl_commands[] = {
      .doc = "Register one VM or a range of them, all or nothing.",
      .example = "vgpu-ctl register-vm --vm-id=1-7 --pool=A --priority=high --uid=1000",
      .options = {IDS("ids to register"), POOL(true, "the pool that serves them"), PRIORITY(false, "default medium"),
-                 ENGINE("preferred on a GPU; default auto"), VM_NAME, UID, DOMAIN_UUID, LIMITS,
-                 ISOLATION, IOMMU_DOMAIN}},
+                 ENGINE("preferred on a GPU; default auto"), VM_NAME, UID, DOMAIN_UUID, LIMITS, ISOLATION,
+                 IOMMU_DOMAIN}},
     {.name = "update-vm",
      .print = vgpu_ctl_print_changed,
      .doc = "Change VMs, running or not, all or nothing.",
@@ -200,7 +216,9 @@ const struct vgpu_ctl_command vgpu_ctl_commands[] = {
      .doc = "Show who changed or tried to change what, and when.",
      .example = "vgpu-ctl history --vm-id=3 --since=2h",
      .options = {ID(false, "only this VM"),
-                 {.name = "since", .argument = "since_us", .type = VGPU_CTL_SINCE,
+                 {.name = "since",
+                  .argument = "since_us",
+                  .type = VGPU_CTL_SINCE,
                   .doc = "only after this: so long ago, or a time of UTC"},
                  COUNT("limit", "limit", 1, 10000, "the last so many; default 100")}},
     {.name = "export",
@@ -211,7 +229,10 @@ const struct vgpu_ctl_command vgpu_ctl_commands[] = {
     {.name = "import",
      .doc = "Put a document of export in force, all or nothing.",
      .example = "vgpu-ctl import registry.json --mode=replace --dry-run",
-     .options = {{.name = "input", .argument = "input", .type = VGPU_CTL_PATH, .required = true,
+     .options = {{.name = "input",
+                  .argument = "input",
+                  .type = VGPU_CTL_PATH,
+                  .required = true,
                   .doc = "the document; also without --input="},
                  WORD("mode", "merge|replace", "replace: what is not in it goes; default merge"),
                  DRY_RUN("only say what would change")},
@@ -259,12 +280,19 @@ const struct vgpu_ctl_command vgpu_ctl_commands[] = {
     {.name = "topology",
      .doc = "Draw this host: NUMA nodes, cores and their roles, devices, links, IOMMU groups, paths.",
      .example = "vgpu-ctl topology --svg=host.svg",
-     .options = {{.name = "svg", .argument = "svg", .type = VGPU_CTL_PATH, .doc = "write a drawing to this file"},
-                 {.name = "root", .argument = "root", .type = VGPU_CTL_PATH, .doc = "a copy of another host's /proc and /sys"},
-                 {.name = "poll-cpus", .argument = "poll_cpus", .type = VGPU_CTL_TEXT, .max = 200,
-                  .doc = "show these as poll cores, not what vgpud has"},
-                 {.name = "executor-cpus", .argument = "executor_cpus", .type = VGPU_CTL_TEXT, .max = 200,
-                  .doc = "show these as executors', likewise"}},
+     .options =
+         {{.name = "svg", .argument = "svg", .type = VGPU_CTL_PATH, .doc = "write a drawing to this file"},
+          {.name = "root", .argument = "root", .type = VGPU_CTL_PATH, .doc = "a copy of another host's /proc and /sys"},
+          {.name = "poll-cpus",
+           .argument = "poll_cpus",
+           .type = VGPU_CTL_TEXT,
+           .max = 200,
+           .doc = "show these as poll cores, not what vgpud has"},
+          {.name = "executor-cpus",
+           .argument = "executor_cpus",
+           .type = VGPU_CTL_TEXT,
+           .max = 200,
+           .doc = "show these as executors', likewise"}},
      .run = vgpu_ctl_topology},
     {.name = "precheck",
      .doc = "Is this host ready, what is wrong, and what to type. Needs no daemon.",

@@ -44,7 +44,7 @@ static const char bash_head[] = "# bash completion of vgpu-ctl; printed by: vgpu
                                 "    for ((i = 1; i < COMP_CWORD; i++)); do\n"
                                 "        word=${COMP_WORDS[i]}\n"
                                 "        case $word in\n"
-                                "        --socket) ((i++)); [[ ${COMP_WORDS[i]} == '=' ]] && ((i++)) ;;\n"
+                                "        --socket|--db) ((i++)); [[ ${COMP_WORDS[i]} == '=' ]] && ((i++)) ;;\n"
                                 "        -*|'='|help) ;;\n"
                                 "        *) command=$word; break ;;\n"
                                 "        esac\n"
@@ -52,7 +52,8 @@ static const char bash_head[] = "# bash completion of vgpu-ctl; printed by: vgpu
 
 static const char bash_tail[] =
     "    case $prev in\n"
-    "    --socket|--file|--output|--config) COMPREPLY=($(compgen -f -- \"$cur\")); return ;;\n"
+    "    --socket|--db|--input|--output|--config|--bundle|--svg|--root) COMPREPLY=($(compgen -f -- \"$cur\")); return "
+    ";;\n"
     "    --pool) values=$(vgpu-ctl list-pools --json 2>/dev/null | grep -o '\"name\":\"[^\"]*\"' | cut -d'\"' -f4) ;;\n"
     "    --vm-id) values=$(vgpu-ctl list-vms --json 2>/dev/null | grep -o '\"vm_id\":[0-9]*' | cut -d: -f2) ;;\n"
     "    esac\n"
@@ -60,7 +61,7 @@ static const char bash_tail[] =
     "        COMPREPLY=($(compgen -W \"$values\" -- \"$cur\"))\n"
     "        return\n"
     "    fi\n"
-    "    COMPREPLY=($(compgen -W \"$options --json --socket= --help\" -- \"$cur\"))\n"
+    "    COMPREPLY=($(compgen -W \"$options --json --socket= --db= --help\" -- \"$cur\"))\n"
     "    [[ ${#COMPREPLY[@]} -eq 1 && ${COMPREPLY[0]} == *= ]] && compopt -o nospace\n"
     "    return 0\n"
     "}\n"
@@ -118,6 +119,7 @@ static void zsh(FILE *out)
     {
         fprintf(out,
                 "    %s)\n        _arguments '--json[one line of JSON]' '--socket=[control socket]:socket:_files' "
+                "'--db=[store]:store:_files' "
                 "'*:: :->rest'",
                 c->name);
         FOR_OPTIONS(o, c)
@@ -153,6 +155,7 @@ static void fish(FILE *out)
           "    complete -c $program -f\n"
           "    complete -c $program -l json -d 'one line of JSON'\n"
           "    complete -c $program -l socket -r -F -d 'control socket'\n"
+          "    complete -c $program -l db -r -F -d 'store'\n"
           "    complete -c $program -n __fish_use_subcommand -a help -d 'List the commands, or show one.'\n",
           out);
     FOR_COMMANDS(c)

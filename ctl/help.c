@@ -18,7 +18,7 @@ static void help_command(FILE *out, const struct vgpu_ctl_command *command)
         option_text(o, left, sizeof(left));
         fprintf(out, o->required ? " %s" : " [%s]", left);
     }
-    fprintf(out, " [--json] [--socket=PATH]\n%s\n", command->doc);
+    fprintf(out, " [--json] [--socket=PATH] [--db=FILE]\n%s\n", command->doc);
     for (const struct vgpu_ctl_option *o = command->options; o->name; o++) {
         option_text(o, left, sizeof(left));
         fprintf(out, "  %-29s %s\n", left, o->doc);
@@ -32,15 +32,17 @@ void vgpu_ctl_help(FILE *out, const struct vgpu_ctl_command *command)
         help_command(out, command);
         return;
     }
-    fputs("usage: vgpu-ctl COMMAND [OPTIONS]     talks to a running vgpud\n\ncommands:\n", out);
+    fputs("usage: vgpu-ctl COMMAND [OPTIONS]     talks to vgpud, or to its store while it does not run\n\ncommands:\n",
+          out);
     for (uint32_t i = 0; i < vgpu_ctl_command_count; i++)
         fprintf(out, "  %-17s %s\n", vgpu_ctl_commands[i].name, vgpu_ctl_commands[i].doc);
     fputs("  help              This, or help COMMAND: its options and an example.\n"
           "\noptions, before or after the command:\n"
           "  --socket=PATH  control socket; default $" VGPU_CTL_SOCKET_ENV " or " VGPU_CTL_DEFAULT_SOCKET "\n"
+          "  --db=FILE      this store: through the vgpud that has it, else by itself\n"
           "  --json         print the result as one line of JSON\n"
           "  --help, --version\n"
-          "\nexit codes: 0 done, 1 refused by vgpud, 2 wrong command line, 3 vgpud cannot be reached\n"
+          "\nexit codes: 0 done, 1 refused, 2 wrong command line, 3 vgpud cannot be reached\n"
           "example: vgpu-ctl register-vm --vm-id=1 --pool=A --priority=high\n",
           out);
 }
@@ -48,8 +50,8 @@ void vgpu_ctl_help(FILE *out, const struct vgpu_ctl_command *command)
 json_t *vgpu_ctl_help_json(const struct vgpu_ctl_command *command)
 {
     static const char *const types[] = {
-        [VGPU_CTL_IDS] = "ids",     [VGPU_CTL_ID] = "id",     [VGPU_CTL_NAME] = "name", [VGPU_CTL_WORD] = "word",
-        [VGPU_CTL_COUNT] = "count", [VGPU_CTL_SIZE] = "size", [VGPU_CTL_USER] = "user", [VGPU_CTL_TEXT] = "text",
+        [VGPU_CTL_IDS] = "ids",     [VGPU_CTL_ID] = "id",     [VGPU_CTL_NAME] = "name",   [VGPU_CTL_WORD] = "word",
+        [VGPU_CTL_COUNT] = "count", [VGPU_CTL_SIZE] = "size", [VGPU_CTL_USER] = "user",   [VGPU_CTL_TEXT] = "text",
         [VGPU_CTL_PATH] = "path",   [VGPU_CTL_UUID] = "uuid", [VGPU_CTL_SINCE] = "since", [VGPU_CTL_FLAG] = "flag",
     };
     json_t *commands = json_array();
@@ -63,10 +65,9 @@ json_t *vgpu_ctl_help_json(const struct vgpu_ctl_command *command)
             json_array_append_new(options, json_pack("{s:s,s:s,s:b,s:I,s:I,s:s?,s:s}", "name", o->name, "type",
                                                      types[o->type], "required", o->required, "min", (json_int_t)o->min,
                                                      "max", (json_int_t)o->max, "choices", o->choices, "doc", o->doc));
-        json_array_append_new(commands,
-                              json_pack("{s:s,s:s,s:s,s:s?,s:b,s:b,s:o}", "name", c->name, "doc", c->doc, "example",
-                                        c->example, "words", c->words, "change", c->change, "either", c->either,
-                                        "options", options));
+        json_array_append_new(commands, json_pack("{s:s,s:s,s:s,s:s?,s:b,s:b,s:o}", "name", c->name, "doc", c->doc,
+                                                  "example", c->example, "words", c->words, "change", c->change,
+                                                  "either", c->either, "options", options));
     }
     return json_pack("{s:o}", "commands", commands);
 }

@@ -165,6 +165,23 @@ static void print_lines(FILE *out, const char *indent, const char *name, int pad
     }
 }
 
+/* A list of texts, each on a line. */
+static void print_list(FILE *out, const char *indent, const char *key, int width, const json_t *list)
+{
+    char text[512], name[VGPU_CTL_CELL_BYTES];
+    size_t i;
+    const json_t *item;
+
+    vgpu_ctl_clean(key, name, sizeof(name));
+    int pad = width > width_of(name) ? width : width_of(name);
+    json_array_foreach((json_t *)list, i, item)
+    {
+        const char *said = json_string_value(item);
+        vgpu_ctl_clean(said ? said : "-", text, sizeof(text));
+        fprintf(out, "%s%s%*s  %s\n", indent, i ? "" : name, pad - (i ? 0 : width_of(name)), "", text);
+    }
+}
+
 void vgpu_ctl_object(FILE *out, const json_t *object, const char *indent)
 {
     const char *key;
@@ -178,6 +195,10 @@ void vgpu_ctl_object(FILE *out, const json_t *object, const char *indent)
     {
         if (json_is_object(value) || json_is_object(json_array_get(value, 0)))
             continue;
+        if (json_is_string(json_array_get(value, 0))) {
+            print_list(out, indent, key, width, value);
+            continue;
+        }
         vgpu_ctl_clean(key, name, sizeof(name));
         int pad = width > width_of(name) ? width - width_of(name) : 0;
         if (json_is_string(value) && strchr(json_string_value(value), '\n')) {

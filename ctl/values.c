@@ -27,6 +27,8 @@ const char *vgpu_ctl_placeholder(const struct vgpu_ctl_option *o)
         [VGPU_CTL_UUID] = "UUID",         [VGPU_CTL_SINCE] = "AGO|TIME",
         [VGPU_CTL_FLAG] = NULL,
     };
+    if (o->choices && o->type != VGPU_CTL_WORD)
+        return o->type == VGPU_CTL_COUNT ? "N|default" : "BYTES[K|M|G]|default";
     return o->type == VGPU_CTL_WORD ? o->choices : placeholders[o->type];
 }
 
@@ -70,8 +72,9 @@ static int parse_size(const struct vgpu_ctl_option *o, const char *text, json_t 
     uint64_t v;
 
     if (!parse_number(text, n - (shift > 0), o->max >> shift, &v) || v << shift < o->min)
-        return vgpu_err_set(err, EINVAL, "--%s: %s is no size that fits; expected %" PRIu64 " to 1024G, such as 64M",
-                            o->name, vgpu_ctl_shown(text), o->min);
+        return vgpu_err_set(err, EINVAL,
+                            "--%s: %s is no size that fits; expected %" PRIu64 " to 1024G, such as 64M%s%s", o->name,
+                            vgpu_ctl_shown(text), o->min, o->choices ? ", or " : "", o->choices ? o->choices : "");
     *out = json_integer((json_int_t)(v << shift));
     return 0;
 }
@@ -249,13 +252,15 @@ static int parse_since(const struct vgpu_ctl_option *o, const char *text, json_t
             return 0;
         }
     }
-    return vgpu_err_set(err, EINVAL, "--%s: %s is no time; expected 90s, 30m, 2h or 7d ago, or 2026-01-31T12:00:00 of UTC",
-                        o->name, vgpu_ctl_shown(text));
+    return vgpu_err_set(err, EINVAL,
+                        "--%s: %s is no time; expected 90s, 30m, 2h or 7d ago, or 2026-01-31T12:00:00 of UTC", o->name,
+                        vgpu_ctl_shown(text));
 }
 
 int vgpu_ctl_value(const struct vgpu_ctl_option *o, const char *text, json_t **out, struct vgpu_err *err)
 {
     size_t n = strlen(text), most = o->type == VGPU_CTL_PATH ? PATH_MAX - 1 : VALUE_MAX;
+    const char *best;
     uint64_t v;
 
     if (!n)
@@ -266,15 +271,19 @@ int vgpu_ctl_value(const struct vgpu_ctl_option *o, const char *text, json_t **o
     for (size_t i = 0; i < n; i++)
         if ((unsigned char)text[i] < 0x20 || text[i] == 0x7f)
             return vgpu_err_set(err, EINVAL, "--%s: %s holds a control character", o->name, vgpu_ctl_shown(text));
+    if (o->type != VGPU_CTL_WORD && o->choices && vgpu_ctl_choice(o->choices, text, &best)) {
+        *out = json_string(text);
+        return 0;
+    }
     switch (o->type) {
     case VGPU_CTL_IDS:
         return parse_ids(o, text, out, err);
     case VGPU_CTL_ID:
     case VGPU_CTL_COUNT:
         if (!parse_number(text, n, o->max, &v) || v < o->min)
-            return vgpu_err_set(err, EINVAL,
-                                "--%s: %s is out of range; expected a whole number from %" PRIu64 " to %" PRIu64,
-                                o->name, vgpu_ctl_shown(text), o->min, o->max);
+            return vgpu_err_set(
+                err, EINVAL, "--%s: %s is out of range; expected a whole number from %" PRIu64 " to %" PRIu64 "%s%s",
+                o->name, vgpu_ctl_shown(text), o->min, o->max, o->choices ? ", or " : "", o->choices ? o->choices : "");
         *out = json_integer((json_int_t)v);
         return 0;
     case VGPU_CTL_NAME:

@@ -19,9 +19,14 @@
 #define RETRY_MS 5
 #define TEXT_BYTES 160
 
+/* Beside the file itself, whatever link it was named by: two names of one store have one lock. */
 static int lock_path(const char *path, char out[600])
 {
-    return (size_t)snprintf(out, 600, "%s.lock", path) < 600 ? 0 : -ENAMETOOLONG;
+    char *real = realpath(path, NULL); /* NULL: not there yet */
+    int n = snprintf(out, 600, "%s.lock", real ? real : path);
+
+    free(real);
+    return n > 0 && n < 600 ? 0 : -ENAMETOOLONG;
 }
 
 /* "" socket: no daemon. */

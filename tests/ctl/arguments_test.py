@@ -115,10 +115,12 @@ def cases(commands):
         yield 'positional', head + ['\x1b[2J'], 'unexpected argument'
         yield 'positional', head + ['--', '--json'], "unexpected argument '--json'"
         yield 'positional', head + [''], "unexpected argument ''"
-        yield 'duplicate', head + ['--socket=/a', '--socket=/b'], '--socket: given twice'
-        yield 'missing', head + ['--socket'], '--socket: has no value'
-        yield 'missing', head + ['--socket='], '--socket: expected a path'
-        yield 'too long', head + ['--socket=' + 'a' * 108], '--socket: expected a path'
+        for name, most in (('--socket', 107), ('--db', 4095)):
+            yield 'duplicate', head + [f'{name}=/a', f'{name}=/b'], f'{name}: given twice'
+            yield 'missing', head + [name], f'{name}: has no value'
+            yield 'missing', head + [f'{name}='], f'{name}: expected a path'
+            yield 'too long', head + [f'{name}=' + 'a' * (most + 1)], f'{name}: expected a path'
+            yield 'control', head + [f'{name}=a\x1b[2J'], f'{name}: '
         yield 'range', head + ['--json=yes'], '--json: takes no value'
         yield 'unknown', [command['name'] + '~'], f'did you mean {command["name"]}?'
         if command['words']:

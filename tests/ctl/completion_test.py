@@ -54,7 +54,7 @@ def bash(daemon, commands):
         questions.append(['vgpu-ctl', *words])
         expected.append(answer)
 
-    ask([''], names | {'help', '--version', '--json', '--socket=', '--help'})
+    ask([''], names | {'help', '--version', '--json', '--socket=', '--db=', '--help'})
     ask(['regis'], {'register-vm'})
     ask(['help', 'list-v'], {'list-vms'})
     ask(['--socket', '=', '/x', 'regis'], {'register-vm'})
@@ -67,7 +67,7 @@ def bash(daemon, commands):
     for c in commands:
         options = {f'--{o["name"]}' + ('' if o['type'] == 'flag' else '=') for o in c['options']}
         words = set(c['words'].split('|')) if c['words'] else set()
-        ask([c['name'], ''], options | words | {'--json', '--socket=', '--help'})
+        ask([c['name'], ''], options | words | {'--json', '--socket=', '--db=', '--help'})
         for o in c['options']:
             if o['type'] == 'word':
                 ask([c['name'], f'--{o["name"]}', '=', ''], set(o['choices'].split('|')))

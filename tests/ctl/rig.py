@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A real vgpud in a directory of its own, vgpu-ctl to talk to it, and TAP. For the tests of this folder."""
+import ctypes
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -12,6 +14,15 @@ CONFIG = '''paths:
   run_dir: {0}/run
   state_dir: {0}/state
 '''
+
+
+LIBC = ctypes.CDLL(None)
+PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent():
+    """A test that is killed leaves no daemon behind. (Set by the thread that starts it, so start it from the main one.)"""
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class Skip(Exception):
@@ -44,7 +55,8 @@ class Daemon:
         ready_read, ready_write = os.pipe()
         with open(os.path.join(self.where, 'log'), 'a', encoding='utf-8') as log:
             self.process = subprocess.Popen([self.vgpud, '--config', self.config, f'--ready-fd={ready_write}'],
-                                            pass_fds=[ready_write], stdin=subprocess.DEVNULL, stderr=log)
+                                            pass_fds=[ready_write], stdin=subprocess.DEVNULL,
+                                            stdout=subprocess.DEVNULL, stderr=log, preexec_fn=die_with_parent)
         os.close(ready_write)
         with os.fdopen(ready_read, 'rb') as f:
             if f.read() != b'ready\n':

@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "ctl/direct.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "control/control.h"
+#include "ctl/client.h"
+
+#define DEFAULT_CONFIG VGPU_SYSCONFDIR "/vgpu/vgpud.yaml"
+
+/* The configuration that vgpud would read, as far as commands look at it: pools, limits, where store and tokens are. */
+static int config_read(struct vgpu_config *config, struct vgpu_err *err)
+{
+    const char *named = getenv(VGPU_CTL_CONFIG_ENV);
+    const char *path = named && named[0] ? named : DEFAULT_CONFIG;
+    char *said = NULL;
+    size_t bytes;
+    FILE *errors;
+
+    if (path == named || access(path, F_OK) == 0) {
+        errors = open_memstream(&said, &bytes);
+        int rc = errors ? vgpu_config_load(config, path, errors) : -ENOMEM;
+        if (errors)
+            fclose(errors);
+        if (rc)
+            vgpu_err_set(err, -rc, "%.*s", said ? (int)strcspn(said, "\n") : 0, said ? said : "");
+        free(said);
+        return rc;
+    }
+    vgpu_config_defaults(config);
+    return 0;
+}
+
+static bool same_file(const char *a, const char *b)
+{
+    char x[PATH_MAX], y[PATH_MAX];
+
+    return realpath(a, x) && realpath(b, y) && !strcmp(x, y);
+}
+
+/*
+ * Token files of a store that is not the configuration's go beside it: those of the configuration's directory belong to
+ * another vgpud's VMs. A directory below /run may be missing while vgpud does not run.
+ */
+static int place(struct vgpu_config *config, const char *store, struct vgpu_err *err)
+{
+    int n = 0;
+
+    if (store && !same_file(store, config->store)) {
+        n = snprintf(config->token_dir, sizeof(config->token_dir), "%s.tokens", store);
+    } else {
+        char parent[sizeof(config->token_dir)];
+        snprintf(parent, sizeof(parent), "%s", config->token_dir);
+        char *slash = strrchr(parent, '/');
+        if (slash && slash != parent) {
+            *slash = 0;
+            if (mkdir(parent, 0755) < 0 && errno != EEXIST)
+                return vgpu_err_set(err, errno, "cannot make %s, where token files go: %s", parent, strerror(errno));
+        }
+    }
+    return n >= 0 && (size_t)n < sizeof(config->token_dir)
+               ? 0
+               : vgpu_err_set(err, ENAMETOOLONG, "--db: the path is too long for the token files beside it");
+}
+
+static int handle(struct vgpu_control *control, const char *store, const char *command, json_t *args, json_t **result,
+                  bool *refused, struct vgpu_err *err)
+{
+    struct vgpu_caller self;
+    size_t bytes = 0;
+    json_t *json = json_pack("{s:s,s:O}", "command", command, "args", args);
+    char *request = json ? json_dumps(json, JSON_COMPACT) : NULL, *response = NULL;
+    int rc = -ENOMEM;
+
+    vgpu_caller_self(&self);
+    if (request)
+        response = vgpu_control_handle(control, &self, request, strlen(request), &bytes);
+    if (response)
+        rc = vgpu_ctl_response(store, response, bytes, result, refused, err);
+    else
+        vgpu_err_set(err, ENOMEM, "out of memory");
+    json_decref(json);
+    free(request);
+    free(response);
+    return rc;
+}
+
+int vgpu_ctl_direct(const char *store, const char *command, json_t *args, json_t **result, bool *refused,
+                    struct vgpu_err *err)
+{
+    struct vgpu_config *config = calloc(1, sizeof(*config));
+    struct vgpu_control_params params = {.config = config};
+    struct vgpu_control *control = NULL;
+    int rc = config ? config_read(config, err) : vgpu_err_set(err, ENOMEM, "out of memory");
+
+    *result = NULL;
+    *refused = false;
+    if (rc)
+        goto out;
+    if (!store && access(config->store, F_OK)) {
+        rc = vgpu_err_set(err, ENOENT, "there is no store %s either", config->store);
+        goto out;
+    }
+    rc = vgpu_store_open_wait(store ? store : config->store, 0, &params.store, err);
+    if (!rc)
+        rc = place(config, store, err);
+    if (!rc)
+        rc = vgpu_control_direct(&params, &control, err);
+    if (!rc)
+        rc = handle(control, store ? store : config->store, command, args, result, refused, err);
+out:
+    vgpu_control_close(control);
+    vgpu_store_close(params.store);
+    free(config);
+    return rc;
+}

@@ -1,0 +1,155 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Whom vgpu-ctl asks: --db and --socket before and after the command; the store itself while no vgpud runs, through vgpud
+while one does, also one that starts or ends at that moment.
+
+direct_test.py VGPUD VGPU-CTL
+"""
+import os
+import shutil
+import sys
+import threading
+import time
+
+import rig
+
+A, B = '--pool=A', '--pool=B'
+
+
+def new_store(daemon):
+    """A store that is not there yet has pools A and B with room for 32 VMs each."""
+    db = os.path.join(daemon.where, 'new.db')
+    pools = daemon.json('list-pools', f'--db={db}', socket=False)['pools']
+    assert [(p['name'], p['capacity'], p['members']) for p in pools] == [('A', 32, 0), ('B', 32, 0)], pools
+    assert daemon.json('--db', db, 'list-vms', socket=False) == {'vms': []}
+    daemon.good('--db', db, 'register-vm', '--vm-id=1-32', A, socket=False)
+    daemon.fails(1, 'pool A is full', 'register-vm', '--vm-id', '33', A, '--db', db, socket=False)
+    daemon.fails(1, 'VM 32 is registered already', 'register-vm', '--vm-id=32-40', B, '--db', db, socket=False)
+    assert len(daemon.json('list-vms', '--db', db, socket=False)['vms']) == 32
+    assert daemon.json('list-vms', B, '--db', db, socket=False) == {'vms': []}
+    history = daemon.json('history', '--db', db, socket=False)['history']
+    assert {h['uid'] for h in history} == {os.getuid()} and len(history) == 32, history
+
+
+def only_the_store(daemon):
+    """Every command that needs only the store works without vgpud; the others say so and end with 3."""
+    db = f'--db={os.path.join(daemon.where, "only.db")}'
+    uid = os.getuid()
+    daemon.good('register-vm', db, '--vm-id=1', A, f'--uid={uid}', socket=False)
+    token = daemon.json('show-vm', db, '--vm-id=1', socket=False)['vm']['token_file']
+    assert os.stat(token).st_mode & 0o777 == 0o600 and os.stat(token).st_uid == uid, token
+    for args in (['update-vm', '--vm-id=1', '--priority=low'], ['set-priority', '--vm-id=1', '--priority=high'],
+                 ['set-pool', '--vm-id=1', B], ['set-limit', '--vm-id=1', '--in-flight=9'], ['attach', '--vm-id=1'],
+                 ['detach', '--vm-id=1'], ['drain-vm', '--vm-id=1'], ['drain-vm', '--vm-id=1', '--undo'],
+                 ['quarantine-vm', '--vm-id=1'], ['clear-quarantine', '--vm-id=1'], ['show-pool', B], ['history'],
+                 ['export'], ['list-vms'], ['list-pools'], ['remove-vm', '--vm-id=1']):
+        daemon.good(*args, db, socket=False)
+    assert not os.path.exists(token), 'the token of a VM that is gone'
+    for args in (['stats'], ['status'], ['reload-config'], ['top', '--once']):
+        daemon.fails(3, 'vgpud', *args, db, socket=False)
+
+
+def not_there(daemon):
+    """Nobody to ask: exit status 3 and what to look at."""
+    where = daemon.where
+    empty = {'VGPU_CONFIG': os.path.join(where, 'elsewhere.yaml')}
+    with open(empty['VGPU_CONFIG'], 'w', encoding='utf-8') as f:
+        f.write(f'paths:\n  run_dir: {where}/none/run\n  state_dir: {where}/none/state\n')
+    daemon.fails(3, 'cannot reach vgpud', 'list-vms', socket=False, env=empty)
+    assert not os.path.exists(os.path.join(where, 'none')), 'a question made a store'
+    daemon.fails(3, 'cannot reach vgpud', 'list-vms', '--socket', os.path.join(where, 'nobody.sock'), socket=False)
+    daemon.fails(3, 'lock file', 'list-vms', f'--db={where}/none/of.db', socket=False)
+    not_a_store = os.path.join(where, 'text.db')
+    with open(not_a_store, 'w', encoding='utf-8') as f:
+        f.write('this is no database' * 100)
+    daemon.fails(3, 'text.db', 'list-vms', '--db', not_a_store, socket=False)
+    with open(empty['VGPU_CONFIG'], 'a', encoding='utf-8') as f:
+        f.write('nonsense: 1\n')
+    daemon.fails(3, 'nonsense', 'list-vms', socket=False, env=empty)
+
+
+def default_store(daemon):
+    """With nothing named: the configuration's store, with its tokens where vgpud would put them."""
+    named = {'VGPU_CONFIG': daemon.config}
+    daemon.good('register-vm', '--vm-id=50', A, f'--uid={os.getuid()}', f'--db={daemon.database}', socket=False, env=named)
+    vm = daemon.json('show-vm', '--vm-id=50', socket=False, env=named)['vm']
+    assert vm['token_file'] == f'{daemon.where}/run/tokens/vm-50.token' and os.path.exists(vm['token_file']), vm
+    daemon.good('remove-vm', '--vm-id=50', socket=False, env=named)
+
+
+def through_the_daemon(daemon):
+    """A store that a vgpud has is changed through it; so vgpud knows, and the history says who."""
+    db = f'--db={daemon.database}'
+    daemon.good('register-vm', '--vm-id=60', A, db, socket=False)
+    assert daemon.json('show-vm', '--vm-id=60')['vm']['pool'] == 'A'
+    assert daemon.json('stats', db, socket=False)['daemon']['pid'] == daemon.process.pid
+    assert daemon.json('status', db, socket=False)['store'] == daemon.database
+    link = os.path.join(daemon.where, 'link.db')
+    os.symlink(daemon.database, link)
+    assert daemon.json('list-vms', f'--db={link}', socket=False) == daemon.json('list-vms')
+    daemon.good('remove-vm', '--vm-id=60', db, socket=False)
+
+
+def around_starts(daemon):
+    """Hooks that call while vgpud starts and ends: each succeeds, and none of their changes is lost."""
+    db, done, faults = f'--db={daemon.database}', [], []
+
+    def hooks(first):
+        for vm in range(first, first + 12):
+            try:
+                daemon.good('attach', f'--vm-id={vm}', db, socket=False)
+                daemon.good('set-priority', f'--vm-id={vm}', '--priority=low', db, socket=False)
+                done.append(vm)
+            except AssertionError as fault:
+                faults.append(str(fault))
+
+    daemon.good('register-vm', '--vm-id=100-111', A, db, socket=False)
+    daemon.good('register-vm', '--vm-id=200-211', B, db, socket=False)
+    threads = [threading.Thread(target=hooks, args=(first,)) for first in (100, 200)]
+    for thread in threads:
+        thread.start()
+    rounds = 0
+    while any(thread.is_alive() for thread in threads) or rounds < 2:
+        daemon.start()
+        time.sleep(0.05)
+        daemon.kill() if rounds % 2 else daemon.stop()
+        rounds += 1
+    for thread in threads:
+        thread.join()
+    assert not faults, faults[:3]
+    vms = daemon.json('list-vms', db, socket=False)['vms']
+    kept = [vm['vm_id'] for vm in vms if vm['expected'] and vm['priority'] == 'low']
+    assert kept == sorted(done) and len(done) == 24, (len(kept), len(done))
+    return rounds
+
+
+def main():
+    shown = []
+    daemon = rig.Daemon(*sys.argv[1:3])
+    try:
+        os.makedirs(os.path.dirname(daemon.database))
+        os.makedirs(os.path.join(daemon.where, 'run'))
+
+        def with_daemon():
+            with_state = dict(before=daemon.json('list-vms', f'--db={daemon.database}', socket=False))
+            daemon.start()
+            assert daemon.json('list-vms') == with_state['before']
+            through_the_daemon(daemon)
+            daemon.stop()
+
+        status = rig.run_tests([('a_new_store_has_two_pools', lambda: new_store(daemon)),
+                                ('what_needs_only_the_store', lambda: only_the_store(daemon)),
+                                ('nobody_to_ask', lambda: not_there(daemon)),
+                                ('the_store_of_the_configuration', lambda: default_store(daemon)),
+                                ('a_store_that_a_daemon_has', with_daemon),
+                                ('hooks_around_starts_and_ends', lambda: shown.append(around_starts(daemon)))])
+        print(f'shows: 24 VMs attached and changed by hooks while vgpud started and ended {sum(shown)} times')
+    finally:
+        if daemon.process:
+            daemon.kill()
+        shutil.rmtree(daemon.where, ignore_errors=True)
+    return status
+
+
+if __name__ == '__main__':
+    sys.exit(main())
