@@ -279,7 +279,7 @@ Test(commands, an_export_can_be_imported)
 
     three_vms();
     ok("{\"command\":\"drain-vm\",\"args\":{\"vm_ids\":[2],\"reason\":\"why not\"}}");
-    json_t *document = json_object_get(done("{\"command\":\"export\"}"), "document");
+    json_t *exported = done("{\"command\":\"export\"}"), *document = json_object_get(exported, "document");
     char *before = stored(&ignored);
     ok("{\"command\":\"remove-vm\",\"args\":{\"vm_ids\":[1,3]}}");
     ok("{\"command\":\"register-vm\",\"args\":{\"vm_ids\":[50],\"pool\":\"B\"}}");
@@ -300,6 +300,7 @@ Test(commands, an_export_can_be_imported)
         json_decref(request);
     }
     free(before);
+    json_decref(exported);
 }
 
 Test(commands, who_may_what)
