@@ -32,7 +32,8 @@ SUITES = {
         (['ten'], 900, {'memory_mib': 2800}),
         (['start', 'work', 'walls'], 600, PVH),
         (['start', 'work', 'walls', 'life'], 900, PVH_DOM0),
-        (['start', 'work', 'hostile', 'life', 'quiet', 'save', 'leaks'], 1800, {'dom0_mib': 1100, 'memory_mib': 1700, 'arguments': 'lab.cycles=50'}),
+        (['start', 'work', 'hostile', 'life', 'quiet', 'save', 'leaks'], 1800,
+         {'dom0_mib': 1100, 'memory_mib': 1700, 'arguments': 'lab.cycles=50'}),
     ],
 }
 
