@@ -159,39 +159,6 @@ static int pools_check(struct vgpu_control *c, const struct vgpu_change *change,
     return rc;
 }
 
-/* ---- history ---- */
-
-/* Takes both; each may be NULL. */
-static int history(struct vgpu_control *c, const char *command, const char *object, uint32_t vm_id, json_t *old,
-                   json_t *now, const char *result, struct vgpu_err *err)
-{
-    struct vgpu_audit_record a = {.vm_id = vm_id, .uid = -1, .pid = -1, .result = result};
-    char *old_text = old ? json_dumps(old, JSON_COMPACT) : NULL, *new_text = now ? json_dumps(now, JSON_COMPACT) : NULL;
-
-    if (c->caller) {
-        a.uid = c->caller->uid;
-        a.pid = c->caller->pid;
-        snprintf(a.user, sizeof(a.user), "%s", c->caller->user);
-    }
-    snprintf(a.command, sizeof(a.command), "%s", command);
-    snprintf(a.object, sizeof(a.object), "%s", object);
-    a.old_json = old_text;
-    a.new_json = new_text;
-    int rc = (old && !old_text) || (now && !new_text) ? vgpu_err_set(err, ENOMEM, "out of memory")
-                                                      : vgpu_store_audit_add(c->params.store, &a, err);
-    free(old_text);
-    free(new_text);
-    json_decref(old);
-    json_decref(now);
-    return rc;
-}
-
-int vgpu_history_add(struct vgpu_control *c, const char *command, const char *object, json_t *now, const char *result,
-                     struct vgpu_err *err)
-{
-    return history(c, command, object, 0, NULL, now, result, err);
-}
-
 /* ---- storing ---- */
 
 static int pool_store(struct vgpu_control *c, const char *command, const struct vgpu_pool_change *p, bool removal,
@@ -210,8 +177,8 @@ static int pool_store(struct vgpu_control *c, const char *command, const struct 
     if (rc)
         return rc;
     snprintf(object, sizeof(object), "pool %s", name);
-    return history(c, command, object, 0, p->have_old ? vgpu_pool_record_json(&p->old) : NULL,
-                   p->have_now ? vgpu_pool_record_json(&p->now) : NULL, "ok", err);
+    return vgpu_history_row(s, c->caller, command, object, 0, p->have_old ? vgpu_pool_record_json(&p->old) : NULL,
+                            p->have_now ? vgpu_pool_record_json(&p->now) : NULL, "ok", err);
 }
 
 enum part { PART_NEW, PART_OTHER, PART_GONE };
@@ -250,8 +217,9 @@ static int vms_history(struct vgpu_control *c, const struct vgpu_change *change,
         uint32_t vm_id = v->have_now ? v->now.vm_id : v->old.vm_id;
         char object[32];
         snprintf(object, sizeof(object), "vm %u", vm_id);
-        rc = history(c, change->command, object, vm_id, v->have_old ? vgpu_vm_record_json(&v->old) : NULL,
-                     v->have_now ? vgpu_vm_record_json(&v->now) : NULL, "ok", err);
+        rc = vgpu_history_row(c->params.store, c->caller, change->command, object, vm_id,
+                              v->have_old ? vgpu_vm_record_json(&v->old) : NULL,
+                              v->have_now ? vgpu_vm_record_json(&v->now) : NULL, "ok", err);
     }
     return rc;
 }

@@ -47,6 +47,8 @@ static json_t *run_reload(struct vgpu_control *c, const json_t *args, struct vgp
         return NULL;
     if (c->params.ops->reload(c->params.ctx, dry, &result, err))
         return NULL;
+    if (!dry)
+        vgpu_socket_access(c);
     if (!dry && vgpu_history_add(c, "reload-config", "configuration", json_incref(result), "ok", &ignored))
         vgpu_log(VGPU_LOG_WARN, "the reload is not in the history: %s", ignored.text);
     return vgpu_result(result, err);

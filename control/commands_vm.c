@@ -34,10 +34,9 @@ json_t *vgpu_vm_json(struct vgpu_control *c, const struct vgpu_vm_record *vm)
     json_t *token = vm->has_token ? vgpu_token_path(c, vm->vm_id) : json_null();
 
     json_t *json = json_pack(
-        "{s:i,s:s,s:o,s:s,s:s,s:s,s:o,s:o,s:o,s:I,s:I,s:o,s:o,s:I,s:o,s:o}", "vm_id", (int)vm->vm_id, "name", vm->name, "uuid",
-        text_or_null(vm->uuid), "pool",
-        vm->pool, "priority", vgpu_priority_name(vm->priority), "engine", vgpu_engine_name(vm->engine), "state",
-        vgpu_json_text(state), "uid", int_or_null(vm->uid >= 0, vm->uid), "pid",
+        "{s:i,s:s,s:s,s:s,s:o,s:s,s:o,s:o,s:o,s:I,s:I,s:o,s:o,s:I,s:o,s:o}", "vm_id", (int)vm->vm_id, "pool", vm->pool,
+        "priority", vgpu_priority_name(vm->priority), "name", vm->name, "uuid", text_or_null(vm->uuid), "engine",
+        vgpu_engine_name(vm->engine), "state", vgpu_json_text(state), "uid", int_or_null(vm->uid >= 0, vm->uid), "pid",
         int_or_null(attached && live.pid >= 0, live.pid), "in_flight",
         (json_int_t)(vm->in_flight ? vm->in_flight : config->in_flight), "arena_bytes",
         (json_int_t)(vm->arena_bytes ? vm->arena_bytes : config->arena_bytes), "attached_arena_bytes",

@@ -117,5 +117,16 @@ char *vgpu_control_handle(struct vgpu_control *c, const struct vgpu_caller *call
 int vgpu_control_direct(const struct vgpu_control_params *params, struct vgpu_control **out, struct vgpu_err *err);
 /* This process, as an administrator of the files that it can open. */
 void vgpu_caller_self(struct vgpu_caller *caller);
+/* Who sent this process a signal: only root and its own user can. */
+void vgpu_caller_signal(struct vgpu_caller *caller, int64_t uid, int64_t pid);
+/* Whose request is being handled at this moment; NULL: none. */
+const struct vgpu_caller *vgpu_control_caller(const struct vgpu_control *c);
+
+/*
+ * The configuration's pools into the store (vgpu_store_put_pools), each that is changed by it with a row of history:
+ * caller and command say why. One transaction. 0 or -errno.
+ */
+int vgpu_control_put_pools(struct vgpu_store *s, const struct vgpu_caller *caller, const char *command,
+                           const struct vgpu_pool_record *pools, uint32_t n, struct vgpu_err *err);
 
 #endif

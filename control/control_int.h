@@ -10,9 +10,16 @@
 
 struct client;
 
+/* Of requests that others than administrators were refused. */
+struct vgpu_refusals {
+    uint64_t since_ns;
+    uint32_t noted, unnoted; /* since then */
+};
+
 struct vgpu_control {
     struct vgpu_control_params params;
     char socket_path[VGPU_CONFIG_PATH_BYTES];
+    bool socket_given;               /* its file belongs to a group that the configuration names */
     uint64_t socket_dev, socket_ino; /* of our socket file, so that close removes no other's */
     int epoll_fd, listen_fd, timer_fd, token_dir_fd;
     bool listening;           /* accepting; off while all client slots are taken */
@@ -21,7 +28,7 @@ struct vgpu_control {
     uint32_t client_count;
     struct client *clients; /* [VGPU_CONTROL_MAX_CLIENTS] */
     const struct vgpu_caller *caller; /* of the request that is being handled */
-    struct vgpu_log_limit refusals;   /* that go into the history */
+    struct vgpu_refusals refusals;
 };
 
 enum vgpu_arg_type {
@@ -78,6 +85,20 @@ uint32_t vgpu_arg_engine(const json_t *args); /* not given: VGPU_VM_ENGINE_AUTO 
 const char *vgpu_engine_name(uint32_t engine);
 /* A string for a response; bytes that are not UTF-8 become '?'. */
 json_t *vgpu_json_text(const char *text);
+
+/* access.c. Who is at the other end of this connection, and what it may. */
+void vgpu_caller_of(const struct vgpu_control *c, int fd, struct vgpu_caller *caller);
+/* Owner and mode of the socket's file as the configuration's groups need them; again after a reload. */
+void vgpu_socket_access(struct vgpu_control *c);
+
+/* history.c. Notes a refusal; command NULL: it was none that there is, `what` stands for it. args NULL: malformed ones. */
+void vgpu_refusal_note(struct vgpu_control *c, const struct vgpu_command *command, const char *what, const json_t *args,
+                       const struct vgpu_err *err);
+/* The number of those that were not noted, once it is due; when that is (UINT64_MAX: never). */
+void vgpu_refusals_flush(struct vgpu_control *c, uint64_t now_ns);
+uint64_t vgpu_refusals_due_ns(const struct vgpu_control *c);
+/* "ENOENT" */
+const char *vgpu_code_name(int code);
 
 /* Opens token_dir, makes it where it is missing; brings its files in line with the store. */
 int vgpu_tokens_open(struct vgpu_control *c, struct vgpu_err *err);

@@ -33,7 +33,10 @@ struct vgpu_change {
  * transaction with a row of history each, token files, then the daemon's apply of each. 0 or -errno.
  */
 int vgpu_change_make(struct vgpu_control *c, const struct vgpu_change *change, struct vgpu_err *err);
-/* A row of history about what is no VM and no pool. */
+/* history.c. A row of history; takes both records, each may be NULL. */
+int vgpu_history_row(struct vgpu_store *s, const struct vgpu_caller *caller, const char *command, const char *object,
+                     uint32_t vm_id, json_t *old, json_t *now, const char *result, struct vgpu_err *err);
+/* About what is no VM and no pool. */
 int vgpu_history_add(struct vgpu_control *c, const char *command, const char *object, json_t *now, const char *result,
                      struct vgpu_err *err);
 

@@ -4,9 +4,7 @@
 #include "control/records.h"
 
 #include <errno.h>
-#include <grp.h>
 #include <inttypes.h>
-#include <pwd.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -55,8 +53,10 @@ static uint64_t deadline_ns(const struct vgpu_control *c)
 static void timer_arm(struct vgpu_control *c)
 {
     struct itimerspec when = {0};
-    uint64_t first = c->accept_retry_ns ? c->accept_retry_ns : UINT64_MAX;
+    uint64_t first = vgpu_refusals_due_ns(c);
 
+    if (c->accept_retry_ns && c->accept_retry_ns < first)
+        first = c->accept_retry_ns;
     for (uint32_t i = 0; i < VGPU_CONTROL_MAX_CLIENTS; i++)
         if (c->clients[i].fd >= 0 && c->clients[i].deadline_ns < first)
             first = c->clients[i].deadline_ns;
@@ -80,7 +80,7 @@ static void client_end(struct vgpu_control *c, struct client *cl)
     listen_enable(c, true);
 }
 
-static const char *code_name(int code)
+const char *vgpu_code_name(int code)
 {
     const char *name = code == ENOTSUP ? "ENOTSUP" : strerrorname_np(code); /* its number has two names */
     return name ? name : "EIO";
@@ -90,7 +90,7 @@ static const char *code_name(int code)
 static char *response_text(json_t *result, const struct vgpu_err *err, size_t *bytes)
 {
     json_t *response = result ? json_pack("{s:b,s:o}", "ok", 1, "result", result)
-                              : json_pack("{s:b,s:{s:s,s:o}}", "ok", 0, "error", "code", code_name(err->code),
+                              : json_pack("{s:b,s:{s:s,s:o}}", "ok", 0, "error", "code", vgpu_code_name(err->code),
                                           "message", vgpu_json_text(err->text));
     char *text = response ? json_dumps(response, JSON_COMPACT | JSON_REAL_PRECISION(12)) : NULL;
     char *line = NULL;
@@ -107,44 +107,38 @@ static char *response_text(json_t *result, const struct vgpu_err *err, size_t *b
     return line;
 }
 
-/* What may not be done is noted, with who wanted it; a flood of it is not. */
-static void refusal_note(struct vgpu_control *c, const char *command)
-{
-    struct vgpu_err err;
-
-    if (vgpu_log_allowed(&c->refusals, vgpu_now_ns()) && vgpu_history_add(c, command, "", NULL, "EPERM", &err))
-        vgpu_log(VGPU_LOG_WARN, "a refusal is not in the history: %s", err.text);
-}
-
 /* May this caller, on this side of a daemon, run it? 0 or -errno. */
 static int command_allowed(struct vgpu_control *c, const struct vgpu_command *command, struct vgpu_err *err)
 {
     const struct vgpu_caller *caller = c->caller;
 
-    if (caller->role == VGPU_ROLE_NONE || (command->changes && caller->role != VGPU_ROLE_ADMIN)) {
-        refusal_note(c, command->name);
+    if (caller->role == VGPU_ROLE_NONE || (command->changes && caller->role != VGPU_ROLE_ADMIN))
         return vgpu_err_set(err, EPERM, "%s: %s uid %" PRId64 " may not; administrators are root, the user that "
                                         "runs vgpud and the group control.admin_group of its configuration",
                             command->name, caller->role == VGPU_ROLE_VIEWER ? "a viewer of" : "", caller->uid);
-    }
     return 0;
 }
 
 char *vgpu_control_handle(struct vgpu_control *c, const struct vgpu_caller *caller, const char *request,
                           size_t request_bytes, size_t *bytes)
 {
-    const struct vgpu_command *command;
+    const struct vgpu_command *command = NULL;
     const json_t *args = NULL;
     struct vgpu_err err = {.code = EIO};
     json_error_t where;
     json_t *result = NULL;
+    bool understood = false;
     json_t *json = json_loadb(request, request_bytes, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &where);
 
     c->caller = caller;
     if (!json)
         vgpu_err_set(&err, EINVAL, "not JSON: %s at byte %d", where.text, where.position);
-    else if (vgpu_request_check(json, &command, &args, &err) == 0 && command_allowed(c, command, &err) == 0)
+    else
+        understood = vgpu_request_check(json, &command, &args, &err) == 0;
+    if (understood && command_allowed(c, command, &err) == 0)
         result = command->run(c, args, &err);
+    if (!result)
+        vgpu_refusal_note(c, command, json ? "unknown" : "malformed", understood ? args : NULL, &err);
     c->caller = NULL;
     char *text = response_text(result, &err, bytes);
     json_decref(json);
@@ -194,6 +188,9 @@ static void client_refuse(struct vgpu_control *c, struct client *cl, int code, c
     size_t bytes = 0;
 
     vgpu_err_set(&err, code, "%s", message);
+    c->caller = &cl->caller;
+    vgpu_refusal_note(c, NULL, "malformed", NULL, &err);
+    c->caller = NULL;
     char *text = response_text(NULL, &err, &bytes);
     client_answer(c, cl, text, bytes);
 }
@@ -253,60 +250,6 @@ static void client_receive(struct vgpu_control *c, struct client *cl)
     }
 }
 
-static void user_name(struct vgpu_caller *caller)
-{
-    char buffer[4096];
-    struct passwd entry, *found = NULL;
-
-    if (getpwuid_r((uid_t)caller->uid, &entry, buffer, sizeof(buffer), &found) == 0 && found)
-        snprintf(caller->user, sizeof(caller->user), "%s", found->pw_name);
-}
-
-/* Is the peer in this group? Its process's own groups count, which the kernel tells: nobody's database is asked. */
-static bool peer_in(int fd, const struct vgpu_caller *caller, const char *group)
-{
-    char buffer[4096];
-    struct group entry, *found = NULL;
-    gid_t groups[256];
-    socklen_t bytes = sizeof(groups);
-
-    if (!group[0] || getgrnam_r(group, &entry, buffer, sizeof(buffer), &found) || !found)
-        return false;
-    if ((gid_t)caller->gid == found->gr_gid)
-        return true;
-    if (getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, groups, &bytes))
-        return false; /* also one with more groups than there is room for */
-    for (size_t i = 0; i < bytes / sizeof(groups[0]); i++)
-        if (groups[i] == found->gr_gid)
-            return true;
-    return false;
-}
-
-static void caller_of(const struct vgpu_control *c, int fd, struct vgpu_caller *caller)
-{
-    const struct vgpu_config *config = c->params.config;
-    struct ucred cred;
-    socklen_t bytes = sizeof(cred);
-
-    *caller = (struct vgpu_caller){.uid = -1, .gid = -1, .pid = -1};
-    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &bytes))
-        return;
-    caller->uid = cred.uid;
-    caller->gid = cred.gid;
-    caller->pid = cred.pid;
-    user_name(caller);
-    if (cred.uid == 0 || cred.uid == geteuid() || peer_in(fd, caller, config->admin_group))
-        caller->role = VGPU_ROLE_ADMIN;
-    else if (peer_in(fd, caller, config->viewer_group))
-        caller->role = VGPU_ROLE_VIEWER;
-}
-
-void vgpu_caller_self(struct vgpu_caller *caller)
-{
-    *caller = (struct vgpu_caller){.uid = geteuid(), .gid = getegid(), .pid = getpid(), .role = VGPU_ROLE_ADMIN};
-    user_name(caller);
-}
-
 static void client_new(struct vgpu_control *c, int fd)
 {
     static const char refusal[] =
@@ -315,10 +258,12 @@ static void client_new(struct vgpu_control *c, int fd)
     struct client *cl = c->clients;
     struct vgpu_caller caller;
 
-    caller_of(c, fd, &caller);
+    vgpu_caller_of(c, fd, &caller);
     if (caller.role == VGPU_ROLE_NONE) { /* takes no slot: it cannot keep out those who may */
+        struct vgpu_err err;
+        vgpu_err_set(&err, EPERM, "uid %" PRId64 " may nothing here", caller.uid);
         c->caller = &caller;
-        refusal_note(c, "connect");
+        vgpu_refusal_note(c, NULL, "connect", NULL, &err);
         c->caller = NULL;
         send(fd, refusal, sizeof(refusal) - 1, MSG_NOSIGNAL | MSG_DONTWAIT);
         close(fd);
@@ -365,6 +310,7 @@ static void expire(struct vgpu_control *c)
     ssize_t ignored = read(c->timer_fd, &ticks, sizeof(ticks));
 
     (void)ignored;
+    vgpu_refusals_flush(c, now);
     if (c->accept_retry_ns && now >= c->accept_retry_ns) {
         c->accept_retry_ns = 0;
         listen_enable(c, c->client_count < VGPU_CONTROL_MAX_CLIENTS);
@@ -458,7 +404,8 @@ static int listen_open(struct vgpu_control *c, struct vgpu_err *err)
         c->socket_dev = st.st_dev;
         c->socket_ino = st.st_ino;
     }
-    if (chmod(path, mode) < 0 || listen(c->listen_fd, 128) < 0)
+    vgpu_socket_access(c);
+    if (listen(c->listen_fd, 128) < 0)
         return vgpu_err_set(err, errno, "control socket %s: %s", path, strerror(errno));
     return 0;
 }
@@ -490,7 +437,6 @@ static struct vgpu_control *control_new(const struct vgpu_control_params *params
         c->params.ops = &no_ops;
     if (!c->params.deadline_ms)
         c->params.deadline_ms = VGPU_CONTROL_DEADLINE_MS;
-    c->refusals.about = "refused control requests in the history";
     c->epoll_fd = c->listen_fd = c->timer_fd = c->token_dir_fd = -1;
     return c;
 }
@@ -543,6 +489,7 @@ void vgpu_control_close(struct vgpu_control *c)
 
     if (!c)
         return;
+    vgpu_refusals_flush(c, UINT64_MAX);
     for (uint32_t i = 0; c->clients && i < VGPU_CONTROL_MAX_CLIENTS; i++)
         client_end(c, &c->clients[i]);
     if (c->socket_path[0] && lstat(c->socket_path, &st) == 0 && st.st_dev == c->socket_dev &&

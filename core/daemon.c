@@ -158,13 +158,15 @@ static int loop_open(struct vgpud *d, struct vgpu_err *err)
 static int store_open(struct vgpud *d, struct vgpu_err *err)
 {
     struct vgpu_pool_record pools[VGPU_CONFIG_MAX_POOLS] = {0};
+    struct vgpu_caller self;
     int rc = vgpu_store_open(d->config.store, &d->store, err);
 
     for (uint32_t i = 0; i < d->config.pool_count; i++) {
         memcpy(pools[i].name, d->config.pools[i].name, sizeof(pools[i].name));
         pools[i].capacity = d->config.pools[i].capacity;
     }
-    return rc ? rc : vgpu_store_put_pools(d->store, pools, d->config.pool_count, err);
+    vgpu_caller_self(&self);
+    return rc ? rc : vgpu_control_put_pools(d->store, &self, "start", pools, d->config.pool_count, err);
 }
 
 static const struct vgpu_config *poller_config; /* set before the threads start */
@@ -359,33 +361,18 @@ static void notify_systemd(const char *state)
 #endif
 }
 
-static void log_changes(const json_t *result, const char *list, const char *when)
+/* systemctl reload: the same as the command, by whoever sent the signal. What came of it is in the log and the history. */
+static void on_hangup(struct vgpud *d, const struct signalfd_siginfo *si)
 {
-    size_t i;
-    json_t *c;
-
-    json_array_foreach(json_object_get(result, list), i, c)
-    {
-        const char *was = json_string_value(json_object_get(c, "old")), *is = json_string_value(json_object_get(c, "new"));
-        vgpu_log(VGPU_LOG_INFO, "reload: %s: %s, was %s (%s)", json_string_value(json_object_get(c, "key")),
-                 is ? is : "not there", was ? was : "not there", when);
-    }
-}
-
-/* systemctl reload: what came of it is in the log. */
-static void on_hangup(struct vgpud *d)
-{
-    struct vgpu_err err = {0};
+    static const char request[] = "{\"command\":\"reload-config\"}";
+    struct vgpu_caller caller;
     char state[64];
-    json_t *result = NULL;
+    size_t bytes;
 
     snprintf(state, sizeof(state), "RELOADING=1\nMONOTONIC_USEC=%" PRIu64, vgpu_now_ns() / 1000);
     notify_systemd(state);
-    if (vgpud_reload(d, false, &result, &err))
-        vgpu_log(VGPU_LOG_ERROR, "reload: %s", err.text);
-    log_changes(result, "applied", "now");
-    log_changes(result, "needs_restart", "at the next start");
-    json_decref(result);
+    vgpu_caller_signal(&caller, si->ssi_uid, si->ssi_pid);
+    free(vgpu_control_handle(d->control, &caller, request, sizeof(request) - 1, &bytes));
     notify_systemd("READY=1");
 }
 
@@ -404,7 +391,7 @@ static void on_signals(struct vgpud *d)
 
     while (read(d->signals, &si, sizeof(si)) == sizeof(si)) {
         if (si.ssi_signo == SIGHUP) {
-            on_hangup(d);
+            on_hangup(d, &si);
             continue;
         }
         if (d->stopping) {

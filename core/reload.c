@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "control/control.h"
 #include "core/daemon.h"
 
 /* What can be changed now. All others are taken at the start: memory, threads, sockets and processes hang on them. */
@@ -166,6 +167,19 @@ static int load(struct vgpud *d, struct vgpu_config *next, struct vgpu_err *err)
     return rc;
 }
 
+static void log_changes(const json_t *list, const char *when)
+{
+    size_t i;
+    json_t *c;
+
+    json_array_foreach((json_t *)list, i, c)
+    {
+        const char *was = json_string_value(json_object_get(c, "old")), *is = json_string_value(json_object_get(c, "new"));
+        vgpu_log(VGPU_LOG_INFO, "reload: %s: %s, was %s (%s)", json_string_value(json_object_get(c, "key")),
+                 is ? is : "not there", was ? was : "not there", when);
+    }
+}
+
 /* ---- making it so ---- */
 
 /* The store first: it alone can fail. */
@@ -180,7 +194,7 @@ static int store_pools(struct vgpud *d, const struct vgpu_config *merged, struct
         memcpy(pools[n].name, merged->pools[i].name, sizeof(pools[n].name));
         pools[n++].capacity = merged->pools[i].capacity;
     }
-    return vgpu_store_put_pools(d->store, pools, n, err);
+    return vgpu_control_put_pools(d->store, vgpu_control_caller(d->control), "reload-config", pools, n, err);
 }
 
 static void make_it_so(struct vgpud *d, const struct vgpu_config *merged)
@@ -234,10 +248,14 @@ int vgpud_reload(void *ctx, bool dry_run, json_t **result, struct vgpu_err *err)
     if (!dry_run) {
         json_decref(d->waits);
         d->waits = json_incref(r.waits);
+        log_changes(r.applied, "now");
+        log_changes(r.waits, "at the next start");
         vgpu_log(VGPU_LOG_INFO, "reload: %zu values changed, %zu wait for the next start%s", json_array_size(r.applied),
                  json_array_size(r.waits), level == (uint32_t)vgpu_log_level ? "" : " (and the log's level)");
     }
 out:
+    if (r.rc && !dry_run)
+        vgpu_log(VGPU_LOG_ERROR, "reload: %s", err->text);
     json_decref(r.applied);
     json_decref(r.waits);
     free(r.next);

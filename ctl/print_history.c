@@ -43,20 +43,49 @@ static void difference(const json_t *old, const json_t *now, char *out, size_t b
     }
 }
 
+/* "limits.in_flight 256 -> 100" of each value that was changed, and how many wait. */
+static void reloaded(const json_t *result, char *out, size_t bytes)
+{
+    const json_t *applied = json_object_get(result, "applied"), *change;
+    size_t i, n = 0, waits = json_array_size(json_object_get(result, "needs_restart"));
+    char key[80], was[64], is[64];
+
+    json_array_foreach((json_t *)applied, i, change)
+    {
+        if (n + 1 >= bytes)
+            return;
+        value_text(json_object_get(change, "key"), key, sizeof(key));
+        value_text(json_object_get(change, "old"), was, sizeof(was));
+        value_text(json_object_get(change, "new"), is, sizeof(is));
+        n += (size_t)snprintf(out + n, bytes - n, "%s%s %s -> %s", n ? ", " : "", key, was, is);
+    }
+    if (n + 1 < bytes && (waits || !n))
+        snprintf(out + n, bytes - n, "%s%s", n ? ", " : "", waits ? "some wait for the next start" : "nothing changed");
+}
+
 static void row_print(FILE *out, const json_t *row)
 {
-    static const char *const keys[] = {"user", "command", "object", "result"};
-    char texts[4][VGPU_CTL_CELL_BYTES], what[512], when[32] = "-";
+    static const char *const keys[] = {"user", "command", "object"};
+    char texts[3][VGPU_CTL_CELL_BYTES], what[512], when[32] = "-";
     time_t at_s = (time_t)(json_integer_value(json_object_get(row, "time_us")) / 1000000);
     struct tm tm;
 
     if (gmtime_r(&at_s, &tm))
         strftime(when, sizeof(when), "%Y-%m-%dT%H:%M:%SZ", &tm);
-    for (size_t i = 0; i < 4; i++)
+    for (size_t i = 0; i < 3; i++)
         vgpu_ctl_cell(json_object_get(row, keys[i]), VGPU_CTL_CELL_TEXT, texts[i]);
-    difference(json_object_get(row, "old"), json_object_get(row, "new"), what, sizeof(what));
-    fprintf(out, "%s  %-12s  %-16s  %-10s  %s%s%s\n", when, texts[0], texts[1], texts[2], texts[3], what[0] ? "  " : "",
-            what);
+    const json_t *now = json_object_get(row, "new");
+    const char *said = json_string_value(json_object_get(row, "result"));
+    bool done = said && !strcmp(said, "ok");
+    what[0] = 0;
+    if (!done)
+        vgpu_ctl_clean(said ? said : "-", what, sizeof(what));
+    else if (json_object_get(now, "applied"))
+        reloaded(now, what, sizeof(what));
+    else
+        difference(json_object_get(row, "old"), now, what, sizeof(what));
+    fprintf(out, "%s  %-12s  %-16s  %-10s  %-7s%s%s\n", when, texts[0], texts[1], texts[2], done ? "ok" : "refused",
+            what[0] ? "  " : "", what);
 }
 
 void vgpu_ctl_print_history(FILE *out, const json_t *result, bool color)

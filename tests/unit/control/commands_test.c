@@ -319,8 +319,75 @@ Test(commands, who_may_what)
     json_t *result = done("{\"command\":\"history\"}"), *list = json_object_get(result, "history");
     const json_t *last = json_array_get(list, json_array_size(list) - 1);
     cr_expect_str_eq(json_string_value(json_object_get(last, "command")), "list-vms");
-    cr_expect_str_eq(json_string_value(json_object_get(last, "result")), "EPERM");
+    cr_expect_eq(strncmp(json_string_value(json_object_get(last, "result")), "EPERM: ", 7), 0);
     json_decref(result);
+}
+
+/* The newest row of the history: its result, and what it is about. */
+static void noted(const char *command, const char *object, const char *result_start, const char *new_words)
+{
+    json_t *result = done("{\"command\":\"history\",\"args\":{\"limit\":1}}");
+    const json_t *row = json_array_get(json_object_get(result, "history"), 0), *now = json_object_get(row, "new");
+    char *text = json_is_object(now) ? json_dumps(now, JSON_COMPACT) : strdup("null");
+
+    cr_expect_str_eq(json_string_value(json_object_get(row, "command")), command);
+    cr_expect_str_eq(json_string_value(json_object_get(row, "object")), object, "%s: %s", command,
+                     json_string_value(json_object_get(row, "object")));
+    cr_expect_eq(strncmp(json_string_value(json_object_get(row, "result")), result_start, strlen(result_start)), 0, "%s",
+                 json_string_value(json_object_get(row, "result")));
+    cr_expect(strstr(text, new_words), "%s: %s", text, new_words);
+    free(text);
+    json_decref(result);
+}
+
+/* Whatever would have changed something and was refused is in the history: by whom, what was wanted, and why not. */
+Test(commands, refusals_are_noted)
+{
+    size_t before, after;
+
+    three_vms();
+    refused("{\"command\":\"register-vm\",\"args\":{\"vm_ids\":[10,11],\"pool\":\"A\"}}", "ENOSPC", "is full");
+    noted("register-vm", "2 VMs", "ENOSPC: VM 11: pool A is full", "\"vm_ids\":[10,11]");
+    refused("{\"command\":\"set-pool\",\"args\":{\"vm_ids\":[1],\"pool\":\"D\"}}", "ENOENT", "there is no pool D");
+    noted("set-pool", "vm 1", "ENOENT: there is no pool D", "\"pool\":\"D\"");
+    refused("{\"command\":\"remove-pool\",\"args\":{\"pool\":\"A\"}}", "EBUSY", "configuration");
+    noted("remove-pool", "pool A", "EBUSY: ", "{\"pool\":\"A\"}");
+    refused("{\"command\":\"set-priority\",\"args\":{\"vm_ids\":[1],\"priority\":\"a\\nb\"}}", "EINVAL", "no priority");
+    noted("set-priority", "", "EINVAL: priority: ", "null");
+    refused("{\"command\":\"import\",\"args\":{\"document\":{},\"mode\":\"merge\"}}", "EINVAL", "document.format");
+    noted("import", "", "EINVAL: document.format", "{\"mode\":\"merge\"}");
+    refused("{\"command\":\"reboot\"}", "ENOSYS", "unknown command");
+    noted("unknown", "", "ENOSYS: ", "null");
+    refused("hello", "EINVAL", "not JSON");
+    noted("malformed", "", "EINVAL: not JSON", "null");
+    /* A question that has no answer kept nobody from anything. */
+    free(stored(&before));
+    refused("{\"command\":\"show-vm\",\"args\":{\"vm_id\":9}}", "ENOENT", "VM 9");
+    refused("{\"command\":\"status\"}", "ENOTCONN", "running vgpud");
+    refused("{\"command\":\"reload-config\"}", "ENOTCONN", "running vgpud");
+    free(stored(&after));
+    cr_expect_eq(before, after);
+}
+
+/* A flood of others' refusals costs few writes, and their number is known in the end. */
+Test(commands, a_flood_of_refusals_is_counted)
+{
+    struct vgpu_caller viewer = me;
+    json_t *response;
+
+    viewer.role = VGPU_ROLE_VIEWER;
+    for (int i = 0; i < 1000; i++) {
+        response = ask_as(&viewer, rig.control, "{\"command\":\"remove-vm\",\"args\":{\"vm_ids\":[1]}}");
+        cr_assert(json_is_false(json_object_get(response, "ok")));
+        json_decref(response);
+    }
+    json_t *result = done("{\"command\":\"history\",\"args\":{\"limit\":10000}}");
+    cr_expect_eq(json_array_size(json_object_get(result, "history")), 20);
+    json_decref(result);
+    vgpu_control_close(rig.control);
+    struct vgpu_err err;
+    cr_assert_eq(control_rig_open(&rig, 0, &err), 0, "%s", err.text);
+    noted("refused", "", "980 more requests were refused", "null");
 }
 
 /* The same commands on a store without a daemon. */
