@@ -184,8 +184,98 @@ static uint16_t check_debug(const struct vgpu_desc *d, const struct vgpu_vm_view
     return d->n == 0 ? VGPU_OK : VGPU_E_FLAGS;
 }
 
+/* ---- Programs: what they name exists or does not in the VM's worker; here only addresses and forms are judged. ---- */
+
+/* The handle of a program or a tensor, with nothing behind it. */
+static uint16_t program_handle(uint64_t ref, uint32_t *out)
+{
+    *out = VGPU_REF_HANDLE(ref);
+    if (VGPU_REF_OFFSET(ref) != 0)
+        return VGPU_E_ARG;
+    return *out != 0 ? VGPU_OK : VGPU_E_HANDLE;
+}
+
+/* A place inside a tensor: any tensor is below 2^47 bytes. */
+static uint16_t tensor_place(uint64_t ref, uint64_t bytes, uint32_t *handle, uint64_t *offset)
+{
+    *handle = VGPU_REF_HANDLE(ref);
+    *offset = VGPU_REF_OFFSET(ref);
+    if (*handle == 0)
+        return VGPU_E_HANDLE;
+    return *offset < VGPU_WREF_DEVICE && bytes < VGPU_WREF_DEVICE - *offset ? VGPU_OK : VGPU_E_RANGE;
+}
+
+static uint16_t resolve_arena(uint64_t ref, uint64_t bytes, uint32_t align, const struct vgpu_vm_view *vm, uint64_t *out)
+{
+    return VGPU_REF_HANDLE(ref) == VGPU_HANDLE_ARENA ? resolve(ref, bytes, align, vm, out) : VGPU_E_HANDLE;
+}
+
+static uint16_t check_program_load(const struct vgpu_desc *d, const struct vgpu_vm_view *vm, struct vgpu_work *out)
+{
+    uint16_t status = program_handle(d->dst, &out->arg[0]);
+
+    if (status == VGPU_OK && (d->n == 0 || d->n > VGPU_PROGRAM_BYTES_MAX))
+        status = VGPU_E_ARG;
+    out->dst = 0;
+    return status == VGPU_OK ? resolve_arena(d->src0, d->n, 1, vm, &out->src0) : status;
+}
+
+static uint16_t check_program_free(const struct vgpu_desc *d, const struct vgpu_vm_view *vm, struct vgpu_work *out)
+{
+    uint16_t status = program_handle(d->dst, &out->arg[0]);
+
+    out->dst = 0;
+    return status == VGPU_OK && d->n != 0 ? VGPU_E_FLAGS : status;
+}
+
+static uint16_t check_program_info(const struct vgpu_desc *d, const struct vgpu_vm_view *vm, struct vgpu_work *out)
+{
+    uint16_t status = VGPU_OK;
+
+    if (d->sub == VGPU_PROGRAM_SIGNATURE)
+        status = program_handle(d->src0, &out->arg[0]);
+    else if (d->src0 != 0)
+        status = VGPU_E_FLAGS;
+    out->src0 = 0;
+    return status == VGPU_OK ? resolve_arena(d->dst, d->n, 8, vm, &out->dst) : status;
+}
+
+static uint16_t check_execute(const struct vgpu_desc *d, const struct vgpu_vm_view *vm, struct vgpu_work *out)
+{
+    uint16_t status = program_handle(d->src0, &out->arg[0]);
+
+    if (status == VGPU_OK && (d->n > VGPU_HANDLE_MAX || d->arg[0] > d->n))
+        status = VGPU_E_ARG;
+    out->src0 = 0;
+    out->arg[1] = d->arg[0];
+    return status == VGPU_OK ? resolve_arena(d->src1, 2 * d->n, 2, vm, &out->src1) : status;
+}
+
+static uint16_t check_buffer_put(const struct vgpu_desc *d, const struct vgpu_vm_view *vm, struct vgpu_work *out)
+{
+    uint16_t status = tensor_place(d->dst, d->n, &out->arg[0], &out->dst);
+
+    if (status == VGPU_OK && d->arg[0] > VGPU_TENSOR_RANK_MAX)
+        status = VGPU_E_ARG;
+    /* The shape comes with the first piece; one without dimensions is a single element. */
+    if (status == VGPU_OK && (out->dst != 0 || d->arg[0] == 0) && (d->src1 | d->arg[0]) != 0)
+        status = VGPU_E_FLAGS;
+    if (status == VGPU_OK)
+        status = resolve_arena(d->src0, d->n, 1, vm, &out->src0);
+    out->arg[1] = d->arg[0];
+    return status == VGPU_OK && d->arg[0] ? resolve_arena(d->src1, UINT64_C(8) * d->arg[0], 8, vm, &out->src1) : status;
+}
+
+static uint16_t check_buffer_get(const struct vgpu_desc *d, const struct vgpu_vm_view *vm, struct vgpu_work *out)
+{
+    uint16_t status = tensor_place(d->src0, d->n, &out->arg[0], &out->src0);
+
+    return status == VGPU_OK ? resolve_arena(d->dst, d->n, 1, vm, &out->dst) : status;
+}
+
 #define F32 (1u << VGPU_F32)
 #define BF16 (1u << VGPU_BF16)
+#define ANY ((1u << VGPU_DTYPE_COUNT) - 1)
 
 static const struct vgpu_opcode_info table[VGPU_OP_COUNT] = {
     /*                   name          dtypes      subs                 mask   barrier refs args check */
@@ -200,12 +290,26 @@ static const struct vgpu_opcode_info table[VGPU_OP_COUNT] = {
     [VGPU_OP_GEMM]       = {"gemm",       F32 | BF16, VGPU_GEMM_SUB_KNOWN, true,  false, 7, 4, check_gemm},
     [VGPU_OP_FENCE]      = {"fence",      F32,        0,                   false, true,  0, 0, check_none},
 };
+static const struct vgpu_opcode_info program_table[VGPU_OP_PROGRAM_COUNT] = {
+    /*                                               name      dtypes subs              mask   barrier refs args check */
+    [VGPU_OP_PROGRAM_LOAD - VGPU_OP_PROGRAM_FIRST] = {"program-load", F32, VGPU_PROGRAM_HLO, false, false, 3, 0,
+                                                      check_program_load},
+    [VGPU_OP_PROGRAM_FREE - VGPU_OP_PROGRAM_FIRST] = {"program-free", F32, 0, false, false, 1, 0, check_program_free},
+    [VGPU_OP_PROGRAM_INFO - VGPU_OP_PROGRAM_FIRST] = {"program-info", F32, VGPU_PROGRAM_ERROR, false, false, 3, 0,
+                                                      check_program_info},
+    [VGPU_OP_EXECUTE - VGPU_OP_PROGRAM_FIRST] = {"execute", F32, 0, false, false, 6, 1, check_execute},
+    [VGPU_OP_BUFFER_PUT - VGPU_OP_PROGRAM_FIRST] = {"buffer-put", ANY, 0, false, false, 7, 1, check_buffer_put},
+    [VGPU_OP_BUFFER_GET - VGPU_OP_PROGRAM_FIRST] = {"buffer-get", F32, 0, false, false, 3, 0, check_buffer_get},
+    [VGPU_OP_BUFFER_FREE - VGPU_OP_PROGRAM_FIRST] = {"buffer-free", F32, 0, false, false, 1, 0, check_program_free},
+};
 static const struct vgpu_opcode_info debug_info = {"debug", F32, VGPU_DEBUG_DEVICE_FAULT, false, false, 0, 1, check_debug};
 
 const struct vgpu_opcode_info *vgpu_opcode_info(uint8_t opcode)
 {
     if (opcode < VGPU_OP_COUNT)
         return &table[index_within(opcode, VGPU_OP_COUNT)];
+    if (vgpu_opcode_is_program(opcode))
+        return &program_table[index_within((uint32_t)opcode - VGPU_OP_PROGRAM_FIRST, VGPU_OP_PROGRAM_COUNT)];
     return opcode == VGPU_OP_DEBUG ? &debug_info : NULL;
 }
 
@@ -232,7 +336,7 @@ static inline uint16_t validate(const struct vgpu_desc *d, const struct vgpu_vm_
         return VGPU_E_OPCODE;
     if (vgpu_unlikely(d->flags & ~VGPU_DESC_FLAGS_KNOWN))
         return VGPU_E_FLAGS;
-    if (vgpu_unlikely(d->dtype > VGPU_BF16 || !(info->dtypes & (1u << d->dtype))))
+    if (vgpu_unlikely(d->dtype >= VGPU_DTYPE_COUNT || !(info->dtypes & (1u << d->dtype))))
         return VGPU_E_DTYPE;
     if (vgpu_unlikely(info->sub_is_mask ? (d->sub & ~info->subs) != 0 : d->sub > info->subs))
         return VGPU_E_FLAGS;
@@ -270,6 +374,10 @@ uint64_t vgpu_work_bytes(const struct vgpu_work *w)
         return w->n;
     case VGPU_OP_COPY:
         return 2 * w->n;
+    case VGPU_OP_PROGRAM_LOAD:
+    case VGPU_OP_BUFFER_PUT:
+    case VGPU_OP_BUFFER_GET:
+        return w->n;
     case VGPU_OP_VECTOR_ADD:
     case VGPU_OP_AXPY:
         return 12 * w->n;
@@ -281,6 +389,17 @@ uint64_t vgpu_work_bytes(const struct vgpu_work *w)
     default:
         return 0;
     }
+}
+
+uint32_t vgpu_dtype_bytes(uint8_t dtype)
+{
+    static const uint8_t bytes[VGPU_DTYPE_COUNT] = {
+        [VGPU_F32] = 4, [VGPU_BF16] = 2, [VGPU_F16] = 2, [VGPU_F64] = 8,  [VGPU_S8] = 1,
+        [VGPU_S16] = 2, [VGPU_S32] = 4,  [VGPU_S64] = 8, [VGPU_U8] = 1,   [VGPU_U16] = 2,
+        [VGPU_U32] = 4, [VGPU_U64] = 8,  [VGPU_PRED] = 1, [VGPU_C64] = 8, [VGPU_C128] = 16,
+    };
+
+    return dtype < VGPU_DTYPE_COUNT ? bytes[dtype] : 0;
 }
 
 static const struct {

@@ -20,7 +20,7 @@ typedef uint16_t vgpu_validate_fn(const struct vgpu_desc *d, const struct vgpu_v
 
 struct vgpu_opcode_info {
     const char *name;       /* lower case, as shown to people */
-    uint8_t dtypes;         /* bit per enum vgpu_dtype */
+    uint16_t dtypes;        /* bit per enum vgpu_dtype */
     uint8_t subs;           /* sub must be <= this, or (sub_bits) within this mask */
     bool sub_is_mask;
     bool barrier;           /* nothing of this VM runs beside it */
@@ -30,6 +30,14 @@ struct vgpu_opcode_info {
 };
 /* NULL for an opcode that does not exist. Any thread. */
 const struct vgpu_opcode_info *vgpu_opcode_info(uint8_t opcode);
+
+/* Is it one of those that compiled programs are made of (VGPU_OP_PROGRAM_LOAD to VGPU_OP_BUFFER_FREE)? Any thread. */
+static inline bool vgpu_opcode_is_program(uint8_t opcode)
+{
+    return (uint8_t)(opcode - VGPU_OP_PROGRAM_FIRST) < VGPU_OP_PROGRAM_COUNT;
+}
+/* Bytes of one element, 0 for a type that does not exist. Any thread. */
+uint32_t vgpu_dtype_bytes(uint8_t dtype);
 
 /*
  * Judges the private copy `d`; fills `out` (all but stamp, VM slot and seq) and returns VGPU_OK, or returns the refusal

@@ -22,7 +22,8 @@ struct vgpu_work {
     uint64_t src0;   /* bits 63..48: status (not 0: refused, complete without running); 47..0: reference */
     uint64_t src1;   /* bits 63..48: 0 */
     uint64_t n;      /* as in the descriptor; GEMM: m | n << 21 | k << 42 */
-    uint32_t arg[2]; /* FILL: pattern; AXPY: alpha; GEMM: alpha, beta; DEBUG: parameter */
+    uint32_t arg[2]; /* FILL: pattern; AXPY: alpha; GEMM: alpha, beta; DEBUG: parameter. Programs: handle of the program
+                      * or tensor, and EXECUTE: inputs, BUFFER_PUT at offset 0: rank. Its offset is in dst, GET's in src0 */
     uint64_t stamp;  /* vgpu_ticks() when the poll core saw it */
     uint64_t seq;    /* ring lap */
 } VGPU_ALIGNED(64);

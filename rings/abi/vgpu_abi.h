@@ -23,7 +23,7 @@ extern "C" {
 
 /* ABI version: major in the high half (must match), minor in the low half (additions only). */
 #define VGPU_ABI_MAJOR 1u
-#define VGPU_ABI_MINOR 0u
+#define VGPU_ABI_MINOR 1u
 #define VGPU_ABI_VERSION ((VGPU_ABI_MAJOR << 16) | VGPU_ABI_MINOR)
 
 #define VGPU_REGION_MAGIC UINT64_C(0x314e475255504756) /* "VGPURGN1" in memory */
@@ -121,11 +121,66 @@ enum vgpu_opcode {
     VGPU_OP_REDUCE = 7,     /* f32: dst[0] = sum|min|max of src0[0..n), sub says which */
     VGPU_OP_GEMM = 8,       /* dst[m,n] = alpha op(src0)[m,k] op(src1)[k,n] + beta dst, row-major, packed */
     VGPU_OP_FENCE = 9,      /* completes after all earlier ones of this VM; later ones wait for it */
+    /* Compiled programs, since 1.1; served where VGPU_FEATURE_PROGRAMS is set. Programs and tensors have handles of their
+     * own (1..65535 each), chosen by the guest; they are not those of MEM_ALLOC. Everything else lies in the arena. */
+    VGPU_OP_PROGRAM_LOAD = 32, /* dst = program, src0 = code, n = its bytes, sub = format; value = outputs */
+    VGPU_OP_PROGRAM_FREE = 33, /* dst = program */
+    VGPU_OP_PROGRAM_INFO = 34, /* dst = room, n = its bytes, src0 = program; sub = what; value = bytes that there are */
+    VGPU_OP_EXECUTE = 35,      /* src0 = program, src1 = u16 tensors[n], the first arg[0] are inputs; value = device ns */
+    VGPU_OP_BUFFER_PUT = 36,   /* dst = tensor and offset, src0 = n bytes of it, dtype; offset 0: src1 = i64 dims[arg[0]] */
+    VGPU_OP_BUFFER_GET = 37,   /* dst = room, src0 = tensor and offset, n = bytes; value = bytes of the whole tensor */
+    VGPU_OP_BUFFER_FREE = 38,  /* dst = tensor */
     VGPU_OP_DEBUG = 240,    /* fault injection for tests; refused unless the host enables it */
 };
-#define VGPU_OP_COUNT 10u /* contiguous real opcodes: 0..VGPU_OP_COUNT-1 */
+#define VGPU_OP_COUNT 10u /* contiguous opcodes of the device itself: 0..VGPU_OP_COUNT-1 */
+#define VGPU_OP_PROGRAM_FIRST 32u /* contiguous opcodes of programs */
+#define VGPU_OP_PROGRAM_COUNT 7u
 
-enum vgpu_dtype { VGPU_F32 = 0, VGPU_BF16 = 1 };
+enum vgpu_dtype {
+    VGPU_F32 = 0,
+    VGPU_BF16 = 1,
+    /* The others in BUFFER_PUT and PROGRAM_INFO only. */
+    VGPU_F16 = 2,
+    VGPU_F64 = 3,
+    VGPU_S8 = 4,
+    VGPU_S16 = 5,
+    VGPU_S32 = 6,
+    VGPU_S64 = 7,
+    VGPU_U8 = 8,
+    VGPU_U16 = 9,
+    VGPU_U32 = 10,
+    VGPU_U64 = 11,
+    VGPU_PRED = 12, /* a byte, 0 or 1 */
+    VGPU_C64 = 13,  /* two f32 */
+    VGPU_C128 = 14, /* two f64 */
+};
+#define VGPU_DTYPE_COUNT 15u
+
+/* PROGRAM_LOAD: sub */
+#define VGPU_PROGRAM_STABLEHLO 0u /* a StableHLO portable artifact: MLIR bytecode */
+#define VGPU_PROGRAM_HLO 1u       /* a serialized HloModuleProto */
+#define VGPU_PROGRAM_BYTES_MAX (UINT64_C(1) << 30)
+/* PROGRAM_INFO: sub */
+#define VGPU_PROGRAM_SIGNATURE 0u /* struct vgpu_program_info, then a struct vgpu_tensor_info for each output */
+#define VGPU_PROGRAM_ERROR 1u     /* why this VM's last program operation failed: UTF-8, no NUL; src0 is 0 */
+#define VGPU_TENSOR_RANK_MAX 8u
+#define VGPU_TENSOR_NONE 0u /* among EXECUTE's outputs: this one is not wanted */
+
+struct vgpu_tensor_info {
+    uint8_t dtype; /* enum vgpu_dtype */
+    uint8_t rank;
+    uint8_t reserved[6];
+    int64_t dims[VGPU_TENSOR_RANK_MAX]; /* row-major, packed; those from rank on are 0 */
+};
+VGPU_STATIC_ASSERT(sizeof(struct vgpu_tensor_info) == 72, "a tensor is 72 bytes");
+struct vgpu_program_info {
+    uint32_t outputs;
+    uint32_t reserved0;
+    uint64_t code_bytes; /* on the device; 0: not known */
+    uint64_t temp_bytes; /* device memory while it runs; 0: not known */
+    uint64_t reserved1;
+};
+VGPU_STATIC_ASSERT(sizeof(struct vgpu_program_info) == 32, "program information is 32 bytes");
 
 /* REDUCE: sub */
 #define VGPU_REDUCE_SUM 0u
@@ -213,6 +268,7 @@ enum vgpu_broken_reason {
 #define VGPU_FEATURE_ALWAYS_POLL (UINT64_C(1) << 0) /* host never sleeps: guests skip the doorbell check */
 #define VGPU_FEATURE_EXEC_SEQ (UINT64_C(1) << 1)    /* completions carry exec_seq */
 #define VGPU_FEATURE_DEBUG_OPS (UINT64_C(1) << 2)   /* VGPU_OP_DEBUG is served */
+#define VGPU_FEATURE_PROGRAMS (UINT64_C(1) << 3)    /* the opcodes of programs are served */
 
 struct vgpu_props {
     uint64_t magic;             /* VGPU_PROPS_MAGIC */

@@ -87,6 +87,57 @@ static bool fields_good(const struct model *m, const struct vgpu_desc *d)
            (refs & 2 || !d->src0) && (refs & 4 || !d->src1);
 }
 
+static bool in_arena(const struct model *m, uint64_t ref, wide bytes, uint64_t align)
+{
+    wide at;
+
+    return ref >> 48 == 0 && inside(m, ref, bytes, align, &at);
+}
+
+static bool no_flags(const struct vgpu_desc *d, uint8_t dtype_max, uint8_t sub_max, uint32_t arg0_max)
+{
+    return d->flags <= 1 && d->dtype <= dtype_max && d->sub <= sub_max && d->arg[0] <= arg0_max && !d->arg[1] && !d->arg[2] &&
+           !d->arg[3];
+}
+
+/* The same for the opcodes of programs: where it is good, `w` has to say this. */
+static bool expect_program(const struct model *m, const struct vgpu_desc *d, struct vgpu_work *w)
+{
+    uint64_t dst = d->dst >> 48, src0 = d->src0 >> 48, dst_off = d->dst << 16 >> 16, src0_off = d->src0 << 16 >> 16;
+    const wide end = (wide)1 << 47;
+
+    *w = (struct vgpu_work){.n = d->n};
+    switch (d->opcode) {
+    case VGPU_OP_PROGRAM_LOAD:
+        w->arg[0] = (uint32_t)dst, w->src0 = src0_off;
+        return no_flags(d, 0, 1, 0) && dst && !dst_off && d->n && d->n <= 1u << 30 && !d->src1 && in_arena(m, d->src0, d->n, 1);
+    case VGPU_OP_PROGRAM_INFO:
+        w->arg[0] = (uint32_t)src0, w->dst = dst_off;
+        return no_flags(d, 0, 1, 0) && (d->sub ? !d->src0 : src0 && !src0_off) && !d->src1 && in_arena(m, d->dst, d->n, 8);
+    case VGPU_OP_EXECUTE:
+        w->arg[0] = (uint32_t)src0, w->arg[1] = d->arg[0], w->src1 = d->src1;
+        return no_flags(d, 0, 0, 65535) && src0 && !src0_off && !d->dst && d->n <= 65535 && d->arg[0] <= d->n &&
+               in_arena(m, d->src1, (wide)d->n * 2, 2);
+    case VGPU_OP_BUFFER_PUT:
+        w->arg[0] = (uint32_t)dst, w->arg[1] = d->arg[0], w->dst = dst_off, w->src0 = src0_off, w->src1 = d->src1;
+        return no_flags(d, 14, 0, 8) && dst && (wide)dst_off + d->n < end && in_arena(m, d->src0, d->n, 1) &&
+               (d->arg[0] && !dst_off ? in_arena(m, d->src1, d->arg[0] * (wide)8, 8) : !d->src1 && !d->arg[0]);
+    case VGPU_OP_BUFFER_GET:
+        w->arg[0] = (uint32_t)src0, w->dst = dst_off, w->src0 = src0_off;
+        return no_flags(d, 0, 0, 0) && src0 && (wide)src0_off + d->n < end && !d->src1 && in_arena(m, d->dst, d->n, 1);
+    default: /* the two that free */
+        w->arg[0] = (uint32_t)dst;
+        return no_flags(d, 0, 0, 0) && dst && !dst_off && !d->src0 && !d->src1 && !d->n;
+    }
+}
+
+static void check_program(const struct vgpu_desc *d, const struct vgpu_work *w, const struct vgpu_work *want)
+{
+    fuzz_check(w->dst == want->dst && w->src0 == want->src0 && w->src1 == want->src1 && w->n == want->n &&
+                   w->arg[0] == want->arg[0] && w->arg[1] == want->arg[1],
+               "opcode %u: the item is not what was asked for", d->opcode);
+}
+
 /* Would a good host accept it? Applies what it does to the model. */
 static bool expect(struct model *m, const struct vgpu_desc *d)
 {
@@ -186,8 +237,21 @@ static void next_desc(struct feed *f, struct vgpu_desc *d)
         feed_bytes(f, d, 56);
         return;
     }
-    d->opcode = how % 11 == 10 ? VGPU_OP_DEBUG : how % 11;
+    d->opcode = how % 18 < 10 ? how % 18 : how % 18 == 10 ? VGPU_OP_DEBUG : 21 + how % 18;
     d->tag = 77;
+    if (d->opcode >= 32 && d->opcode < 39) { /* a few values that may be good in each field */
+        d->dst = small_ref(f);
+        d->src0 = small_ref(f);
+        d->src1 = d->opcode == VGPU_OP_EXECUTE || d->opcode == VGPU_OP_BUFFER_PUT ? feed_int(f, 2) : 0;
+        d->n = d->opcode == VGPU_OP_PROGRAM_FREE || d->opcode == VGPU_OP_BUFFER_FREE ? 0 : feed_int(f, 2);
+        d->arg[0] = d->src1 ? (uint32_t)feed_int(f, 1) % 10 : 0;
+        d->sub = (uint8_t)feed_int(f, 1) & 1;
+        uint64_t keep = (uint64_t)(how & 0x40 ? 0xffff : 0) << 48; /* of a handle only the number */
+        d->dst &= d->opcode == VGPU_OP_PROGRAM_INFO || d->opcode == VGPU_OP_BUFFER_GET ? 0xfff8 : keep ? keep : d->dst;
+        d->src0 = d->opcode == VGPU_OP_PROGRAM_INFO || d->opcode == VGPU_OP_EXECUTE ? d->src0 & keep
+                  : d->opcode == VGPU_OP_BUFFER_GET                                ? d->src0
+                                                                                   : d->src0 & 0xffff;
+    }
     bool alloc = d->opcode == VGPU_OP_MEM_ALLOC || d->opcode == VGPU_OP_MEM_FREE;
     if (d->opcode >= 1 && d->opcode <= 8)
         d->dst = alloc ? feed_int(f, 1) % (HANDLES_MAX + 2) << 48 : small_ref(f);
@@ -201,8 +265,8 @@ static void next_desc(struct feed *f, struct vgpu_desc *d)
         d->dtype = (uint8_t)feed_int(f, 1) & 1;
         d->sub = (uint8_t)feed_int(f, 1) & 7;
         d->n = feed_int(f, 1);
-    } else if (d->opcode != VGPU_OP_NOP && d->opcode != VGPU_OP_FENCE && d->opcode != VGPU_OP_MEM_FREE &&
-               d->opcode != VGPU_OP_DEBUG) {
+    } else if (d->opcode < VGPU_OP_COUNT && d->opcode != VGPU_OP_NOP && d->opcode != VGPU_OP_FENCE &&
+               d->opcode != VGPU_OP_MEM_FREE) {
         d->n = how & 0x40 ? feed_edge(f) : feed_int(f, 2);
     }
     if (how & 0x20) { /* bent in one place */
@@ -230,7 +294,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
         struct vgpu_work w;
         next_desc(&f, &d);
         const struct model before = m;
-        bool want = expect(&m, &d);
+        struct vgpu_work program;
+        bool is_program = d.opcode >= 32 && d.opcode < 39;
+        bool want = is_program ? expect_program(&m, &d, &program) : expect(&m, &d);
         uint16_t status = vgpu_validate(&d, &view, &w);
         fuzz_check((status == VGPU_OK) == want, "opcode %u: status %s, the model says %s", d.opcode,
                    vgpu_status_name(status), want ? "good" : "bad");
@@ -240,7 +306,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
             bool none = d.opcode == VGPU_OP_MEM_FREE;
             const struct vgpu_opcode_info *info = vgpu_opcode_info(d.opcode);
             fuzz_check(info && vgpu_work_status(&w) == 0 && vgpu_work_vm(&w) == 0, "status or VM in a good item");
-            check_refs(at, &d, &w, none ? 0 : info->refs);
+            if (is_program)
+                check_program(&d, &w, &program);
+            else
+                check_refs(at, &d, &w, none ? 0 : info->refs);
             vgpu_work_bytes(&w);
         } else {
             fuzz_check(status < VGPU_STATUS_COUNT && vgpu_work_status(&w) == status, "a refused item says %u of %u",

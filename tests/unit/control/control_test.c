@@ -161,8 +161,8 @@ static void token_path(uint32_t id, char out[128])
 
 Test(control, version)
 {
-    answers("{\"command\":\"version\"}", "{\"version\":\"" VGPU_VERSION "\",\"abi\":\"1.0\"}");
-    answers(" { \"args\" : { } , \"command\" : \"version\" } \r", "{\"version\":\"" VGPU_VERSION "\",\"abi\":\"1.0\"}");
+    answers("{\"command\":\"version\"}", "{\"version\":\"" VGPU_VERSION "\",\"abi\":\"1.1\"}");
+    answers(" { \"args\" : { } , \"command\" : \"version\" } \r", "{\"version\":\"" VGPU_VERSION "\",\"abi\":\"1.1\"}");
 }
 
 Test(control, register_show_list_remove)
@@ -531,7 +531,7 @@ Test(control_slow, slow_clients_are_bounded_and_end)
         close(fd);
         vgpu_control_dispatch(rig.control);
     }
-    answers("{\"command\":\"version\"}", "{\"version\":\"" VGPU_VERSION "\",\"abi\":\"1.0\"}");
+    answers("{\"command\":\"version\"}", "{\"version\":\"" VGPU_VERSION "\",\"abi\":\"1.1\"}");
     control_rig_teardown(&rig);
 }
 
@@ -550,7 +550,7 @@ Test(control_slow, a_client_that_does_not_read)
     int deaf = dial();
     cr_assert_eq(send(deaf, "{\"command\":\"list-vms\"}\n", 23, MSG_NOSIGNAL), 23);
     vgpu_control_dispatch(rig.control);
-    answers("{\"command\":\"version\"}", "{\"version\":\"" VGPU_VERSION "\",\"abi\":\"1.0\"}");
+    answers("{\"command\":\"version\"}", "{\"version\":\"" VGPU_VERSION "\",\"abi\":\"1.1\"}");
     struct pollfd p = {.fd = vgpu_control_fd(rig.control), .events = POLLIN};
     cr_assert_eq(poll(&p, 1, 2000), 1, "its deadline comes");
     vgpu_control_dispatch(rig.control);
@@ -593,7 +593,7 @@ Test(control, sockets_of_the_dead_and_of_the_living)
     cr_assert_not_null(strstr(err.text, "a running vgpud serves it"), "%s", err.text);
     rig.control = first;
     cr_assert_eq(access(rig.socket, F_OK), 0, "the refused one did not take the socket away");
-    answers("{\"command\":\"version\"}", "{\"version\":\"" VGPU_VERSION "\",\"abi\":\"1.0\"}");
+    answers("{\"command\":\"version\"}", "{\"version\":\"" VGPU_VERSION "\",\"abi\":\"1.1\"}");
     vgpu_control_close(rig.control);
     cr_assert_eq(access(rig.socket, F_OK), -1, "a clean end removes it");
     /* A dead daemon leaves its file. */
@@ -603,7 +603,7 @@ Test(control, sockets_of_the_dead_and_of_the_living)
     cr_assert_eq(bind(fd, (struct sockaddr *)&a, sizeof(a)), 0);
     close(fd);
     cr_assert_eq(control_rig_open(&rig, 0, &err), 0, "%s", err.text);
-    answers("{\"command\":\"version\"}", "{\"version\":\"" VGPU_VERSION "\",\"abi\":\"1.0\"}");
+    answers("{\"command\":\"version\"}", "{\"version\":\"" VGPU_VERSION "\",\"abi\":\"1.1\"}");
     /* The file is another's by now: close leaves it. */
     cr_assert_eq(unlink(rig.socket), 0);
     fd = open(rig.socket, O_CREAT | O_WRONLY, 0600);

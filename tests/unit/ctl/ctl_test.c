@@ -165,8 +165,8 @@ Test(ctl, json_is_the_result_on_one_line)
                           "\"arena_access\":null,\"device_bytes\":67108864,\"token_file\":null,"
                           "\"broken_reason\":null,\"isolation\":\"shared\",\"iommu_domain\":0,"
                           "\"admin_state\":\"active\",\"reason\":null,\"expected\":false}}\n");
-    prints("version --json", "{\"version\":\"" VGPU_VERSION "\",\"abi\":\"1.0\"}\n");
-    prints("version", "version  " VGPU_VERSION "\nabi      1.0\n");
+    prints("version --json", "{\"version\":\"" VGPU_VERSION "\",\"abi\":\"1.1\"}\n");
+    prints("version", "version  " VGPU_VERSION "\nabi      1.1\n");
 }
 
 Test(ctl, the_daemon_refuses)

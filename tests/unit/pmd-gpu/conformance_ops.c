@@ -407,7 +407,7 @@ void conformance_edges(const struct conformance_subject *s)
 
 void conformance_unsupported(const struct conformance_subject *s)
 {
-    const uint8_t opcodes[] = {VGPU_OP_COUNT, 100, VGPU_OP_DEBUG, 255};
+    const uint8_t opcodes[] = {VGPU_OP_COUNT, VGPU_OP_PROGRAM_LOAD, VGPU_OP_EXECUTE, 100, VGPU_OP_DEBUG, 255};
     struct rig r;
 
     rig_open(&r, s, &small);

@@ -193,6 +193,57 @@ static const struct row rows[] = {
     NO(OVERLAP, GEMM, .dst = D2(1020), .src0 = D1(0), .src1 = D2(0), .n = 16, .arg = {16, 16}),
     NO(FLAGS, GEMM, .dst = A(0), .src0 = D1(0), .src1 = D2(0), .n = 1, .arg = {1, 1}, .sub = 8),
     NO(DTYPE, GEMM, .dst = A(0), .src0 = D1(0), .src1 = D2(0), .n = 1, .arg = {1, 1}, .dtype = 2),
+
+    OK(PROGRAM_LOAD, .dst = D1(0), .src0 = A(100), .n = 77),
+    OK(PROGRAM_LOAD, .dst = VGPU_REF(65535, 0), .src0 = A(0), .n = ARENA_BYTES, .sub = VGPU_PROGRAM_HLO),
+    NO(HANDLE, PROGRAM_LOAD, .dst = A(0), .src0 = A(0), .n = 8),
+    NO(ARG, PROGRAM_LOAD, .dst = D1(1), .src0 = A(0), .n = 8),
+    NO(ARG, PROGRAM_LOAD, .dst = D1(0), .src0 = A(0), .n = 0),
+    NO(ARG, PROGRAM_LOAD, .dst = D1(0), .src0 = A(0), .n = VGPU_PROGRAM_BYTES_MAX + 1),
+    NO(RANGE, PROGRAM_LOAD, .dst = D1(0), .src0 = A(1), .n = ARENA_BYTES),
+    NO(HANDLE, PROGRAM_LOAD, .dst = D1(0), .src0 = D1(0), .n = 8), /* code lies in the arena */
+    OK(PROGRAM_FREE, .dst = VGPU_REF(60000, 0)),
+    NO(HANDLE, PROGRAM_FREE, .dst = 0),
+    NO(ARG, PROGRAM_FREE, .dst = D1(8)),
+    NO(FLAGS, PROGRAM_FREE, .dst = D1(0), .n = 1),
+    OK(PROGRAM_INFO, .dst = A(8), .src0 = D1(0), .n = 32),
+    OK(PROGRAM_INFO, .dst = A(8), .n = 32, .sub = VGPU_PROGRAM_ERROR),
+    NO(FLAGS, PROGRAM_INFO, .dst = A(8), .src0 = D1(0), .n = 32, .sub = VGPU_PROGRAM_ERROR),
+    NO(ALIGN, PROGRAM_INFO, .dst = A(4), .src0 = D1(0), .n = 32),
+    NO(RANGE, PROGRAM_INFO, .dst = A(8), .src0 = D1(0), .n = ARENA_BYTES),
+    NO(HANDLE, PROGRAM_INFO, .dst = D2(0), .src0 = D1(0), .n = 32),
+    NO(HANDLE, PROGRAM_INFO, .dst = A(0), .n = 32),
+    OK(EXECUTE, .src0 = D1(0), .src1 = A(64), .n = 3, .arg = {2}),
+    OK(EXECUTE, .src0 = D1(0), .src1 = A(ARENA_BYTES), .n = 0),
+    OK(EXECUTE, .src0 = D1(0), .src1 = A(0), .n = 65535, .arg = {65535}),
+    NO(ARG, EXECUTE, .src0 = D1(0), .src1 = A(0), .n = 65536),
+    NO(ARG, EXECUTE, .src0 = D1(0), .src1 = A(0), .n = 3, .arg = {4}),
+    NO(ARG, EXECUTE, .src0 = D1(2), .src1 = A(0), .n = 3),
+    NO(ALIGN, EXECUTE, .src0 = D1(0), .src1 = A(1), .n = 3),
+    NO(RANGE, EXECUTE, .src0 = D1(0), .src1 = A(ARENA_BYTES - 4), .n = 3),
+    NO(HANDLE, EXECUTE, .src0 = D1(0), .src1 = D1(0), .n = 3),
+    NO(HANDLE, EXECUTE, .src1 = A(0), .n = 3),
+    OK(BUFFER_PUT, .dst = D1(0), .src0 = A(0), .src1 = A(1024), .n = 16, .arg = {2}),
+    OK(BUFFER_PUT, .dst = D1(0), .src0 = A(0), .n = 4),
+    OK(BUFFER_PUT, .dst = D1(T46), .src0 = A(3), .n = 4),
+    NO(RANGE, BUFFER_PUT, .dst = D1(UINT64_C(1) << 47), .src0 = A(0), .n = 4),
+    NO(RANGE, BUFFER_PUT, .dst = D1((UINT64_C(1) << 47) - 4), .src0 = A(0), .n = 4),
+    NO(RANGE, BUFFER_PUT, .dst = D1(8), .src0 = A(0), .n = UINT64_MAX - 4),
+    NO(FLAGS, BUFFER_PUT, .dst = D1(8), .src0 = A(0), .src1 = A(1024), .n = 16, .arg = {2}),
+    NO(FLAGS, BUFFER_PUT, .dst = D1(0), .src0 = A(0), .src1 = A(1024), .n = 16),
+    NO(ARG, BUFFER_PUT, .dst = D1(0), .src0 = A(0), .src1 = A(1024), .n = 16, .arg = {9}),
+    NO(ALIGN, BUFFER_PUT, .dst = D1(0), .src0 = A(0), .src1 = A(1028), .n = 16, .arg = {2}),
+    NO(RANGE, BUFFER_PUT, .dst = D1(0), .src0 = A(0), .src1 = A(ARENA_BYTES - 8), .n = 16, .arg = {2}),
+    NO(HANDLE, BUFFER_PUT, .dst = 0, .src0 = A(0), .n = 4),
+    NO(HANDLE, BUFFER_PUT, .dst = D1(0), .src0 = D1(0), .n = 4),
+    OK(BUFFER_GET, .dst = A(0), .src0 = D1(12), .n = 4),
+    NO(HANDLE, BUFFER_GET, .dst = D1(0), .src0 = D1(12), .n = 4),
+    NO(HANDLE, BUFFER_GET, .dst = A(0), .src0 = A(12), .n = 4),
+    NO(RANGE, BUFFER_GET, .dst = A(ARENA_BYTES), .src0 = D1(12), .n = 4),
+    NO(RANGE, BUFFER_GET, .dst = A(0), .src0 = D1(UINT64_C(1) << 47), .n = 4),
+    OK(BUFFER_FREE, .dst = VGPU_REF(9, 0)),
+    NO(ARG, BUFFER_FREE, .dst = VGPU_REF(9, 4)),
+    NO(HANDLE, BUFFER_FREE, .dst = 0),
 };
 #define N_ROWS (sizeof(rows) / sizeof(rows[0]))
 
@@ -268,13 +319,15 @@ Test(opcode, common_fields_of_every_opcode)
         for (uint32_t dtype = 1; dtype < 256; dtype++) {
             d = good;
             d.dtype = (uint8_t)dtype;
-            bool takes = op == VGPU_OP_GEMM && dtype == VGPU_BF16;
+            bool takes = (op == VGPU_OP_GEMM && dtype == VGPU_BF16) || (op == VGPU_OP_BUFFER_PUT && dtype < VGPU_DTYPE_COUNT);
             cr_expect_eq(judge(&d), takes ? VGPU_OK : VGPU_E_DTYPE, "opcode %u dtype %u", op, dtype);
         }
         for (uint32_t sub = 0; sub < 256; sub++) {
             d = good;
             d.sub = (uint8_t)sub;
-            uint32_t top = op == VGPU_OP_REDUCE ? 2 : op == VGPU_OP_GEMM ? 7 : op == VGPU_OP_DEBUG ? 4 : 0;
+            uint32_t top = op == VGPU_OP_REDUCE ? 2 : op == VGPU_OP_GEMM ? 7 : op == VGPU_OP_DEBUG ? 4
+                           : op == VGPU_OP_PROGRAM_LOAD                     ? 1
+                                                                            : 0; /* PROGRAM_INFO: 1 names no program */
             cr_expect_eq(judge(&d), sub <= top ? VGPU_OK : VGPU_E_FLAGS, "opcode %u sub %u", op, sub);
         }
         uint64_t *refs[3] = {&d.dst, &d.src0, &d.src1};
@@ -299,7 +352,7 @@ Test(opcode, what_is_not_in_the_table_is_refused)
         struct vgpu_desc d = {.opcode = (uint8_t)op};
         struct vgpu_work w;
         const struct vgpu_opcode_info *info = vgpu_opcode_info((uint8_t)op);
-        cr_assert_eq(info != NULL, op < VGPU_OP_COUNT || op == VGPU_OP_DEBUG, "opcode %u", op);
+        cr_assert_eq(info != NULL, op < VGPU_OP_COUNT || (op >= 32 && op < 39) || op == VGPU_OP_DEBUG, "opcode %u", op);
         if (info) {
             cr_expect(info->name && info->name[0] && info->check && info->args <= 4 && info->refs < 8);
             cr_expect(info->dtypes & (1u << VGPU_F32), "dtype 0 must stay the default");
