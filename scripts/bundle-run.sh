@@ -10,6 +10,7 @@ usage() {
 usage: ./run COMMAND [ARGUMENTS]
 
   demo [--backend B] [--json] ...    ten guest processes share the device; checks every result
+  demo --tour [--backend B] ...      every feature live, step by step, each with a verdict
   test conformance [CASE...]         the cpu backend's conformance cases
   test gpu [PART...] [--list]        the cuda backend on this machine's GPU; ends with "N passed, N failed"
   bench [SUITE...] [--json[=FILE]]   measure, and write build/bench/report.html; --list names the suites

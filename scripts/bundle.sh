@@ -82,7 +82,8 @@ cp "$root"/guest-lib/examples/*.[ch] "$dir/examples/"
 
 # ---- scripts, tests, configuration, documents ----
 mkdir -p "$dir/bench/gpu" "$dir/scripts" "$dir/tests/gpu" "$dir/tests/e2e" "$dir/config" "$dir/docs/man"
-cp "$root"/scripts/demo.py "$root"/scripts/demoview.py "$root"/scripts/testlog.py "$root/scripts/bench.sh" "$dir/scripts/"
+cp "$root"/scripts/demo.py "$root"/scripts/demoview.py "$root"/scripts/tour*.py "$dir/scripts/"
+cp "$root"/scripts/testlog.py "$root/scripts/bench.sh" "$dir/scripts/"
 cp "$root/bench/gpu/table" "$dir/bench/gpu/"
 cp "$root/bench/report.py" "$dir/bench/"
 cp "$root"/tests/gpu/*.py "$dir/tests/gpu/"

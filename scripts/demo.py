@@ -52,7 +52,7 @@ class DemoError(Exception):
 
 def program(variable, path):
     """The program to run; the environment may name another (tests of this script do)."""
-    return os.environ.get(variable) or os.path.join(ROOT, 'build', path)
+    return os.path.abspath(os.environ.get(variable) or os.path.join(ROOT, 'build', path))
 
 
 def die_with_parent():
@@ -376,11 +376,21 @@ def main():
     parser.add_argument('--seconds', type=float, default=5.0, help='how long the guests work, about (default 5)')
     parser.add_argument('--backend', help='what the executor runs on: cpu (default), cuda, auto')
     parser.add_argument('--options', default='', help='options of that backend, key=value,key=value')
+    parser.add_argument('--tour', action='store_true', help='every feature live, step by step, each with a verdict')
+    parser.add_argument('--steps', default='', help='with --tour: only these, and what they rest on: a,b,c')
+    parser.add_argument('--pause', action='store_const', const='always', help='with --tour: wait for a key after each step')
+    parser.add_argument('--no-pause', action='store_const', const='never', dest='pause',
+                        help='with --tour: never wait; without both: a few seconds, at a terminal only')
     args = parser.parse_args()
     if args.options and not args.backend:
         parser.error('--options are those of a --backend')
     if not 0.1 <= args.seconds <= 3600:
         parser.error('--seconds takes 0.1 to 3600')
+    if args.tour:
+        import tour  # which imports this
+        return tour.main(args)
+    if args.steps or args.pause:
+        parser.error('--steps, --pause and --no-pause are of --tour')
     for signum in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, interrupted)
     view = demoview.View(sys.stderr if args.json else sys.stdout)
