@@ -299,6 +299,7 @@ const struct vgpu_ctl_command vgpu_ctl_commands[] = {
      .example = "vgpu-ctl precheck --profile=performance --against=bare-kvm-host",
      .options = {WORD("profile", "performance|balanced|maximum-security", "what to judge by; default balanced"),
                  FILE_NAME("root", "judge the tree captured there instead of this machine"),
+                 FILE_NAME("capture", "copy what the checks read into this new directory, without secrets"),
                  FILE_NAME("config", "vgpud's configuration, instead of the installed one"),
                  REPORT_NAME("save", "keep the report under this name"),
                  REPORT_NAME("against", "say what differs from a saved report or a shipped reference"),

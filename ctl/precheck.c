@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 /* Exit codes beyond those of all commands: the worst severity that fired (with --against: that got worse). */
 static int exit_code(int severity)
@@ -85,6 +86,43 @@ static int history(struct vgpu_ctl_local *local)
     return VGPU_CTL_OK;
 }
 
+static int capture(struct vgpu_ctl_local *local)
+{
+    const char *directory = text_arg(local, "root"), *to = text_arg(local, "capture");
+    struct vgpu_host_root root;
+    struct vgpu_err err;
+    json_t *out = NULL;
+
+    if (vgpu_host_root_open(&root, directory ? directory : "/", &err))
+        return vgpu_ctl_complain(local, &err, VGPU_CTL_REFUSED);
+    int rc = vgpu_capture(&root, text_arg(local, "config"), to, &out, &err);
+    vgpu_host_root_close(&root);
+    if (rc)
+        return vgpu_ctl_complain(local, &err, VGPU_CTL_REFUSED);
+    if (local->line->json)
+        vgpu_ctl_emit(local, out);
+    else
+        fprintf(local->out,
+                "captured %" JSON_INTEGER_FORMAT " files, %" JSON_INTEGER_FORMAT " KiB, in %s%s\n"
+                "Look it through before you send it; `vgpu-ctl precheck --root=%s` judges it.\n",
+                json_integer_value(json_object_get(out, "files")),
+                (json_integer_value(json_object_get(out, "bytes")) + 1023) / 1024, to,
+                geteuid() ? " (without what only root may read)" : "", to);
+    json_decref(out);
+    return VGPU_CTL_OK;
+}
+
+/* Options that ask for different things at once. */
+static const char *contradiction(const struct vgpu_ctl_local *local)
+{
+    if (text_arg(local, "capture") &&
+        (text_arg(local, "save") || text_arg(local, "against") || flag_arg(local, "history")))
+        return "--capture only copies; give --save, --against and --history in runs of their own";
+    if (flag_arg(local, "history") && (text_arg(local, "save") || text_arg(local, "against")))
+        return "--history only lists; give --save and --against in runs of their own";
+    return NULL;
+}
+
 int vgpu_ctl_precheck(struct vgpu_ctl_local *local, int argc, char **argv)
 {
     const char *against = text_arg(local, "against"), *save = text_arg(local, "save");
@@ -92,6 +130,12 @@ int vgpu_ctl_precheck(struct vgpu_ctl_local *local, int argc, char **argv)
     struct vgpu_err err;
     int code = VGPU_CTL_REFUSED;
 
+    if (contradiction(local)) {
+        vgpu_err_set(&err, EINVAL, "precheck: %s", contradiction(local));
+        return vgpu_ctl_complain(local, &err, VGPU_CTL_USAGE);
+    }
+    if (text_arg(local, "capture"))
+        return capture(local);
     if (flag_arg(local, "history"))
         return history(local);
     if (against && vgpu_precheck_load(against, &reference, &err))

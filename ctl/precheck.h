@@ -17,7 +17,7 @@ bool vgpu_gather_find(const char *program, char *out, size_t bytes);
 /* A line for each NVIDIA GPU as struct vgpu_facts_said wants it, by NVML; NULL: no NVML here. Caller frees. */
 char *vgpu_nvml_text(void);
 
-/* The whole report; docs/precheck.schema.json describes it. New reference. */
+/* The whole report; docs/schema/precheck.json describes it. New reference. */
 json_t *vgpu_precheck_json(const struct vgpu_facts *f, const struct vgpu_report *r);
 /* For people. all: also what passed and what does not apply. choices: the profile's choices and their prices. */
 void vgpu_precheck_print(FILE *out, const json_t *report, bool all, bool choices, bool color);
@@ -35,5 +35,12 @@ int vgpu_precheck_load(const char *name, json_t **out, struct vgpu_err *err);
 json_t *vgpu_precheck_drift(const json_t *report, const json_t *reference);
 /* {"runs":[{"time","name","profile","score","worst","change"}]}: saved runs, oldest first. */
 int vgpu_precheck_history(json_t **out, struct vgpu_err *err);
+
+/*
+ * Copies what the checks and the drawing read of the host into a new directory, without secrets; --root judges it.
+ * *out: {"directory","files","bytes"}, new reference. On an error what was written stays, to be looked at.
+ */
+int vgpu_capture(struct vgpu_host_root *root, const char *config, const char *directory, json_t **out,
+                 struct vgpu_err *err);
 
 #endif

@@ -110,7 +110,7 @@ static json_t *shipped(const struct vgpu_reference *r)
 static json_t *as_reference(const char *name, const json_t *report)
 {
     const json_t *list = json_object_get(report, "checks");
-    json_t *checks = json_object();
+    json_t *checks = json_object(), *found = json_object(), *host = json_object_get(report, "host");
     const char *profile = json_string_value(json_object_get(report, "profile"));
     const char *when = json_string_value(json_object_get(report, "time"));
     char about[128];
@@ -121,15 +121,20 @@ static json_t *as_reference(const char *name, const json_t *report)
     {
         const char *id = json_string_value(json_object_get(c, "id"));
         const char *status = json_string_value(json_object_get(c, "status"));
-        if (id && status && vgpu_status_find(status) >= 0)
-            json_object_set_new(checks, id, json_string(status));
+        if (!id || !status || vgpu_status_find(status) < 0)
+            continue;
+        json_object_set_new(checks, id, json_string(status));
+        if (json_is_string(json_object_get(c, "found")))
+            json_object_set(found, id, json_object_get(c, "found"));
     }
     if (!json_object_size(checks) || !profile || vgpu_profile_find(profile) < 0) {
         json_decref(checks);
+        json_decref(found);
         return NULL;
     }
     snprintf(about, sizeof(about), "saved %s", when ? when : "at an unknown time");
-    return json_pack("{s:s, s:s, s:s, s:o}", "name", name, "about", about, "profile", profile, "checks", checks);
+    return json_pack("{s:s, s:s, s:s, s:o, s:o, s:O*}", "name", name, "about", about, "profile", profile, "checks",
+                     checks, "found", found, "host", json_is_object(host) ? host : NULL);
 }
 
 int vgpu_precheck_load(const char *name, json_t **out, struct vgpu_err *err)
@@ -178,6 +183,71 @@ static void insert(json_t *list, json_t *change)
     json_array_insert_new(list, at, change);
 }
 
+static void fact(json_t *list, const char *what, const json_t *was, const json_t *is)
+{
+    if (was && is && !json_equal(was, is))
+        json_array_append_new(list, json_pack("{s:s, s:O, s:O}", "what", what, "was", was, "is", is));
+}
+
+static const json_t *gpu_at(const json_t *host, const char *address)
+{
+    size_t i;
+    json_t *gpu;
+
+    json_array_foreach(json_object_get(host, "gpus"), i, gpu)
+    {
+        const char *a = json_string_value(json_object_get(gpu, "address"));
+        if (a && strcmp(a, address) == 0)
+            return gpu;
+    }
+    return NULL;
+}
+
+/* GPUs that came, went, or have another driver or link. The current speed follows the load and says nothing. */
+static void gpu_facts(json_t *list, const json_t *then, const json_t *now)
+{
+    static const char *const keys[] = {"id", "driver", "numa_node", "iommu_group", "link_width", "max_link_generation"};
+    const json_t *sides[2] = {then, now};
+    size_t i;
+    json_t *gpu;
+
+    for (int side = 0; side < 2; side++)
+        json_array_foreach(json_object_get(sides[side], "gpus"), i, gpu)
+        {
+            const char *address = json_string_value(json_object_get(gpu, "address"));
+            const json_t *other = address ? gpu_at(sides[!side], address) : NULL;
+            char what[80];
+            if (!address || (side && other))
+                continue;
+            snprintf(what, sizeof(what), "GPU %.20s", address);
+            if (!other)
+                json_array_append_new(list, json_pack("{s:s, s:s, s:s}", "what", what, "was", side ? "absent" : "there",
+                                                      "is", side ? "there" : "absent"));
+            for (size_t k = 0; other && k < sizeof(keys) / sizeof(keys[0]); k++) {
+                snprintf(what, sizeof(what), "GPU %.20s %s", address, keys[k]);
+                fact(list, what, json_object_get(gpu, keys[k]), json_object_get(other, keys[k]));
+            }
+        }
+}
+
+/* What the host itself is, where the reference says: a shipped one is of no particular machine. */
+static json_t *host_facts(const json_t *then, const json_t *now)
+{
+    static const char *const keys[] = {"place", "kernel", "cpu", "cpus", "numa_nodes", "xen_kind"};
+    json_t *list = json_array();
+    json_int_t was = json_integer_value(json_object_get(then, "memory_bytes")),
+               is = json_integer_value(json_object_get(now, "memory_bytes"));
+
+    if (!then)
+        return list;
+    for (size_t k = 0; k < sizeof(keys) / sizeof(keys[0]); k++)
+        fact(list, keys[k], json_object_get(then, keys[k]), json_object_get(now, keys[k]));
+    if (was > is + is / 64 || is > was + was / 64) /* kernels keep some for themselves, each another share */
+        fact(list, "memory_bytes", json_object_get(then, "memory_bytes"), json_object_get(now, "memory_bytes"));
+    gpu_facts(list, then, now);
+    return list;
+}
+
 json_t *vgpu_precheck_drift(const json_t *report, const json_t *reference)
 {
     json_t *worse = json_array(), *better = json_array(), *other = json_array(), *c;
@@ -195,6 +265,10 @@ json_t *vgpu_precheck_drift(const json_t *report, const json_t *reference)
         json_t *change = json_pack("{s:O, s:O, s:s, s:s, s:O, s:O}", "id", json_object_get(c, "id"), "severity",
                                    json_object_get(c, "severity"), "was", was, "is", is, "found",
                                    json_object_get(c, "found"), "remedy", json_object_get(c, "remedy"));
+        json_t *was_found =
+            json_object_get(json_object_get(reference, "found"), json_string_value(json_object_get(c, "id")));
+        if (was_found)
+            json_object_set(change, "was_found", was_found);
         if (!bad(is))
             json_object_del(change, "remedy");
         int severity = vgpu_severity_find(json_string_value(json_object_get(c, "severity")));
@@ -206,9 +280,10 @@ json_t *vgpu_precheck_drift(const json_t *report, const json_t *reference)
     char note[128] = "";
     if (!same)
         snprintf(note, sizeof(note), "The reference was judged by profile %s.", profile);
-    return json_pack("{s:O, s:O, s:s, s:s, s:o, s:o, s:o}", "against", json_object_get(reference, "name"), "about",
+    return json_pack("{s:O, s:O, s:s, s:s, s:o, s:o, s:o, s:o}", "against", json_object_get(reference, "name"), "about",
                      json_object_get(reference, "about"), "note", note, "worst", vgpu_severity_name(worst), "worse",
-                     worse, "better", better, "other", other);
+                     worse, "better", better, "other", other, "host",
+                     host_facts(json_object_get(reference, "host"), json_object_get(report, "host")));
 }
 
 /* The last runs of one profile: how the score went. */

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The report of precheck for people. */
+#include <stdlib.h>
 #include <string.h>
 
 #include "ctl/precheck.h"
@@ -59,9 +60,10 @@ static void print_host(FILE *out, const json_t *report)
     size_t i;
     json_t *gpu;
 
-    fprintf(out, "%s, %s, %" JSON_INTEGER_FORMAT " CPUs, %" JSON_INTEGER_FORMAT " NUMA nodes, %.1f GiB; Linux %s\n",
+    fprintf(out, "%s, %s, %" JSON_INTEGER_FORMAT " CPUs, %" JSON_INTEGER_FORMAT " NUMA node%s, %.1f GiB; Linux %s\n",
             str(h, "place"), str(h, "cpu")[0] ? str(h, "cpu") : "unknown CPU", num(h, "cpus"), num(h, "numa_nodes"),
-            (double)num(h, "memory_bytes") / (1 << 30), str(h, "kernel")[0] ? str(h, "kernel") : "of unknown version");
+            num(h, "numa_nodes") == 1 ? "" : "s", (double)num(h, "memory_bytes") / (1 << 30),
+            str(h, "kernel")[0] ? str(h, "kernel") : "of unknown version");
     json_array_foreach(json_object_get(h, "gpus"), i, gpu)
     {
         fprintf(out, "GPU %s %s, driver %s", str(gpu, "address"), str(gpu, "id"),
@@ -224,8 +226,29 @@ static void print_changes(FILE *out, const json_t *list, const char *title, bool
         vgpu_ctl_clean(str(c, "found"), clean, sizeof(clean));
         fprintf(out, "  %-8s %-26s %s -> %s%s%s: %s\n", str(c, "severity"), str(c, "id"), str(c, "was"),
                 paint(color, status_color(str(c, "is"))), str(c, "is"), paint(color, "\033[0m"), clean);
+        if (str(c, "was_found")[0])
+            field(out, "was", str(c, "was_found"));
         if (str(c, "remedy")[0])
             field(out, "mend", str(c, "remedy"));
+    }
+}
+
+static void print_host_facts(FILE *out, const json_t *list)
+{
+    size_t i;
+    json_t *fact;
+
+    if (json_array_size(list))
+        fprintf(out, "\nThe host itself\n");
+    json_array_foreach((json_t *)list, i, fact)
+    {
+        char *was = json_dumps(json_object_get(fact, "was"), JSON_ENCODE_ANY | JSON_ENSURE_ASCII);
+        char *is = json_dumps(json_object_get(fact, "is"), JSON_ENCODE_ANY | JSON_ENSURE_ASCII);
+        char clean[256];
+        vgpu_ctl_clean(str(fact, "what"), clean, sizeof(clean));
+        fprintf(out, "  %-35s %s -> %s\n", clean, was ? was : "?", is ? is : "?");
+        free(was);
+        free(is);
     }
 }
 
@@ -234,11 +257,12 @@ void vgpu_precheck_print_drift(FILE *out, const json_t *drift, bool color)
     fprintf(out, "\nAgainst %s: %s\n", str(drift, "against"), str(drift, "about"));
     if (str(drift, "note")[0])
         fprintf(out, "%s\n", str(drift, "note"));
+    print_host_facts(out, json_object_get(drift, "host"));
     print_changes(out, json_object_get(drift, "worse"), "Worse than there", color);
     print_changes(out, json_object_get(drift, "better"), "Better than there", color);
     print_changes(out, json_object_get(drift, "other"), "Differs (does not apply, or not known)", color);
     if (!json_array_size(json_object_get(drift, "worse")) && !json_array_size(json_object_get(drift, "better")) &&
-        !json_array_size(json_object_get(drift, "other")))
+        !json_array_size(json_object_get(drift, "other")) && !json_array_size(json_object_get(drift, "host")))
         fprintf(out, "no difference\n");
 }
 

@@ -189,7 +189,8 @@ char *vgpu_redact_cmdline(const char *cmdline)
         " intel_iommu amd_iommu iommu iommu.passthrough iommu.strict intremap isolcpus nohz_full "
         "rcu_nocbs irqaffinity hugepages hugepagesz default_hugepagesz transparent_hugepage "
         "mitigations nosmt lockdown iomem pci pcie_aspm.policy tsc clocksource processor.max_cstate "
-        "intel_idle.max_cstate modprobe.blacklist module.sig_enforce numa_balancing console quiet ";
+        "intel_idle.max_cstate idle kvm.halt_poll_ns kvm_intel.nested kvm_amd.nested xen_gntdev.limit "
+        "vfio_iommu_type1.allow_unsafe_interrupts modprobe.blacklist module.sig_enforce numa_balancing console quiet ";
     struct text out = {0};
     char *copy = strdup(cmdline), *rest = copy, *word;
     bool good = copy && add(&out, "", 0);
@@ -199,6 +200,10 @@ char *vgpu_redact_cmdline(const char *cmdline)
         size_t n = strcspn(word, "=");
         if (!*word)
             continue;
+        if (strcmp(word, "--") == 0) { /* behind it are arguments of init, not of the kernel */
+            good = add(&out, "-- <arguments of init>", 22);
+            break;
+        }
         snprintf(name, sizeof(name), " %.*s ", (int)(n < 70 ? n : 70), word);
         bool keep = strstr(judged, name) != NULL;
         good = add(&out, word, keep ? strlen(word) : n) && (keep || !word[n] || add(&out, "=<value>", 8)) &&

@@ -31,7 +31,12 @@ extern const uint32_t vgpu_checks_cpu_count, vgpu_checks_memory_count, vgpu_chec
 #define SOURCE_SYSCTL_KERNEL "Linux: Documentation/admin-guide/sysctl/kernel.rst"
 #define SOURCE_HUGETLB       "Linux: Documentation/admin-guide/mm/hugetlbpage.rst"
 #define SOURCE_OURS          "docs/architecture.md"
-#define NO_FIGURE            "Not measured here; "
+#define SOURCE_SLIT          "ACPI specification, System Locality Information Table"
+#define SOURCE_SMT           "codeblueprint.co.uk 2019: Does SMT still make sense? (Intel's figure of 30 %)"
+#define SOURCE_VIOMMU        "Amit et al.: vIOMMU: Efficient IOMMU Emulation, USENIX ATC 2011"
+#define SOURCE_WALKS         "Bhargava et al.: Accelerating Two-Dimensional Page Walks, ASPLOS 2008"
+/* Only where an order of magnitude follows from what happens; else say "None" or what fails. */
+#define NO_FIGURE "No published figure; by order of magnitude, "
 
 enum vgpu_outcome vgpu_says(struct vgpu_finding *out, enum vgpu_outcome outcome, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));

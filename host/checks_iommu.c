@@ -46,14 +46,14 @@ static enum vgpu_outcome enabled(const struct vgpu_facts *f, struct vgpu_finding
 
 static enum vgpu_outcome cmdline(const struct vgpu_facts *f, struct vgpu_finding *out)
 {
-    static const char *const name[] = {"iommu", "intel_iommu", "amd_iommu", "arm-smmu.disable_bypass"};
+    static const char *const name[] = {"iommu", "intel_iommu", "amd_iommu"};
     char value[64];
 
     if (f->xen)
         return NA(out, "Xen drives the IOMMU (xen.iommu)");
     if (!f->kernel.cmdline)
         return vgpu_host_denied(f->kernel.cmdline_error) ? DENIED(out, "/proc/cmdline") : NA(out, "no /proc/cmdline");
-    for (size_t i = 0; i < 3; i++)
+    for (size_t i = 0; i < TABLE_COUNT(name); i++)
         if (vgpu_host_param(&f->kernel, name[i], value, sizeof(value)) && vgpu_host_has_word(value, "off")) {
             vgpu_mend(out, "remove kernel parameter `%s=%s`", name[i], value);
             return FIRE(out, "%s=%s", name[i], value);
@@ -221,7 +221,7 @@ const struct vgpu_check vgpu_checks_iommu[] = {
      .why = "Without it any device, or whoever controls one, reads and writes all memory.",
      .remedy = "kernel parameter `intel_iommu=on`",
      .tradeoff = "DMA mappings cost time; see iommu.translated.",
-     .effect = NO_FIGURE "see iommu.translated for the cost of translation.",
+     .effect = "As iommu.translated.",
      .source = SOURCE_VFIO,
      .run = enabled},
     {.id = "iommu.cmdline",
@@ -272,8 +272,8 @@ const struct vgpu_check vgpu_checks_iommu[] = {
      .why = "In passthrough mode the host's own devices, the GPU too, reach all memory.",
      .remedy = "kernel parameter `iommu.passthrough=0`",
      .tradeoff = "Each mapping of the host's devices costs time.",
-     .effect = NO_FIGURE "arenas are mapped once, at attach; network and storage map all the time.",
-     .source = SOURCE_PARAMETERS,
+     .effect = "None for arenas, mapped once. A 10 Gb/s network card reached 91 % of its rate (Linux 2.6.36, lazy).",
+     .source = SOURCE_VIOMMU,
      .run = translated},
     {.id = "iommu.strict",
      .severity = SEV(N, N, M),
@@ -282,8 +282,8 @@ const struct vgpu_check vgpu_checks_iommu[] = {
      .why = "With a flush queue (DMA-FQ) a device can reach a page for some time after it was unmapped.",
      .remedy = "kernel parameter `iommu.strict=1`",
      .tradeoff = "Unmapping waits for the IOMMU each time.",
-     .effect = NO_FIGURE "a wait for each unmap of network and storage.",
-     .source = SOURCE_PARAMETERS,
+     .effect = "None for arenas. A 10 Gb/s network card fell from 91 % to 43 % of its rate (Linux 2.6.36).",
+     .source = SOURCE_VIOMMU,
      .run = strict},
     {.id = "iommu.passthrough",
      .severity = SEV(L, N, N),
@@ -292,7 +292,7 @@ const struct vgpu_check vgpu_checks_iommu[] = {
      .why = "The host trusts its own drivers anyway; devices for guests are translated all the same.",
      .remedy = "kernel parameter `iommu.passthrough=1`",
      .tradeoff = "A device of the host that misbehaves reaches all memory.",
-     .effect = NO_FIGURE "no mapping and unmapping in network and storage.",
+     .effect = "As iommu.translated and iommu.strict, saved.",
      .source = SOURCE_PARAMETERS,
      .run = passthrough},
     {.id = "iommu.interrupts",

@@ -127,6 +127,7 @@ static enum vgpu_outcome aer_correctable(const struct vgpu_facts *f, struct vgpu
     return errors(f, out, has_corrected, "over 100 corrected");
 }
 
+#define PACKET_OVERHEAD_BYTES 20 /* framing, sequence, header of 3 words, checksum */
 static enum vgpu_outcome payload(const struct vgpu_facts *f, struct vgpu_finding *out)
 {
     bool known = false, hidden = false;
@@ -139,6 +140,10 @@ static enum vgpu_outcome payload(const struct vgpu_facts *f, struct vgpu_finding
         known = true;
         uint32_t could =
             d->payload_max_bytes < port->payload_max_bytes ? d->payload_max_bytes : port->payload_max_bytes;
+        if (d->payload_bytes < could)
+            vgpu_costs(out, "Packets of %u bytes carry at most %.0f %% payload, of %u bytes %.0f %%.", d->payload_bytes,
+                       d->payload_bytes * 100.0 / (d->payload_bytes + PACKET_OVERHEAD_BYTES), could,
+                       could * 100.0 / (could + PACKET_OVERHEAD_BYTES));
         if (d->payload_bytes < could)
             return FIRE(out, "%s uses %u bytes, it and the port above can %u", d->address, d->payload_bytes, could);
     }
@@ -234,8 +239,8 @@ const struct vgpu_check vgpu_checks_pcie[] = {
      .why = "Without it a switch passes one device's requests straight to another, past the IOMMU.",
      .remedy = "ACS in firmware, then `dmesg`; the kernel enables it where an IOMMU is on (`intel_iommu=on`)",
      .tradeoff = "Traffic between two GPUs goes up to the root complex and back.",
-     .effect = NO_FIGURE "more latency between GPUs of one switch.",
-     .source = "PCI Express base specification 6.12; Linux: drivers/pci/pci.c",
+     .effect = "Transfers between GPUs go through the CPU: significantly slower, or they hang. None for arenas.",
+     .source = "NVIDIA: NCCL user guide, Troubleshooting, ACS",
      .run = acs},
     {.id = "pcie.aer_fatal",
      .severity = SEV(H, H, H),
@@ -254,7 +259,7 @@ const struct vgpu_check vgpu_checks_pcie[] = {
      .why = "Each is a packet sent again; many foretell a link that loses lanes or fails.",
      .remedy = "`journalctl -k --grep AER`; reseat card, riser and cable",
      .tradeoff = "Downtime.",
-     .effect = NO_FIGURE "a retransmission each.",
+     .effect = NO_FIGURE "1 us for each, since the packet is sent again.",
      .source = "Linux: Documentation/PCI/pcieaer-howto.rst",
      .run = aer_correctable},
     {.id = "pcie.payload",
@@ -264,8 +269,8 @@ const struct vgpu_check vgpu_checks_pcie[] = {
      .why = "Smaller packets spend more of the link on headers.",
      .remedy = "kernel parameter `pci=pcie_bus_safe`",
      .tradeoff = "Devices plugged in later may not fit.",
-     .effect = "Some 20 bytes of header and framing for each packet.",
-     .source = SOURCE_PCIE,
+     .effect = "Packets of 128 bytes carry at most 86 % payload, of 256 bytes 92 %, of 512 bytes 96 %.",
+     .source = "Intel: AN 456, Throughput for Posted Writes (20 bytes of overhead a packet)",
      .run = payload},
     {.id = "pcie.aspm",
      .severity = SEV(M, M, N),
@@ -274,8 +279,8 @@ const struct vgpu_check vgpu_checks_pcie[] = {
      .why = "A link that sleeps between small operations has to train again for each.",
      .remedy = "kernel parameter `pcie_aspm.policy=performance`",
      .tradeoff = "More power when idle.",
-     .effect = NO_FIGURE "the exit latency of L1, which `lspci -vv` shows for each link.",
-     .source = SOURCE_PARAMETERS,
+     .effect = "The exit latency of L1: below 1 us to above 64 us, by the card; `lspci -vv` shows it.",
+     .source = "PCI Express base specification 7.5.3.6, L1 Exit Latency",
      .run = aspm},
     {.id = "pcie.reset",
      .severity = SEV(L, M, M),
@@ -294,8 +299,8 @@ const struct vgpu_check vgpu_checks_pcie[] = {
      .why = "A GPU that sleeps has to be woken and set up before the first operation.",
      .remedy = "`echo on > /sys/bus/pci/devices/ADDRESS/power/control`",
      .tradeoff = "More power when idle.",
-     .effect = NO_FIGURE "wake-up of the device at the first operation.",
-     .source = "Linux: Documentation/power/runtime_pm.rst",
+     .effect = "10 ms or more for the first operation after D3hot.",
+     .source = "PCI Express base specification 5.3.1.4; Linux: Documentation/power/pci.rst",
      .run = power},
     {.id = "pcie.bar",
      .severity = SEV(L, L, N),
@@ -304,7 +309,7 @@ const struct vgpu_check vgpu_checks_pcie[] = {
      .why = "A small window means that firmware has 64-bit addresses switched off; other devices find no room either.",
      .remedy = "Above 4G Decoding and Resizable BAR in firmware (`systemctl reboot --firmware-setup`)",
      .tradeoff = "A reboot.",
-     .effect = NO_FIGURE "none on the copies that vgpu makes.",
+     .effect = "None on the copies that vgpu makes.",
      .source = "PCI Express base specification 7.8.6",
      .run = bar},
 };

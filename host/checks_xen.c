@@ -344,8 +344,8 @@ const struct vgpu_check vgpu_checks_xen[] = {
      .why = "A poll core of dom0 is a virtual CPU, which Xen moves and stops for domUs.",
      .remedy = "Xen parameters `dom0_max_vcpus=8` and `dom0_vcpus_pin`; keep domUs off these CPUs (`xl vcpu-pin`)",
      .tradeoff = "These CPUs should do nothing else.",
-     .effect = NO_FIGURE "a scheduling slice of Xen when a domU runs instead.",
-     .source = SOURCE_XEN ", dom0_vcpus_pin",
+     .effect = "Up to 30 ms (credit) while a domU runs instead; credit2 lets it run at least 1 ms.",
+     .source = SOURCE_XEN ", sched_credit_tslice_ms, sched_ratelimit_us",
      .run = pinned},
     {.id = "xen.smt",
      .severity = SEV(N, L, H),
@@ -354,8 +354,8 @@ const struct vgpu_check vgpu_checks_xen[] = {
      .why = "Two domains on the threads of one core see each other's caches and buffers.",
      .remedy = "Xen parameter `sched-gran=core`, or `smt=0`",
      .tradeoff = "Fewer virtual CPUs run at once.",
-     .effect = NO_FIGURE "depends on the load.",
-     .source = SOURCE_XEN ", sched-gran",
+     .effect = "As security.smt_off.",
+     .source = SOURCE_SMT "; " SOURCE_XEN ", sched-gran",
      .run = smt},
 };
 const uint32_t vgpu_checks_xen_count = TABLE_COUNT(vgpu_checks_xen);

@@ -88,6 +88,12 @@ bool vgpu_host_denied(int error)
     return error == -EACCES || error == -EPERM;
 }
 
+/* A copy marks so what its maker was not allowed to read. */
+static bool hidden(const struct vgpu_host_root *root, const struct stat *st)
+{
+    return !root->live && (st->st_mode & 0777) == 0;
+}
+
 /* An fd to read a regular file, or -errno. The kernel's pseudo files are regular. */
 static int open_file(const struct vgpu_host_root *root, const char *path)
 {
@@ -98,6 +104,8 @@ static int open_file(const struct vgpu_host_root *root, const char *path)
         return look;
     int error = fstat(look, &st) ? -errno : S_ISDIR(st.st_mode) ? -EISDIR : S_ISREG(st.st_mode) ? 0 : -EBADMSG;
     close(look);
+    if (!error && hidden(root, &st))
+        error = -EACCES;
     return error ? error : open_in(root, path, O_RDONLY | O_NONBLOCK | O_NOCTTY);
 }
 
@@ -130,10 +138,14 @@ static ssize_t read_path(const struct vgpu_host_root *root, void *out, size_t by
     if (cut)
         *cut = false;
     ((char *)out)[0] = 0;
+    if (root->tap && vgpu_host_denied(fd))
+        root->tap->denied(root->tap->ctx, path);
     if (fd < 0)
         return fd;
     ssize_t n = read_all(fd, out, bytes, cut);
     close(fd);
+    if (root->tap && n >= 0)
+        root->tap->file(root->tap->ctx, path, out, (size_t)n);
     return n;
 }
 
@@ -250,6 +262,13 @@ int vgpu_host_list(const struct vgpu_host_root *root, struct vgpu_host_names *ou
     *out = (struct vgpu_host_names){0};
     MAKE_PATH(path, fmt, error);
     int fd = error ? error : open_in(root, path, O_RDONLY | O_DIRECTORY);
+    struct stat st;
+    if (fd >= 0 && fstat(fd, &st) == 0 && hidden(root, &st)) {
+        close(fd);
+        fd = -EACCES;
+    }
+    if (root->tap && vgpu_host_denied(fd))
+        root->tap->denied(root->tap->ctx, path);
     if (fd < 0)
         return fd;
     DIR *dir = fdopendir(fd);
@@ -281,6 +300,8 @@ int vgpu_host_list(const struct vgpu_host_root *root, struct vgpu_host_names *ou
         vgpu_host_names_free(out);
     else if (out->count)
         qsort(out->name, out->count, sizeof(out->name[0]), by_name);
+    if (root->tap && !error)
+        root->tap->list(root->tap->ctx, path, (const char(*)[VGPU_HOST_NAME_MAX])out->name, out->count);
     return error;
 }
 
@@ -306,6 +327,8 @@ static int read_link(const struct vgpu_host_root *root, const char *path, char *
         return error;
     raw[n] = 0;
     vgpu_host_print_safe(out, bytes, raw);
+    if (root->tap)
+        root->tap->look(root->tap->ctx, path, false);
     return 0;
 }
 
@@ -348,6 +371,8 @@ int vgpu_host_stat(const struct vgpu_host_root *root, struct vgpu_host_stat *out
     close(fd);
     if (!error && out)
         *out = (struct vgpu_host_stat){st.st_mode, st.st_uid, st.st_gid, (uint64_t)st.st_size};
+    if (root->tap && !error)
+        root->tap->look(root->tap->ctx, path, true);
     return error;
 }
 
@@ -360,6 +385,8 @@ bool vgpu_host_exists(const struct vgpu_host_root *root, const char *fmt, ...)
     int fd = error ? error : open_in(root, path, O_PATH);
     if (fd >= 0)
         close(fd);
+    if (root->tap && fd >= 0)
+        root->tap->look(root->tap->ctx, path, true);
     return fd >= 0;
 }
 

@@ -5,7 +5,8 @@
  * made printable. Control thread of any program; no global state; blocks for as long as the file system does.
  *
  * Paths are relative to the root ("proc/cmdline") and made by printf formats. Negative results are -errno; -EACCES and
- * -EPERM mean that this user may not look, which is not the same as absent (-ENOENT, -ENOTDIR).
+ * -EPERM mean that this user may not look, which is not the same as absent (-ENOENT, -ENOTDIR). In a copy, what has no
+ * permission bit at all may not be looked at by root either: so a copy says what its maker was not shown.
  */
 #ifndef VGPU_HOST_ROOT_H
 #define VGPU_HOST_ROOT_H
@@ -22,9 +23,19 @@
 #define VGPU_HOST_TEXT_MAX  (1u << 20) /* no file is read further */
 #define VGPU_HOST_NAMES_MAX 4096u      /* no directory is listed further */
 
+/* Is told of all that is read, where somebody wants a copy of just that (ctl/capture.c). path: as asked, below the root. */
+struct vgpu_host_tap {
+    void *ctx;
+    void (*file)(void *ctx, const char *path, const void *data, size_t bytes);
+    void (*list)(void *ctx, const char *path, const char (*name)[VGPU_HOST_NAME_MAX], uint32_t count);
+    void (*look)(void *ctx, const char *path, bool follow); /* it is there: seen by stat, or as a link */
+    void (*denied)(void *ctx, const char *path);            /* it is there, and this user may not read it */
+};
+
 struct vgpu_host_root {
-    int fd;    /* of the directory */
-    bool live; /* this machine ("/"), not a copy */
+    int fd;                          /* of the directory */
+    bool live;                       /* this machine ("/"), not a copy */
+    const struct vgpu_host_tap *tap; /* NULL: nobody listens. The caller's; it outlives the root */
 };
 /* Close it. Errors: no such directory; a kernel without openat2(2) for a root other than "/". */
 int vgpu_host_root_open(struct vgpu_host_root *root, const char *directory, struct vgpu_err *err);

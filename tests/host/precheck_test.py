@@ -8,6 +8,7 @@ precheck_test.py VGPU-CTL HOST-TREE HOST-CHECKLIST SOURCE-ROOT
 import json
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -127,6 +128,104 @@ def test_drift_and_history():
     assert 'not a saved report' in precheck('--against=monday', status=1).stderr
 
 
+def test_drift_of_the_host():
+    """Against a saved report: another kernel, a narrower link, a GPU that went; shipped references are of no machine."""
+    then = tree('xen-pvh-h100')
+    report(f'--root={then}', '--save=before')
+    now = tree('xen-pvh-h100', 'f proc/sys/kernel/osrelease 6.9.1', 'f sys/bus/pci/devices/0000:41:00.0/current_link_width 8')
+    drift = report(f'--root={now}', '--against=before')['drift']
+    assert [(f['what'], f['was'], f['is']) for f in drift['host']] == [
+        ('kernel', '6.1.0-25-amd64', '6.9.1'), ('GPU 0000:41:00.0 link_width', 16, 8)], drift['host']
+    assert drift['worse'][0]['was_found'] == 'full width', drift['worse']
+    drift = report(f'--root={tree("no-pci")}', '--against=before')['drift']
+    assert {'what': 'GPU 0000:41:00.0', 'was': 'there', 'is': 'absent'} in drift['host'], drift['host']
+    text = precheck(f'--root={now}', '--against=before').stdout
+    assert 'The host itself' in text and '"6.9.1"' in text, text
+    assert not report(f'--root={then}', '--against=xen-pvh-h100')['drift']['host']
+
+
+def statuses(out):
+    return {c['id']: c['status'] for c in out['checks']}
+
+
+def test_capture():
+    """A copy is judged like what it was made of, by every profile; it can be drawn; existing folders are left alone."""
+    names = ('bare-kvm-host', 'xen-pvh-h100', 'eight-nodes', 'arm-server', 'hostile', 'no-pci')
+    made = [(None, '')] + [(tree(n), n) for n in names]
+    for source, name in made:
+        copy = os.path.join(PLACE, f'copy-{name}')
+        root = [f'--root={source}'] if source else []
+        out = json.loads(precheck(*root, f'--capture={copy}', '--json', status=0).stdout)
+        assert out['directory'] == copy and out['files'] > 10, out
+        for profile in ('performance', 'balanced', 'maximum-security'):
+            before, after = report(*root, f'--profile={profile}'), report(f'--root={copy}', f'--profile={profile}')
+            # Of this machine, free memory and the like move between two looks.
+            differ = {i for i, s in statuses(before).items() if statuses(after)[i] != s}
+            differ -= set() if source else {'memory.available', 'hugepages.free'}
+            assert not differ, (name, profile, differ)
+        drawn = [subprocess.run([CTL, 'topology', '--json', f'--root={r}'], capture_output=True, text=True, check=True,
+                                timeout=60).stdout for r in ((source, copy) if source else (copy, copy))]
+        assert drawn[0] == drawn[1], (name, drawn)
+    assert 'not there yet' in precheck(f'--capture={copy}', status=1).stderr
+    assert '/nowhere' in precheck('--capture=/nowhere/at/all', status=1).stderr
+    for other in ('--save=x', '--against=bare-kvm-host', '--history'):
+        precheck(f'--capture={PLACE}/never', other, status=2)
+    precheck('--history', '--save=x', status=2)
+    assert not os.path.exists(f'{PLACE}/never')
+
+
+def test_capture_has_no_secrets():
+    """Arguments of init, values of parameters that nobody judges, UUIDs, addresses, serial numbers, tokens, other
+    lines of the kernel's log: none is in a copy."""
+    serial = '03000100aabbccddeeff1122'
+    secrets = ('hunter2', 'aabbccddeeff1122', '6f1c1e52-0000-4a4b', '00:16:3e:12:34:56', '10.11.12.13', 'my-cat-died')
+    source = tree('bare-kvm-host',
+                  'f proc/cmdline root=/dev/x rd.luks.key=hunter2 isolcpus=8-11 hugepages=512 -- --password hunter2',
+                  'f dev/kmsg 6,1,100,-;my-cat-died at 10.11.12.13\\n3,2,200,-;DMAR: [DMA Write] fault 00:16:3e:12:34:56',
+                  'f proc/driver/nvidia/version NVRM version: 6f1c1e52-0000-4a4b-8c8d-123456789abc Open Module 580.65.06',
+                  'f run/vgpu/tokens/vm-1 aabbccddeeff1122aabbccddeeff1122', 'm 0600 run/vgpu/tokens/vm-1',
+                  'b sys/bus/pci/devices/0000:41:00.0/config ' + '00' * 256 + serial + '00' * (3840 - len(serial) // 2))
+    copy = os.path.join(PLACE, 'copy-secret')
+    precheck(f'--root={source}', f'--capture={copy}', status=0)
+    files = [os.path.join(d, n) for d, _, names in os.walk(copy) for n in names]
+    for name in files:
+        if os.path.islink(name):
+            continue
+        with open(name, 'rb') as f:
+            data = f.read()
+        for secret in secrets:
+            assert secret.encode() not in data and secret.encode() not in name.encode(), (name, secret)
+        assert bytes.fromhex('aabbccddeeff1122') not in data, name
+    # What is judged stays.
+    with open(f'{copy}/proc/cmdline', encoding='utf-8') as f:
+        assert 'isolcpus=8-11' in f.read()
+    with open(f'{copy}/dev/kmsg', encoding='utf-8') as f:
+        assert 'DMAR: [DMA Write]' in f.read()
+    with open(f'{source}/sys/bus/pci/devices/0000:41:00.0/config', 'rb') as f:
+        assert bytes.fromhex('aabbccddeeff1122') in f.read(), 'the plant was there to be found'
+
+
+def test_texts_name_commands_that_exist():
+    """`vgpu-ctl WORD` in remedies, in messages and in the documents is a command of it, and its options are options of it."""
+    listed = subprocess.run([CTL, 'help'], capture_output=True, text=True, check=True).stdout
+    commands = set(re.findall(r'^  ([a-z-]+) +[A-Z]', listed, re.M))
+    assert {'precheck', 'doctor', 'topology'} <= commands, listed
+    texts = [os.path.join(SOURCE, f) for f in ('README.md', 'docs/precheck.md', 'docs/security-iommu.md', 'docs/reliability.md')]
+    for room in ('host', 'ctl', 'core', 'iommu'):
+        texts += [os.path.join(SOURCE, room, n) for n in os.listdir(os.path.join(SOURCE, room)) if n.endswith('.c')]
+    seen = 0
+    for path in texts:
+        with open(path, encoding='utf-8') as f:
+            text = f.read()
+        for word, rest in re.findall(r'`vgpu-ctl ([a-z][a-z-]*)([^`\n]*)`', text):
+            seen += 1
+            assert word in commands, (path, word)
+            usage = subprocess.run([CTL, 'help', word], capture_output=True, text=True, check=True).stdout
+            for option in re.findall(r'--[a-z-]+', rest):
+                assert option in usage, (path, word, option)
+    assert seen > 10, seen
+
+
 def test_shipped_references():
     """Each reference is what its own tree is; another host differs from it."""
     for name in ('bare-kvm-host', 'xen-pvh-h100', 'developer-laptop'):
@@ -162,10 +261,11 @@ def test_ordinary_user():
 
 def test_this_machine():
     """A report of this machine, in time."""
-    began = time.monotonic()
+    began, used = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
     out = report()
-    took = time.monotonic() - began
-    assert took < 5, took  # a tenth of a second, unless the machine is busy with much else
+    took, now = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime
+    assert cpu < 1 and took < 10, (cpu, took)  # a tenth of a second; the time it waits is the machine's other work
     assert out['host']['cpus'] == os.cpu_count() and out['score'] is not None
     print(f'shows: this machine judged in {took * 1000:.0f} ms: score {out["score"]}, fired: {", ".join(sorted(fired(out)))}')
 

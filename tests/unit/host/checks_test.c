@@ -176,6 +176,7 @@ Test(checks, texts_are_whole)
                 cr_expect(texts[t] && texts[t][0], "%s: text %zu is missing", c->id, t);
             cr_expect(c->severity[0] || c->severity[1] || c->severity[2], "%s: no profile asks for it", c->id);
             cr_expect_eq(vgpu_check_find(c->id), c, "%s: twice", c->id);
+            cr_expect_null(strstr(c->effect, "ot measured"), "%s: an effect that says nothing", c->id);
             /* A figure needs somebody who measured or defined it. */
             for (const char *d = c->effect; *d; d++)
                 cr_expect(!isdigit((unsigned char)*d) || strchr(c->source, ':') || strstr(c->source, "docs/") ||
@@ -244,6 +245,52 @@ Test(checks, profiles_conflict_where_the_choices_say)
     judge_tree("bare-kvm-host", "f sys/kernel/iommu_groups/2/type identity\n", VGPU_PROFILE_SECURITY);
     cr_expect_eq(result("iommu.passthrough")->status, VGPU_CHECK_NA);
     cr_expect_eq(result("iommu.translated")->status, VGPU_CHECK_FAIL);
+}
+
+/* Interrupts count where they came and still go; a queue that nobody uses (counted 0) does not. */
+Test(checks, interrupts_on_isolated_cpus)
+{
+    static const char head[] = "f proc/interrupts            CPU0 CPU8 CPU9\\n";
+    char change[400];
+
+    snprintf(change, sizeof(change),
+             "%s 24:  5  0  0  IR-PCI-MSIX nvme0q0\\n 25:  0  0  0  IR-PCI-MSIX nvme0q8\\n 26: 0 9 0 x\n"
+             "f proc/irq/25/effective_affinity_list 8\nf proc/irq/26/effective_affinity_list 0\n",
+             head);
+    judge_tree("bare-kvm-host", change, VGPU_PROFILE_PERFORMANCE);
+    cr_expect_eq(result("cpu.irq_affinity")->status, VGPU_CHECK_PASS, "%s", result("cpu.irq_affinity")->finding.found);
+    snprintf(change, sizeof(change), "%s 24:  5  0  7  IR-PCI-MSIX nvme0q0\nf proc/irq/24/effective_affinity_list 9\n",
+             head);
+    judge_tree("bare-kvm-host", change, VGPU_PROFILE_PERFORMANCE);
+    cr_expect_eq(result("cpu.irq_affinity")->status, VGPU_CHECK_WARN);
+    cr_expect(strstr(result("cpu.irq_affinity")->finding.found, "now: 24"), "%s",
+              result("cpu.irq_affinity")->finding.found);
+    cr_expect(strstr(result("cpu.irq_affinity")->finding.remedy, "smp_affinity_list"));
+}
+
+/* Estimates use what the host itself says, where it says it. */
+Test(checks, effects_of_this_host)
+{
+    judge_tree("eight-nodes", "", VGPU_PROFILE_BALANCED);
+    cr_expect(strstr(result("memory.poll_node")->finding.effect, "distance 32"), "%s",
+              result("memory.poll_node")->finding.effect);
+    judge_tree("bare-kvm-host",
+               "f sys/devices/system/cpu/cpu3/cpufreq/scaling_governor schedutil\n"
+               "f sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_min_freq 800000\n"
+               "f sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq 4000000\n",
+               VGPU_PROFILE_BALANCED);
+    cr_expect(strstr(result("cpu.governor")->finding.effect, "5.0 times"), "%s",
+              result("cpu.governor")->finding.effect);
+}
+
+/* In a copy, no permission at all means: its maker was not shown this. Root is told the same. */
+Test(checks, copies_hide_what_their_maker_did_not_see)
+{
+    judge_tree("bare-kvm-host", "m 0000 dev/kmsg\nm 0000 proc/sys/kernel/kptr_restrict\nm 0000 run/vgpu/tokens\n",
+               VGPU_PROFILE_SECURITY);
+    cr_expect_eq(result("iommu.faults")->status, VGPU_CHECK_UNKNOWN);
+    cr_expect_eq(result("security.kptr_restrict")->status, VGPU_CHECK_UNKNOWN);
+    cr_expect_eq(result("vgpu.tokens")->status, VGPU_CHECK_UNKNOWN);
 }
 
 Test(checks, scores)
