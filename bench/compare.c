@@ -15,8 +15,6 @@
 
 #include "bench/harness.h"
 
-#define RESAMPLES 2000
-#define ROUNDS_MIN 5     /* fewer rounds: no interval, no verdict */
 #define SAME 0.02        /* a difference that nobody asked about */
 #define DELTA_LARGE 0.474 /* "large" by the thresholds of Romano et al. 2006, which are common for Cliff's delta */
 
@@ -111,22 +109,6 @@ static int rows_load(const char *path, struct rows *r)
     return rc;
 }
 
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-
-    return (x > y) - (x < y);
-}
-
-static double median(const double *v, int n)
-{
-    double copy[BENCH_REPS_MAX];
-
-    memcpy(copy, v, (size_t)n * sizeof(*v));
-    qsort(copy, (size_t)n, sizeof(*copy), by_value);
-    return n & 1 ? copy[n / 2] : (copy[n / 2 - 1] + copy[n / 2]) / 2;
-}
-
 static double cliff(const struct side *a, const struct side *b)
 {
     int more = 0;
@@ -137,30 +119,6 @@ static double cliff(const struct side *a, const struct side *b)
     return (double)more / ((double)a->rounds * b->rounds);
 }
 
-static double resampled(const struct side *s, uint64_t *state)
-{
-    double v[BENCH_REPS_MAX];
-
-    for (int i = 0; i < s->rounds; i++) {
-        *state = *state * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407); /* Knuth, MMIX */
-        v[i] = s->value[(*state >> 33) % (uint64_t)s->rounds];
-    }
-    return median(v, s->rounds);
-}
-
-/* The middle 95 % of the ratio of medians. The same numbers give the same interval: the seed is fixed. */
-static void interval(const struct side *a, const struct side *b, double *low, double *high)
-{
-    static double ratio[RESAMPLES];
-    uint64_t state = 20260101;
-
-    for (int i = 0; i < RESAMPLES; i++)
-        ratio[i] = resampled(b, &state) / resampled(a, &state);
-    qsort(ratio, RESAMPLES, sizeof(*ratio), by_value);
-    *low = ratio[RESAMPLES * 25 / 1000];
-    *high = ratio[RESAMPLES * 975 / 1000 - 1];
-}
-
 /* Is less better? A time is; a rate, and whatever else is per second, is not. */
 static bool less_is_better(const char *unit)
 {
@@ -169,7 +127,7 @@ static bool less_is_better(const char *unit)
 
 static const char *verdict(const struct side *a, const struct side *b, double low, double high, double delta)
 {
-    if (a->rounds < ROUNDS_MIN || b->rounds < ROUNDS_MIN)
+    if (a->rounds < BENCH_ROUNDS_MIN || b->rounds < BENCH_ROUNDS_MIN)
         return "too few rounds";
     bool more = low > 1 + SAME && delta > DELTA_LARGE, less = high < 1 - SAME && delta < -DELTA_LARGE;
     if (!more && !less)
@@ -213,8 +171,9 @@ static int compare(const struct rows *a, const struct rows *b)
             only++;
             continue;
         }
-        double low, high, delta = cliff(x, y), mx = median(x->value, x->rounds), my = median(y->value, y->rounds);
-        interval(x, y, &low, &high);
+        double low, high, delta = cliff(x, y), mx = bench_median_of(x->value, x->rounds);
+        double my = bench_median_of(y->value, y->rounds);
+        bench_bootstrap_ratio(x->value, x->rounds, y->value, y->rounds, &low, &high);
         one_host &= same_host(x, y);
         const char *said = same_host(x, y) ? verdict(x, y, low, high, delta) : "another machine";
         slower += !strcmp(said, "SLOWER");

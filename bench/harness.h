@@ -32,6 +32,13 @@ extern "C" {
 
 struct bench_hist;
 
+/* The numbers of one option, growing; n 0: not given. */
+#define BENCH_LIST_MAX 12
+struct bench_list {
+    uint32_t n;
+    double value[BENCH_LIST_MAX];
+};
+
 /* A measurement repeated round by round. */
 struct bench_row {
     char *bench;                  /* "rings.rtt" */
@@ -56,9 +63,16 @@ struct bench_noise {
 
 struct bench {
     /* From the command line. */
-    int reps;                /* rounds */
-    bool reps_given;         /* else a suite may have a default of its own */
+    uint32_t reps;           /* rounds that count */
+    uint32_t warm_up;        /* and before them, that do not: they are rounds below 0 */
+    bool reps_given, warm_up_given; /* else a suite may have a default of its own */
     double seconds;          /* time that one suite may take; 0: the suite's default */
+    double duration;         /* of one measurement, s; 0: the suite's default */
+    double minutes;          /* of a suite that goes on; 0: its default */
+    struct bench_list vms, clients, burst, payload, rate; /* payload: bytes; rate: 1/s over all VMs */
+    uint32_t ring_slots;     /* 0: the suite's default */
+    const char *engine;      /* of the cuda backend; NULL: its own choice */
+    const char *load;        /* "open", "closed"; NULL: both */
     const char *filter;      /* only "measurement/subject" names that contain this; NULL: all */
     const char *gpu_options; /* suite gpu: more options of the cuda executor; NULL: none */
     bool gpu_small;          /* suite gpu: small sizes, two tenants */
@@ -76,7 +90,7 @@ struct bench {
     bool is_intel;
     /* State. */
     struct bench_noise noise;
-    int round; /* of the measurements being recorded */
+    int round; /* of the measurements being recorded; below 0: nothing is */
     struct bench_row *rows;
     size_t n_rows, cap_rows;
     struct bench_mem *mem;
@@ -84,12 +98,24 @@ struct bench {
 
 #define BENCH_SKIPPED 77 /* a suite's return: it cannot run here at all, and has said why; the exit status too */
 typedef int bench_suite_fn(struct bench *b);
+/* Options that mean something to a suite; the others mean something to all. */
+#define BENCH_TAKES_DURATION (1u << 0)
+#define BENCH_TAKES_VMS      (1u << 1)
+#define BENCH_TAKES_CLIENTS  (1u << 2)
+#define BENCH_TAKES_SLOTS    (1u << 3)
+#define BENCH_TAKES_BURST    (1u << 4)
+#define BENCH_TAKES_PAYLOAD  (1u << 5)
+#define BENCH_TAKES_ENGINE   (1u << 6)
+#define BENCH_TAKES_LOAD     (1u << 7)
+#define BENCH_TAKES_RATE     (1u << 8)
+#define BENCH_TAKES_MINUTES  (1u << 9)
 struct bench_suite {
     const char *name;
     const char *what; /* one line */
     bench_suite_fn
         *run; /* 0, BENCH_SKIPPED, or -errno when something could not be measured (never because of a time) */
     void (*list)(FILE *to);
+    uint32_t takes;
 };
 /* All suites, ended by a NULL name; in main.c. */
 extern const struct bench_suite bench_suites[];
@@ -98,6 +124,8 @@ extern const struct bench_suite bench_suites[];
 /* Fills b; the names of the suites to run go to suites[] (pointers into argv). Returns how many, or -1 after having
  * said what is wrong; -2 when help was shown. */
 int bench_args(struct bench *b, int argc, char **argv, const char **suites, int max);
+/* NULL, said aloud: there is none of this name. */
+const struct bench_suite *bench_suite_find(const char *name);
 /* Does the filter let this through? */
 bool bench_wanted(const struct bench *b, const char *measurement, const char *subject);
 
@@ -149,13 +177,34 @@ const struct bench_row *bench_find(const struct bench *b, const char *bench, con
 double bench_median(const struct bench_row *row);
 double bench_min(const struct bench_row *row);
 double bench_max(const struct bench_row *row);
+/* At least 95 % sure to hold the median, see stats.c; false: too few rounds. */
+bool bench_interval(const struct bench_row *row, double *low, double *high);
+/* The same of the median ratio of rounds. */
+bool bench_ratio_interval(const struct bench_row *a, const struct bench_row *b, double *low, double *high);
 /* Median over the rounds of a / b, both of the same round. NAN when either is NULL. */
 double bench_ratio(const struct bench_row *a, const struct bench_row *b);
+/* Rounds: those that do not count first. */
+#define bench_rounds(b) for ((b)->round = -(int)(b)->warm_up; (b)->round < (int)(b)->reps; (b)->round++)
+/* The i-th of n in this round: each round begins with another one, so none always runs after the same neighbour. */
+static inline int bench_turn(const struct bench *b, int i, int n)
+{
+    return (i + b->round + (int)b->warm_up) % n;
+}
+/* How long one measurement takes when `cells` of them share the suite's time in each round; at most most_s. */
+double bench_slice_s(const struct bench *b, double suite_s, int cells, double most_s);
 /* One JSON object a line for each row recorded since the last call; then forgets them. */
 void bench_json_flush(struct bench *b);
 /* The same with what there is up to now, in place of what the last checkpoint wrote: a long run that is killed leaves
  * that. */
 void bench_json_checkpoint(struct bench *b);
+
+/* ---- stats.c ---- */
+#define BENCH_ROUNDS_MIN   5 /* compare: fewer rounds have no verdict */
+#define BENCH_INTERVAL_MIN 6 /* fewer rounds have no interval of 95 % */
+double bench_median_of(const double *v, int n);
+bool bench_sign_interval(const double *sorted, int n, double *low, double *high);
+/* Percentile bootstrap of median(b) / median(a). The same numbers give the same interval. */
+void bench_bootstrap_ratio(const double *a, int n_a, const double *b, int n_b, double *low, double *high);
 
 /* ---- compare.c ---- */
 /* vgpu-bench compare A.json B.json; argv without these two words. The exit status: 1 when something is slower. */
@@ -170,6 +219,8 @@ void bench_table_init(struct bench_table *t, int columns);
 void bench_table_add(struct bench_table *t, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* A number with so many decimals, or "-" for NAN. */
 void bench_table_num(struct bench_table *t, double value, int decimals);
+/* "[low, high]" of a row's median, or "-". */
+void bench_table_interval(struct bench_table *t, const struct bench_row *row, int decimals);
 /* Prints (first row is the heading) and frees. */
 void bench_table_print(struct bench_table *t, FILE *to);
 /* Cells from a list that NULL ends. */

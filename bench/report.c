@@ -68,8 +68,9 @@ static struct bench_row *row_of(struct bench *b, const char *bench, const char *
 void bench_record(struct bench *b, const char *bench, const char *subject, const char *params, const char *metric,
                   const char *unit, double value)
 {
+    if (b->round < 0) /* warming up */
+        return;
     struct bench_row *r = row_of(b, bench, subject, params, metric, unit);
-
     r->value[b->round] = value;
     if (b->round >= r->rounds)
         r->rounds = b->round + 1;
@@ -83,6 +84,8 @@ void bench_record_latency(struct bench *b, const char *bench, const char *subjec
         double q;
     } quantiles[] = {{"p50", 0.5}, {"p99", 0.99}, {"p99.9", 0.999}, {"p99.99", 0.9999}, {"max", 1}};
 
+    if (b->round < 0)
+        return;
     for (size_t i = 0; i < sizeof(quantiles) / sizeof(quantiles[0]); i++)
         bench_record(b, bench, subject, params, quantiles[i].metric, "ns",
                      bench_hist_quantile_ns(hist, quantiles[i].q));
@@ -97,14 +100,6 @@ static int by_value(const void *a, const void *b)
     double x = *(const double *)a, y = *(const double *)b;
 
     return (x > y) - (x < y);
-}
-
-static double median_of(double *v, int n)
-{
-    if (n == 0)
-        return NAN;
-    qsort(v, (size_t)n, sizeof(*v), by_value);
-    return n & 1 ? v[n / 2] : (v[n / 2 - 1] + v[n / 2]) / 2;
 }
 
 /* The rounds that ran, sorted; returns how many. */
@@ -124,7 +119,7 @@ double bench_median(const struct bench_row *row)
     double v[BENCH_REPS_MAX];
     int n = sorted(row, v);
 
-    return median_of(v, n);
+    return bench_median_of(v, n);
 }
 
 double bench_min(const struct bench_row *row)
@@ -142,15 +137,47 @@ double bench_max(const struct bench_row *row)
     return n ? v[n - 1] : NAN;
 }
 
-double bench_ratio(const struct bench_row *a, const struct bench_row *b)
+/* Ratios of the rounds that both have. */
+static int ratios(const struct bench_row *a, const struct bench_row *b, double *v)
 {
-    double v[BENCH_REPS_MAX];
     int n = 0;
 
     for (int i = 0; a && b && i < a->rounds && i < b->rounds; i++)
         if (!isnan(a->value[i]) && !isnan(b->value[i]) && b->value[i] > 0)
             v[n++] = a->value[i] / b->value[i];
-    return median_of(v, n);
+    return n;
+}
+
+double bench_ratio(const struct bench_row *a, const struct bench_row *b)
+{
+    double v[BENCH_REPS_MAX];
+    int n = ratios(a, b, v);
+
+    return bench_median_of(v, n);
+}
+
+bool bench_interval(const struct bench_row *row, double *low, double *high)
+{
+    double v[BENCH_REPS_MAX];
+    int n = sorted(row, v);
+
+    return bench_sign_interval(v, n, low, high);
+}
+
+bool bench_ratio_interval(const struct bench_row *a, const struct bench_row *b, double *low, double *high)
+{
+    double v[BENCH_REPS_MAX];
+    int n = ratios(a, b, v);
+
+    qsort(v, (size_t)n, sizeof(*v), by_value);
+    return bench_sign_interval(v, n, low, high);
+}
+
+double bench_slice_s(const struct bench *b, double suite_s, int cells, double most_s)
+{
+    double slice = (b->seconds > 0 ? b->seconds : suite_s) / (b->reps + b->warm_up) / (cells > 0 ? cells : 1);
+
+    return b->duration > 0 ? b->duration : slice < most_s ? slice : most_s;
 }
 
 /* By round; null where it did not run. */
@@ -198,7 +225,13 @@ static void rows_print(const struct bench *b)
                 "\"min\":%.6g,\"max\":%.6g,\"unit\":\"%s\",\"reps\":%d,\"values\":[",
                 r->bench, r->subject, r->params, r->metric, bench_median(r), v[0], v[n - 1], r->unit, n);
         values_print(b->json, r);
-        fprintf(b->json, "],\"host\":%s,\"noise\":", b->host_json);
+        double low, high;
+        fputs("],\"ci95\":", b->json);
+        if (bench_sign_interval(v, n, &low, &high))
+            fprintf(b->json, "[%.6g,%.6g]", low, high);
+        else
+            fputs("null", b->json);
+        fprintf(b->json, ",\"host\":%s,\"noise\":", b->host_json);
         bench_noise_print(b, b->json);
         fputs("}\n", b->json);
     }
@@ -270,6 +303,16 @@ void bench_table_num(struct bench_table *t, double value, int decimals)
         bench_table_add(t, "-");
     else
         bench_table_add(t, "%.*f", decimals, value);
+}
+
+void bench_table_interval(struct bench_table *t, const struct bench_row *row, int decimals)
+{
+    double low, high;
+
+    if (row && bench_interval(row, &low, &high))
+        bench_table_add(t, "[%.*f, %.*f]", decimals, low, decimals, high);
+    else
+        bench_table_add(t, "-");
 }
 
 void bench_table_print(struct bench_table *t, FILE *to)

@@ -24,7 +24,7 @@ static const struct {
 } subjects[] = {{"plain", PLANTED_NOTHING}, {"fence", PLANTED_FENCE}, {"line", PLANTED_LINE}, {"same", PLANTED_NOTHING}};
 #define SUBJECTS (sizeof(subjects) / sizeof(subjects[0]))
 
-const struct bench_suite bench_suites[] = {{NULL, NULL, NULL, NULL}};
+const struct bench_suite bench_suites[] = {{NULL, NULL, NULL, NULL, 0}};
 
 static int by_value(const void *a, const void *b)
 {

@@ -57,7 +57,7 @@ void gpu_record(struct gpu *g, const struct gpu_cell *c, const struct outcome *o
     static const struct {
         const char *metric;
         double q;
-    } quantiles[] = {{"p50", 0.5}, {"p99", 0.99}, {"p99.9", 0.999}};
+    } quantiles[] = {{"p50", 0.5}, {"p99", 0.99}, {"p99.9", 0.999}, {"p99.99", 0.9999}, {"max", 1}};
 
     bench_record(g->b, c->bench, c->subject, c->params, "rate", "op/s", out->rate);
     for (size_t i = 0; i < sizeof(quantiles) / sizeof(quantiles[0]) && out->hist.count; i++)

@@ -76,7 +76,8 @@ static bool options_make(const struct gpu *g, const struct gpu_daemon_config *c,
     n = snprintf(out, OPTIONS, "device=%d,park_ms=%u,launcher_cpu=%s", index, GPU_PARK_MS, launcher);
     const struct {
         const char *key, *value;
-    } more[] = {{"driver=", g->driver},
+    } more[] = {{"engine=", g->b->engine ? g->b->engine : ""},
+                {"driver=", g->driver},
                 {"cublas=", g->cublas},
                 {"", c->options ? c->options : ""},
                 {"", g->b->gpu_options ? g->b->gpu_options : ""}};

@@ -14,6 +14,13 @@
 
 int bench_gpu_run(struct bench *b);
 void bench_gpu_list(FILE *to);
+/* named.c: parts of it, which run on the CPU backend where there is no GPU; their rows are then of "cpu.". */
+int bench_priority_run(struct bench *b);
+int bench_isolation_run(struct bench *b);
+int bench_copy_run(struct bench *b);
+void bench_priority_list(FILE *to);
+void bench_isolation_list(FILE *to);
+void bench_copy_list(FILE *to);
 
 #define GPU_TENANTS_MAX 12
 #define GPU_DEPTH       64u
@@ -22,6 +29,7 @@ void bench_gpu_list(FILE *to);
 /* VM ids of measurements with a background. */
 #define GPU_VM_BACKGROUND 20u
 #define GPU_BACKGROUNDS   3u
+#define GPU_BACKGROUNDS_MAX 8u
 #define GPU_VM_CHURN      30u
 
 enum crew_kind {
@@ -41,6 +49,9 @@ struct gpu {
     char driver[PATH_MAX], cublas[PATH_MAX]; /* "": the system's */
     char device_name[96];
     int gpus;
+    bool cpu;       /* no GPU: backend cpu, only what needs no native tenant */
+    const char *suite; /* rows of goals are of SUITE.goal */
+    uint32_t backgrounds; /* VMs that saturate */
     bool small;     /* sizes that a fake GPU on a CPU gets through */
     bool judged;    /* enough cores for what the goals are about */
     double seconds; /* of one cell */
@@ -172,6 +183,19 @@ bool gpu_wanted(const struct gpu *g, const char *bench, const char *subject);
 struct tenant_cell gpu_vadd(const struct gpu *g, uint64_t n, uint32_t data, uint32_t depth);
 struct tenant_cell gpu_gemm(const struct gpu *g, uint64_t n, bool bf16, uint32_t depth);
 
+#define gpu_rounds(g) \
+    for ((g)->b->round = -(int)(g)->b->warm_up; (g)->b->round < (g)->reps && !gpu_interrupted; (g)->b->round++)
+/* "gpu.NAME", or "cpu.NAME" where there is no GPU. */
+#define GPU_BENCH(g, name) ((g)->cpu ? "cpu." name : "gpu." name)
+/* ---- suite.c: what named.c uses too ---- */
+/* Finds out what is there; 0, BENCH_SKIPPED, or -errno said aloud. cpu_too: the CPU backend will do. */
+int gpu_begin(struct gpu *g, struct bench *b, const char *suite, bool cpu_too);
+/* Ends all, prints; the suite's result. */
+int gpu_finish(struct gpu *g);
+void phase_priority(struct gpu *g, uint32_t reserve_sms);
+void phase_pools(struct gpu *g, bool two_gpus);
+void phase_copy(struct gpu *g);
+
 /* As --filter sees them. */
 #define GPU_TENANTS_NAMES                                                                                              \
     "tenants/vgpu tenants/vgpu-nop tenants/mps tenants/mps-graph tenants/mps-graph-chains tenants/time-sliced "        \
@@ -188,7 +212,8 @@ void tenants_two_poll_cores_run(struct gpu *g);
 void tenants_null_run(struct gpu *g); /* on backend null */
 void priority_run(struct gpu *g, uint32_t reserve_sms);
 void pools_run(struct gpu *g, bool two_gpus);
-extern const uint64_t gpu_vadd_sizes[], gpu_gemm_sizes[], gpu_copy_sizes[]; /* ended by 0 */
+extern const uint64_t gpu_vadd_sizes[], gpu_gemm_sizes[]; /* ended by 0 */
+extern uint64_t gpu_copy_sizes[BENCH_LIST_MAX + 1]; /* the same; --payload has others */
 extern const int gpu_tenant_counts[];
 /* Sizes beyond it are left out of a small run. */
 uint64_t gpu_limit(const struct gpu *g, enum tenant_op op);

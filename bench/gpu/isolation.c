@@ -57,7 +57,7 @@ static void background_record(struct gpu *g, const struct gpu_cell *c, const str
 static void measure_beside(struct gpu *g, struct gpu_cell *c, enum load load)
 {
     static struct outcome out, busy, churn;
-    const struct crew background = {CREW_VGPU, GPU_VM_BACKGROUND, GPU_BACKGROUNDS},
+    const struct crew background = {CREW_VGPU, GPU_VM_BACKGROUND, g->backgrounds},
                       comes = {CREW_VGPU, GPU_VM_CHURN, 1};
     double seconds = (double)c->cell.run_ns / 1e9 + 2 * LEAD_S;
     struct tenant_cell heavy = background_cell(g, load, seconds), churning = churn_cell(g, seconds);
@@ -104,7 +104,8 @@ static void isolation_cell(struct gpu *g, const char *bench, const struct shape 
                          .crew = {CREW_VGPU, 1, 1},
                          .cell = s->gemm ? gpu_gemm(g, s->n, false, 1) : gpu_vadd(g, s->n, TENANT_DEVICE, 1)};
 
-    if (gpu_interrupted || !gpu_wanted(g, bench, loads[load]) || (!s->gemm && s->n > gpu_limit(g, TENANT_VADD)))
+    if (gpu_interrupted || !gpu_wanted(g, bench, loads[load]) || (!s->gemm && s->n > gpu_limit(g, TENANT_VADD)) ||
+        (s->gemm && g->cpu)) /* on a CPU a product of 256 is no small operation */
         return;
     gpu_isolation_params(c.params, s->name, s->n, key, value);
     c.cell.run_ns = (uint64_t)(g->seconds * TIMES_LONGER * 1e9);
@@ -117,17 +118,17 @@ static void isolation_cell(struct gpu *g, const char *bench, const struct shape 
 static void isolation_rounds(struct gpu *g, const char *bench, bool resident_too, const char *key, uint32_t value)
 {
     for (size_t s = resident_too ? 0 : 1; s < sizeof(shapes) / sizeof(shapes[0]); s++)
-        for (g->b->round = 0; g->b->round < g->reps && !gpu_interrupted; g->b->round++)
+        gpu_rounds(g)
             for (int load = ALONE; load < LOADS; load++)
                 isolation_cell(g, bench, &shapes[s], (enum load)load, key, value);
 }
 
 void priority_run(struct gpu *g, uint32_t reserve_sms)
 {
-    isolation_rounds(g, "gpu.priority", reserve_sms == 0, "reserve_sms", reserve_sms);
+    isolation_rounds(g, GPU_BENCH(g, "priority"), reserve_sms == 0, "reserve_sms", reserve_sms);
 }
 
 void pools_run(struct gpu *g, bool two_gpus)
 {
-    isolation_rounds(g, "gpu.pools", true, "gpus", two_gpus ? 2 : 1);
+    isolation_rounds(g, GPU_BENCH(g, "pools"), true, g->cpu ? "executors" : "gpus", two_gpus ? 2 : 1);
 }

@@ -15,9 +15,9 @@ static double figure(const struct gpu *g, const char *bench, const char *subject
 static void latencies_add(const struct gpu *g, struct bench_table *t, const char *bench, const char *subject,
                           const char *params)
 {
-    static const char *const metrics[] = {"p50", "p99", "p99.9"};
+    static const char *const metrics[] = {"p50", "p99", "p99.9", "p99.99", "max"};
 
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < 5; i++)
         bench_table_num(t, figure(g, bench, subject, params, metrics[i]), 2);
 }
 
@@ -27,9 +27,9 @@ static void latency_table(const struct gpu *g)
     struct bench_table t;
     char params[GPU_PARAMS_BYTES];
 
-    bench_table_init(&t, 8);
+    bench_table_init(&t, 10);
     bench_table_names(&t, (const char *const[]){"vector add, one tenant, one outstanding", "n", "data", "p50 us", "p99",
-                                                "p99.9", "op/s", "p50 / native", NULL});
+                                                "p99.9", "p99.99", "max", "op/s", "p50 / native", NULL});
     int none = t.cells;
     for (const uint64_t *n = gpu_vadd_sizes; *n; n++)
         for (int host = 0; host < 2; host++)
@@ -144,24 +144,26 @@ static void gemm_table(const struct gpu *g)
 
 static void copy_table(const struct gpu *g)
 {
+    const char *other = g->cpu ? "memcpy" : "native";
     struct bench_table t;
     char params[GPU_PARAMS_BYTES];
 
     bench_table_init(&t, 7);
-    bench_table_names(&t, (const char *const[]){"copy, one outstanding, bytes", "direction", "native us", "vgpu us",
-                                                "native GB/s", "vgpu GB/s", "vgpu / native", NULL});
+    bench_table_names(&t, (const char *const[]){"copy, one outstanding, bytes", "direction",
+                                                g->cpu ? "memcpy us" : "native us", "vgpu us",
+                                                g->cpu ? "memcpy GB/s" : "native GB/s", "vgpu GB/s", "ratio", NULL});
     int none = t.cells;
     for (const uint64_t *n = gpu_copy_sizes; *n; n++)
         for (int h2d = 1; h2d >= 0; h2d--) {
             gpu_copy_params(params, *n, h2d);
-            const struct bench_row *ours = bench_find(g->b, "gpu.copy", "vgpu", params, "rate");
-            const struct bench_row *native = bench_find(g->b, "gpu.copy", "native", params, "rate");
+            const struct bench_row *ours = bench_find(g->b, GPU_BENCH(g, "copy"), "vgpu", params, "rate");
+            const struct bench_row *native = bench_find(g->b, GPU_BENCH(g, "copy"), other, params, "rate");
             if (!ours && !native)
                 continue;
             bench_table_add(&t, "%llu", (unsigned long long)*n);
             bench_table_add(&t, "%s", h2d ? "to device" : "from device");
-            bench_table_num(&t, figure(g, "gpu.copy", "native", params, "p50"), 1);
-            bench_table_num(&t, figure(g, "gpu.copy", "vgpu", params, "p50"), 1);
+            bench_table_num(&t, figure(g, GPU_BENCH(g, "copy"), other, params, "p50"), 1);
+            bench_table_num(&t, figure(g, GPU_BENCH(g, "copy"), "vgpu", params, "p50"), 1);
             bench_table_num(&t, bench_median(native) * (double)*n / 1e9, 2);
             bench_table_num(&t, bench_median(ours) * (double)*n / 1e9, 2);
             bench_table_num(&t, bench_ratio(ours, native), 3);
@@ -180,8 +182,9 @@ static void isolation_table(const struct gpu *g, const char *bench, const char *
     struct bench_table t;
     char params[GPU_PARAMS_BYTES];
 
-    bench_table_init(&t, 8);
-    bench_table_names(&t, (const char *const[]){title, key, "background", "p50 us", "p99", "p99.9", "background op/s",
+    bench_table_init(&t, 11);
+    bench_table_names(&t, (const char *const[]){title, key, "background", "p50 us", "p99", "p99.9", "p99.99", "max",
+                                                "p99 / alone", "background op/s",
                                                 "detaches", NULL});
     int none = t.cells;
     for (int v = 0; v < 2; v++)
@@ -194,6 +197,8 @@ static void isolation_table(const struct gpu *g, const char *bench, const char *
                 bench_table_add(&t, "%u", values[v]);
                 bench_table_add(&t, "%s", load ? loads[load] : "none (alone)");
                 latencies_add(g, &t, bench, loads[load], params);
+                bench_table_num(&t, bench_ratio(bench_find(g->b, bench, loads[load], params, "p99"),
+                                                bench_find(g->b, bench, loads[0], params, "p99")), 2);
                 bench_table_num(&t, figure(g, bench, loads[load], params, "background"), 0);
                 bench_table_num(&t, figure(g, bench, loads[load], params, "detaches"), 0);
             }
@@ -216,8 +221,9 @@ static void hops_table(const struct gpu *g)
     const char *params = "{\"n\":256,\"depth\":1}";
     struct bench_table t;
 
-    bench_table_init(&t, 4);
-    bench_table_names(&t, (const char *const[]){"where the time of n = 256 goes", "p50 us", "p99", "p99.9", NULL});
+    bench_table_init(&t, 6);
+    bench_table_names(&t, (const char *const[]){"where the time of n = 256 goes", "p50 us", "p99", "p99.9", "p99.99", "max",
+                                                NULL});
     int none = t.cells;
     for (size_t i = 0; i < sizeof(hops) / sizeof(hops[0]); i++) {
         if (!bench_find(g->b, "gpu.hops", hops[i].subject, params, "p50"))
@@ -250,8 +256,8 @@ void gpu_report(struct gpu *g)
     copy_table(g);
     tenants_table(g);
     bandwidth_table(g);
-    isolation_table(g, "gpu.priority", "high priority, low saturates", "reserve_sms", reserves);
-    isolation_table(g, "gpu.pools", "pool A, pool B saturates", "gpus", gpus);
+    isolation_table(g, GPU_BENCH(g, "priority"), "high priority, low saturates", "reserve_sms", reserves);
+    isolation_table(g, GPU_BENCH(g, "pools"), "pool A, pool B saturates", g->cpu ? "executors" : "gpus", gpus);
     hops_table(g);
     gpu_goals(g);
 }

@@ -48,7 +48,8 @@ static int probe(struct gpu *g)
         argv[7] = g->cublas;
     }
     if (proc_ask(argv, NULL, "", json, sizeof(json), 60)) {
-        fprintf(b->text, "SKIPPED: gpu: no GPU can be used here: %s", json[0] ? json : "the probe failed\n");
+        fprintf(b->text, "%s: no GPU can be used here: %s", strcmp(g->suite, "gpu") ? g->suite : "SKIPPED: gpu",
+                json[0] ? json : "the probe failed\n");
         return -ENODEV;
     }
     field(json, "name", g->device_name, sizeof(g->device_name));
@@ -166,12 +167,12 @@ static void phase_main(struct gpu *g)
     }
 }
 
-static void phase_priority(struct gpu *g, uint32_t reserve_sms)
+void phase_priority(struct gpu *g, uint32_t reserve_sms)
 {
     const uint64_t device = g->small ? 16 * GPU_MIB : 256 * GPU_MIB;
     const struct gpu_vm vms[] = {
         {1, 1, "A", "high", 16 * GPU_MIB, device},
-        {GPU_VM_BACKGROUND, GPU_BACKGROUNDS, "A", "low", 16 * GPU_MIB, device},
+        {GPU_VM_BACKGROUND, g->backgrounds, "A", "low", 16 * GPU_MIB, device},
         {GPU_VM_CHURN, 1, "A", "medium", GPU_MIB, 0},
         {0},
     };
@@ -180,7 +181,7 @@ static void phase_priority(struct gpu *g, uint32_t reserve_sms)
     snprintf(options, sizeof(options), "reserve_sms=%u", reserve_sms);
     snprintf(name, sizeof(name), "high priority beside low, %u SMs in reserve", reserve_sms);
     struct gpu_daemon_config config = {.name = name,
-                                       .backend = "cuda",
+                                       .backend = g->cpu ? "cpu" : "cuda",
                                        .options = reserve_sms ? options : "",
                                        .poll_cores = 1,
                                        .heap_bytes = g->small ? 256 * GPU_MIB : 2048 * GPU_MIB,
@@ -191,27 +192,45 @@ static void phase_priority(struct gpu *g, uint32_t reserve_sms)
     }
 }
 
-static void phase_pools(struct gpu *g, bool two_gpus)
+void phase_pools(struct gpu *g, bool two_gpus)
 {
     const uint64_t device = g->small ? 16 * GPU_MIB : 256 * GPU_MIB;
     const struct gpu_vm vms[] = {
         {1, 1, "A", "medium", 16 * GPU_MIB, device},
-        {GPU_VM_BACKGROUND, GPU_BACKGROUNDS, "B", "medium", 16 * GPU_MIB, device},
+        {GPU_VM_BACKGROUND, g->backgrounds, "B", "medium", 16 * GPU_MIB, device},
         {GPU_VM_CHURN, 1, "B", "medium", GPU_MIB, 0},
         {0},
     };
-    struct gpu_daemon_config config = {.name = two_gpus ? "two pools, a GPU each" : "two pools on one GPU",
-                                       .backend = "cuda",
+    struct gpu_daemon_config config = {.name = g->cpu ? (two_gpus ? "two pools, an executor each" : "two pools on one executor")
+                                               : (two_gpus ? "two pools, a GPU each" : "two pools on one GPU"),
+                                       .backend = g->cpu ? "cpu" : "cuda",
                                        .options = two_gpus ? "" : "partition=pools",
                                        .poll_cores = 1,
                                        .two_pools = true,
                                        .two_gpus = two_gpus,
                                        .heap_bytes = g->small ? 256 * GPU_MIB : 2048 * GPU_MIB,
                                        .vms = vms};
-    if (two_gpus && g->gpus < 2)
+    if (two_gpus && g->gpus < 2 && !g->cpu)
         return;
     if (phase_start(g, &config, ISOLATION("pools"))) {
         pools_run(g, two_gpus);
+        daemon_stop(g);
+    }
+}
+
+/* The copies alone, on a daemon of their own. */
+void phase_copy(struct gpu *g)
+{
+    const struct gpu_vm vms[] = {
+        {1, 1, "A", "medium", gpu_limit(g, TENANT_COPY_H2D) + 64 * GPU_MIB, gpu_limit(g, TENANT_COPY_H2D) + 64 * GPU_MIB}, {0}};
+    const struct gpu_daemon_config config = {.name = "copies",
+                                             .backend = g->cpu ? "cpu" : "cuda",
+                                             .poll_cores = 1,
+                                             .heap_bytes = gpu_limit(g, TENANT_COPY_H2D) + 256 * GPU_MIB,
+                                             .vms = vms};
+
+    if (phase_start(g, &config, "copy/native copy/memcpy copy/vgpu")) {
+        copy_run(g);
         daemon_stop(g);
     }
 }
@@ -242,40 +261,84 @@ static void library_take(char out[PATH_MAX], const char *variable)
     snprintf(out, PATH_MAX, "%s", value ? value : "");
 }
 
-int bench_gpu_run(struct bench *b)
-{
-    struct gpu g = {.b = b,
-                    .small = b->gpu_small,
-                    .seconds = b->seconds > 0 ? b->seconds : DEFAULT_SECONDS,
-                    .reps = b->reps_given ? b->reps : DEFAULT_REPS};
-    struct sigaction old[2];
+static struct sigaction old_actions[2];
 
-    if (!bench_sibling(g.tenant, "bench/vgpu-bench-tenant")) {
-        fprintf(b->text, "SKIPPED: gpu: bench/vgpu-bench-tenant is not in this build's folder\n");
+static void options_take(struct gpu *g)
+{
+    struct bench *b = g->b;
+
+    g->backgrounds = GPU_BACKGROUNDS;
+    if (b->vms.n)
+        g->backgrounds = b->vms.value[0] < GPU_BACKGROUNDS_MAX ? (uint32_t)b->vms.value[0] : GPU_BACKGROUNDS_MAX;
+    for (uint32_t i = 0; i < b->payload.n; i++) {
+        gpu_copy_sizes[i] = (uint64_t)b->payload.value[i];
+        gpu_copy_sizes[i + 1] = 0;
+    }
+    if (!b->warm_up_given) /* each measurement warms up by itself */
+        b->warm_up = 0;
+}
+
+int gpu_begin(struct gpu *g, struct bench *b, const char *suite, bool cpu_too)
+{
+    *g = (struct gpu){.b = b,
+                      .suite = suite,
+                      .small = b->gpu_small,
+                      .seconds = b->duration > 0 ? b->duration : b->seconds > 0 ? b->seconds : DEFAULT_SECONDS,
+                      .reps = b->reps_given ? (int)b->reps : DEFAULT_REPS};
+    if (!bench_sibling(g->tenant, "bench/vgpu-bench-tenant")) {
+        fprintf(b->text, "SKIPPED: %s: bench/vgpu-bench-tenant is not in this build's folder\n", suite);
         return BENCH_SKIPPED;
     }
     /* For trying the suite out without a GPU: another driver than the system's. */
-    library_take(g.driver, "VGPU_BENCH_CUDA_DRIVER");
-    library_take(g.cublas, "VGPU_BENCH_CUBLAS");
-    if (probe(&g))
-        return BENCH_SKIPPED;
-    g.wait[CREW_NATIVE] = g.wait[CREW_MPS] = TENANT_VALUE;
-    cores_choose(&g);
-    fprintf(b->text, "gpu: %d rounds, %.2f s a measurement\n", g.reps, g.seconds);
-    catch_signals(old, true);
-    g.began_ns = vgpu_now_ns();
-    run_all(&g);
-    mps_stop(&g);
-    daemon_stop(&g);
-    crew_end_all(&g);
-    catch_signals(old, false);
-    fprintf(b->text, "gpu: took %.0f s\n", (double)(vgpu_now_ns() - g.began_ns) / 1e9);
-    gpu_report(&g);
+    library_take(g->driver, "VGPU_BENCH_CUDA_DRIVER");
+    library_take(g->cublas, "VGPU_BENCH_CUBLAS");
+    if (probe(g)) {
+        if (!cpu_too)
+            return BENCH_SKIPPED;
+        if (b->engine) {
+            fprintf(stderr, "vgpu-bench: %s: --engine is of the cuda backend, and there is no GPU here\n", suite);
+            return -ENODEV;
+        }
+        g->cpu = true;
+        fprintf(b->text, "%s: on the CPU backend: what it shows is how the host shares, not a GPU\n", suite);
+    }
+    g->wait[CREW_NATIVE] = g->wait[CREW_MPS] = TENANT_VALUE;
+    options_take(g);
+    cores_choose(g);
+    g->judged &= !g->cpu;
+    fprintf(b->text, "%s: %d rounds, %.2f s a measurement\n", suite, g->reps, g->seconds);
+    gpu_interrupted = 0;
+    catch_signals(old_actions, true);
+    g->began_ns = vgpu_now_ns();
+    return 0;
+}
+
+int gpu_finish(struct gpu *g)
+{
+    struct bench *b = g->b;
+
+    mps_stop(g);
+    daemon_stop(g);
+    crew_end_all(g);
+    catch_signals(old_actions, false);
+    fprintf(b->text, "%s: took %.0f s\n", g->suite, (double)(vgpu_now_ns() - g->began_ns) / 1e9);
+    gpu_report(g);
     if (gpu_interrupted)
-        fprintf(b->text, "gpu: interrupted\n");
-    if (g.failed)
-        fprintf(b->text, "gpu: %d measurements FAILED, see above\n", g.failed);
-    return gpu_interrupted ? -EINTR : g.failed ? -EIO : 0;
+        fprintf(b->text, "%s: interrupted\n", g->suite);
+    if (g->failed)
+        fprintf(b->text, "%s: %d measurements FAILED, see above\n", g->suite, g->failed);
+    return gpu_interrupted ? -EINTR : g->failed ? -EIO : 0;
+}
+
+int bench_gpu_run(struct bench *b)
+{
+    struct gpu g;
+    int rc = gpu_begin(&g, b, "gpu", false);
+
+    if (rc)
+        return rc;
+    run_all(&g);
+    return gpu_finish(&g);
 }
 
 void bench_gpu_list(FILE *to)

@@ -127,7 +127,7 @@ static void host_cell(struct gpu *g, const char *subject, bool null, uint32_t de
 
 void tenants_null_run(struct gpu *g)
 {
-    for (g->b->round = 0; g->b->round < g->reps && !gpu_interrupted; g->b->round++)
+    gpu_rounds(g)
         for (int i = 0; i < 2; i++)
             host_cell(g, "vgpu-null", true, i ? GPU_DEPTH : 1);
 }
@@ -174,7 +174,7 @@ void tenants_run(struct gpu *g)
     if (g->b->filter && !strstr(GPU_TENANTS_NAMES, g->b->filter))
         return;
     forms_choose(g);
-    for (g->b->round = 0; g->b->round < g->reps && !gpu_interrupted; g->b->round++)
+    gpu_rounds(g)
         tenants_round(g);
     /* Contexts that are not needed any more. */
     mps_stop(g);
@@ -183,7 +183,7 @@ void tenants_run(struct gpu *g)
 /* The same guests with two poll cores in vgpud. */
 void tenants_two_poll_cores_run(struct gpu *g)
 {
-    for (g->b->round = 0; g->b->round < g->reps && !gpu_interrupted; g->b->round++)
+    gpu_rounds(g)
         for (int i = 0; i < 2; i++) {
             uint32_t depth = i ? GPU_DEPTH : 1;
             struct gpu_cell c = {.bench = "gpu.tenants",

@@ -11,19 +11,21 @@
 #include <unistd.h>
 
 struct path_clients {
-    struct sockaddr_un to;
+    char to[sizeof(((struct sockaddr_un *)0)->sun_path)];
     uint32_t count;
     uint32_t stop;
     uint64_t asked, refused;
     pthread_t threads[PATH_CLIENTS_MAX];
 };
 
-/* The daemon answers one request a connection and closes it. */
-static bool ask(const struct path_clients *c, const char *request)
+bool path_ask(const char *socket_path, const char *request)
 {
+    struct sockaddr_un to = {.sun_family = AF_UNIX};
     char answer[4096], first[12] = "";
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    bool good = fd >= 0 && connect(fd, (const struct sockaddr *)&c->to, sizeof(c->to)) == 0 &&
+
+    strncpy(to.sun_path, socket_path, sizeof(to.sun_path) - 1);
+    bool good = fd >= 0 && connect(fd, (const struct sockaddr *)&to, sizeof(to)) == 0 &&
                 write(fd, request, strlen(request)) == (ssize_t)strlen(request);
     size_t had = 0;
     ssize_t n;
@@ -44,7 +46,7 @@ static void *client_main(void *arg)
     struct path_clients *c = arg;
 
     for (uint32_t i = 0; !__atomic_load_n(&c->stop, __ATOMIC_RELAXED); i++) {
-        bool good = ask(c, requests[i % 4]);
+        bool good = path_ask(c->to, requests[i % 4]);
         __atomic_fetch_add(good ? &c->asked : &c->refused, 1, __ATOMIC_RELAXED);
     }
     return NULL;
@@ -58,8 +60,7 @@ struct path_clients *path_clients_start(const struct bench *b, const char *socke
 
     if (!c)
         return NULL;
-    c->to.sun_family = AF_UNIX;
-    strncpy(c->to.sun_path, socket_path, sizeof(c->to.sun_path) - 1);
+    strncpy(c->to, socket_path, sizeof(c->to) - 1);
     /* Not where guest, poll core and executor are, if there are others. */
     CPU_ZERO(&cpus);
     for (int i = b->n_cores > 3 ? 3 : 0; i < b->n_cores; i++)

@@ -80,9 +80,9 @@ static void visit(struct path_load *load, struct rig_guest *g, struct vgpu_slot 
         g->done++;
     }
     load->count += got;
-    if (g->sent - g->done + PATH_BURST > cap || vgpu_prod_room(&g->sq, PATH_BURST) < PATH_BURST)
+    if (g->sent - g->done + load->burst > cap || vgpu_prod_room(&g->sq, load->burst) < load->burst)
         return;
-    for (uint32_t i = 0; i < PATH_BURST; i++) {
+    for (uint32_t i = 0; i < load->burst; i++) {
         pool[i].w[0] = nop_word(g->sent++);
         vgpu_prod_put(&g->sq, &pool[i]);
     }
@@ -107,6 +107,8 @@ void path_stream_main(void *arg)
 
     if (cap > PATH_OUTSTANDING_MAX / load->vms)
         cap = PATH_OUTSTANDING_MAX / load->vms;
+    if (cap < load->burst) /* many VMs: one burst of each */
+        cap = load->burst;
     memset(pool, 0, sizeof(pool));
     while (sending || outstanding(load)) {
         for (uint32_t i = load->first; i < load->vms; i += load->step)

@@ -16,12 +16,29 @@
 
 const uint32_t path_idle_counts[PATH_IDLE_COUNTS] = {1, 8, 64, 256, IDLE_VMS_MAX};
 
-/* VMs attached, and how many of them send. */
-struct mix {
-    uint32_t attached, active;
-};
-static const struct mix mixes[] = {{1, 1}, {8, 1}, {64, 1}, {8, 8}, {64, 64}};
-#define MIXES (sizeof(mixes) / sizeof(mixes[0]))
+struct path_plan path_plan;
+
+uint32_t path_mixes(struct path_mix out[PATH_MIXES_MAX])
+{
+    static const struct path_mix own[] = {{1, 1}, {8, 1}, {64, 1}, {8, 8}, {64, 64}};
+    uint32_t n = 0;
+
+    if (!path_plan.n_vms)
+        for (; n < sizeof(own) / sizeof(own[0]); n++)
+            out[n] = own[n];
+    for (uint32_t i = 0; i < path_plan.n_vms; i++) {
+        out[n++] = (struct path_mix){path_plan.vms[i], 1};
+        if (path_plan.vms[i] > 1)
+            out[n++] = (struct path_mix){path_plan.vms[i], path_plan.vms[i]};
+    }
+    return n;
+}
+
+/* The most VMs that anything is measured with; without --vms the suite's. */
+static uint32_t vms_most(void)
+{
+    return path_plan.n_vms ? path_plan.vms[path_plan.n_vms - 1] : PATH_VMS_MAX;
+}
 
 extern const struct ring_subject ring_floor;
 
@@ -59,7 +76,8 @@ static void loads_reset(struct run *run, uint32_t *running, uint32_t threads, ui
     *running = threads;
     for (uint32_t i = 0; i < PATH_THREADS_MAX; i++)
         run->loads[i] = (struct path_load){.rig = run->rig, .first = i, .step = threads, .vms = active,
-                                           .ticks = run->ticks, .running = running, .hist = &run->hists[i]};
+                                           .burst = PATH_BURST, .ticks = run->ticks, .running = running,
+                                           .hist = &run->hists[i]};
 }
 
 static void record_latency(struct run *run, const char *bench, const char *subject, const char *params,
@@ -136,20 +154,20 @@ static int measure_rtt(struct run *run, bool in_process, uint32_t attached)
 }
 
 /* Latency under a load that does not wait for answers. */
-static int measure_open(struct run *run, bool in_process, double rate)
+static int measure_open(struct run *run, bool in_process, double rate, uint32_t vms)
 {
     const char *subject = subject_of(in_process);
     char params[PATH_PARAMS_BYTES];
     uint32_t running;
 
-    loads_reset(run, &running, 1, 1);
+    loads_reset(run, &running, 1, vms);
     run->loads[0].rate = rate;
-    rig_publish(run->rig, 1, in_process);
+    rig_publish(run->rig, vms, in_process);
     int err = path_team(run, in_process, 1, path_open_main);
     const struct path_load *load = &run->loads[0];
     if (err || !sound(run, "path.open", subject, load->errors, load->count))
         return err;
-    record_latency(run, "path.open", subject, path_open_params(params, rate), load->hist);
+    record_latency(run, "path.open", subject, path_open_params(params, rate, vms), load->hist);
     bench_record(run->b, "path.open", subject, params, "reached", "M/s",
                  (double)load->count * (double)vgpu_clock.ticks_hz / (double)load->took / 1e6);
     return 0;
@@ -164,7 +182,7 @@ static uint32_t guest_threads(const struct bench *b, bool in_process, uint32_t a
     return cores < active ? cores : active;
 }
 
-static int measure_stream(struct run *run, bool in_process, const struct mix *mix)
+static int measure_stream(struct run *run, bool in_process, const struct path_mix *mix, uint32_t burst)
 {
     uint32_t threads = guest_threads(run->b, in_process, mix->active);
     const char *subject = subject_of(in_process);
@@ -173,6 +191,8 @@ static int measure_stream(struct run *run, bool in_process, const struct mix *mi
     uint32_t running;
 
     loads_reset(run, &running, threads, mix->active);
+    for (uint32_t i = 0; i < threads; i++)
+        run->loads[i].burst = burst;
     rig_publish(run->rig, mix->attached, in_process);
     int err = path_team(run, in_process, threads, path_stream_main);
     for (uint32_t i = 0; i < threads; i++) {
@@ -180,17 +200,18 @@ static int measure_stream(struct run *run, bool in_process, const struct mix *mi
         count += run->loads[i].count;
     }
     if (!err && sound(run, "path.stream", subject, errors, count))
-        record_rate(run, subject, path_params(params, mix->attached, mix->active, PATH_BURST), run->loads, threads);
+        record_rate(run, subject, path_params(params, mix->attached, mix->active, burst), run->loads, threads);
     return err;
 }
 
-static int measure_bare(struct run *run, bool completions)
+static int measure_bare(struct run *run, bool completions, uint32_t burst)
 {
     const char *subject = completions ? "ring+answer" : "ring";
     char params[PATH_PARAMS_BYTES];
     uint32_t running;
 
     loads_reset(run, &running, 2, 1);
+    run->loads[0].burst = burst;
     struct path_bare bare = {.guest = &run->loads[0], .host = &run->loads[1], .completions = completions};
     path_bare_init(&bare);
     bench_thread_fn *const fn[] = {path_bare_guest_main, path_bare_host_main};
@@ -198,7 +219,7 @@ static int measure_bare(struct run *run, bool completions)
     int err = bench_team_run(run->b, run->b->cores, 2, fn, arg);
     struct path_load *load = completions ? bare.guest : bare.host;
     if (!err && sound(run, "path.stream", subject, load->errors, load->count))
-        record_rate(run, subject, path_params(params, 0, 0, PATH_BURST), load, 1);
+        record_rate(run, subject, path_params(params, 0, 0, burst), load, 1);
     return err;
 }
 
@@ -263,42 +284,16 @@ static int measure_daemon(struct run *run, bool in_process, bool stream)
     return 0;
 }
 
-/* One descriptor in flight through the daemon, while administrators ask it. */
-static int measure_control(struct run *run, bool in_process, uint32_t clients)
-{
-    const char *subject = in_process ? "vgpud" : "vgpud-split";
-    struct path_daemon *d = run->daemon[!in_process];
-    char params[PATH_PARAMS_BYTES], at[PATH_PARAMS_BYTES];
-    uint64_t refused = 0, asked = 0;
-    uint32_t running;
-
-    if (!d)
-        return 0;
-    loads_reset(run, &running, 1, 1);
-    struct path_clients *c = clients ? path_clients_start(run->b, path_daemon_control(d, at), clients) : NULL;
-    int err = path_daemon_measure(d, run->b, false, &run->loads[0]);
-    if (c)
-        asked = path_clients_stop(c, &refused);
-    if (err || !sound(run, "path.control", subject, run->loads[0].errors + refused, run->loads[0].count + asked))
-        return 0;
-    path_control_params(params, clients);
-    record_latency(run, "path.control", subject, params, run->loads[0].hist);
-    if (clients)
-        bench_record(run->b, "path.control", subject, params, "requests", "1/s",
-                     (double)asked * (double)vgpu_clock.ticks_hz / (double)run->loads[0].took);
-    return 0;
-}
-
 /* ---- cells: what is measured in one round, one after the other ---- */
-enum cell_kind { CELL_FLOOR, CELL_RTT, CELL_BARE, CELL_STREAM, CELL_OPEN, CELL_DAEMON, CELL_CONTROL };
+enum cell_kind { CELL_FLOOR, CELL_RTT, CELL_BARE, CELL_STREAM, CELL_OPEN, CELL_DAEMON };
 struct cell {
     enum cell_kind kind;
     bool in_process; /* CELL_FLOOR: two lines, not three. CELL_BARE: no completions */
     bool stream;     /* CELL_DAEMON */
-    struct mix mix;
-    double rate; /* CELL_OPEN; CELL_CONTROL: clients */
+    struct path_mix mix;
+    double rate; /* CELL_OPEN; CELL_BARE, CELL_STREAM: burst */
 };
-#define CELLS_MAX 32
+#define CELLS_MAX 512
 struct cells {
     struct cell cell[CELLS_MAX];
     int n;
@@ -308,10 +303,30 @@ static void cell_add(struct cells *c, const struct bench *b, const char *measure
                      struct cell cell)
 {
     bool floor = cell.kind == CELL_FLOOR || cell.kind == CELL_BARE; /* what the others are held against stays in */
+    bool open = cell.kind == CELL_OPEN;
 
-    if (floor ? !b->filter || strstr(b->filter, measurement) || b->filter[0] == '/'
-              : bench_wanted(b, measurement, subject))
+    if (b->load && open != !strcmp(b->load, "open"))
+        return;
+    if ((floor ? !b->filter || strstr(b->filter, measurement) || b->filter[0] == '/'
+               : bench_wanted(b, measurement, subject)) &&
+        c->n < CELLS_MAX)
         c->cell[c->n++] = cell;
+}
+
+static void streams_add(struct cells *c, const struct bench *b, bool in_process)
+{
+    struct path_mix mixes[PATH_MIXES_MAX];
+    uint32_t n = path_mixes(mixes);
+
+    for (uint32_t k = 0; k < path_plan.n_bursts; k++) {
+        double burst = path_plan.bursts[k];
+        if (in_process) {
+            cell_add(c, b, "stream", "ring", (struct cell){CELL_BARE, true, true, {0, 0}, burst});
+            cell_add(c, b, "stream", "ring+answer", (struct cell){CELL_BARE, false, true, {0, 0}, burst});
+        }
+        for (uint32_t i = 0; i < n; i++)
+            cell_add(c, b, "stream", subject_of(in_process), (struct cell){CELL_STREAM, in_process, true, mixes[i], burst});
+    }
 }
 
 static void cells_fill(struct cells *c, const struct bench *b, bool in_process)
@@ -320,20 +335,19 @@ static void cells_fill(struct cells *c, const struct bench *b, bool in_process)
     const char *daemon = in_process ? "vgpud" : "vgpud-split";
 
     cell_add(c, b, latency, "floor", (struct cell){CELL_FLOOR, in_process, false, {0, 0}, 0});
-    cell_add(c, b, latency, subject, (struct cell){CELL_RTT, in_process, false, {1, 1}, 0});
-    cell_add(c, b, latency, subject, (struct cell){CELL_RTT, in_process, false, {PATH_VMS_MAX, 1}, 0});
-    cell_add(c, b, latency, daemon, (struct cell){CELL_DAEMON, in_process, false, {1, 1}, 0});
-    if (in_process) {
-        cell_add(c, b, "stream", "ring", (struct cell){CELL_BARE, true, true, {0, 0}, 0});
-        cell_add(c, b, "stream", "ring+answer", (struct cell){CELL_BARE, false, true, {0, 0}, 0});
+    if (!path_plan.n_vms) {
+        cell_add(c, b, latency, subject, (struct cell){CELL_RTT, in_process, false, {1, 1}, 0});
+        cell_add(c, b, latency, subject, (struct cell){CELL_RTT, in_process, false, {PATH_VMS_MAX, 1}, 0});
     }
-    for (size_t i = 0; i < MIXES; i++)
-        cell_add(c, b, "stream", subject, (struct cell){CELL_STREAM, in_process, true, mixes[i], 0});
-    for (uint32_t i = 0; i < PATH_OPEN_RATES; i++)
-        cell_add(c, b, "open", subject, (struct cell){CELL_OPEN, in_process, false, {1, 1}, path_open_rates[i]});
+    for (uint32_t i = 0; i < path_plan.n_vms; i++)
+        cell_add(c, b, latency, subject, (struct cell){CELL_RTT, in_process, false, {path_plan.vms[i], 1}, 0});
+    cell_add(c, b, latency, daemon, (struct cell){CELL_DAEMON, in_process, false, {1, 1}, 0});
+    streams_add(c, b, in_process);
+    for (uint32_t i = 0; i < path_plan.n_rates; i++)
+        for (uint32_t k = 0; k == 0 || k < path_plan.n_vms; k++)
+            cell_add(c, b, "open", subject, (struct cell){CELL_OPEN, in_process, false,
+                                                          {path_plan.n_vms ? path_plan.vms[k] : 1, 0}, path_plan.rates[i]});
     cell_add(c, b, "stream", daemon, (struct cell){CELL_DAEMON, in_process, true, {1, 1}, 0});
-    cell_add(c, b, "control", daemon, (struct cell){CELL_CONTROL, in_process, false, {1, 1}, 0});
-    cell_add(c, b, "control", daemon, (struct cell){CELL_CONTROL, in_process, false, {1, 1}, PATH_CLIENTS});
 }
 
 static int run_cell(struct run *run, const struct cell *c)
@@ -344,15 +358,13 @@ static int run_cell(struct run *run, const struct cell *c)
     case CELL_RTT:
         return measure_rtt(run, c->in_process, c->mix.attached);
     case CELL_BARE:
-        return measure_bare(run, !c->in_process);
+        return measure_bare(run, !c->in_process, (uint32_t)c->rate);
     case CELL_STREAM:
-        return measure_stream(run, c->in_process, &c->mix);
+        return measure_stream(run, c->in_process, &c->mix, (uint32_t)c->rate);
     case CELL_OPEN:
-        return measure_open(run, c->in_process, c->rate);
+        return measure_open(run, c->in_process, c->rate, c->mix.attached);
     case CELL_DAEMON:
         return measure_daemon(run, c->in_process, c->stream);
-    case CELL_CONTROL:
-        return measure_control(run, c->in_process, (uint32_t)c->rate);
     }
     return -EINVAL;
 }
@@ -360,7 +372,7 @@ static int run_cell(struct run *run, const struct cell *c)
 /* ---- the suite ---- */
 static int run_open(struct run *run)
 {
-    struct rig_params params = {.vms = PATH_VMS_MAX, .ring_slots = PATH_SLOTS, .in_flight = PATH_SLOTS, .window = 256,
+    struct rig_params params = {.vms = vms_most(), .ring_slots = path_plan.slots, .in_flight = path_plan.slots, .window = 256,
                                 .burst = PATH_BURST, .budget = 64, .handles = 1024, .backend = "null"};
     struct rig_params idle = {.vms = IDLE_VMS_MAX, .ring_slots = IDLE_SLOTS, .in_flight = IDLE_SLOTS, .window = 256,
                               .burst = PATH_BURST, .budget = 64, .handles = 1, .backend = "null"};
@@ -407,7 +419,7 @@ static void daemons_start(struct run *run, const struct cells *cells)
 
     for (int i = 0; i < cells->n; i++) {
         int split = !cells->cell[i].in_process;
-        if ((cells->cell[i].kind != CELL_DAEMON && cells->cell[i].kind != CELL_CONTROL) || tried[split])
+        if (cells->cell[i].kind != CELL_DAEMON || tried[split])
             continue;
         tried[split] = true;
         run->daemon[split] = path_daemon_start(b, b->cores[1], split ? b->cores[2] : -1);
@@ -417,25 +429,51 @@ static void daemons_start(struct run *run, const struct cells *cells)
 static int run_rounds(struct run *run, const struct cells *cells)
 {
     struct bench *b = run->b;
-    bool idle = bench_wanted(b, "idle", "rtc");
+    bool idle = bench_wanted(b, "idle", "rtc") && !b->load && !b->vms.n;
     int err = 0;
 
-    for (b->round = 0; b->round < b->reps && !err; b->round++) {
-        /* Another one first in each round: none always runs after the same neighbour. */
+    bench_rounds(b)
+    {
         for (int i = 0; i < cells->n && !err; i++)
-            err = run_cell(run, &cells->cell[(i + b->round) % cells->n]);
+            err = run_cell(run, &cells->cell[bench_turn(b, i, cells->n)]);
         if (idle && !err)
             err = measure_idle(run);
+        if (err)
+            break;
     }
     return err;
 }
 
+static int plan_make(const struct bench *b)
+{
+    static const double rates[] = {0.1, 1, 4, 8, 16};
+    struct path_plan *p = &path_plan;
+    uint32_t most = PATH_BURST;
+
+    *p = (struct path_plan){.slots = b->ring_slots ? b->ring_slots : PATH_SLOTS, .bursts = {PATH_BURST}, .n_bursts = 1,
+                            .n_vms = b->vms.n, .n_rates = b->rate.n ? b->rate.n : sizeof(rates) / sizeof(rates[0])};
+    for (uint32_t i = 0; i < b->vms.n; i++)
+        p->vms[i] = (uint32_t)b->vms.value[i];
+    for (uint32_t i = 0; i < b->burst.n; i++)
+        p->bursts[i] = most = (uint32_t)b->burst.value[i];
+    p->n_bursts = b->burst.n ? b->burst.n : 1;
+    for (uint32_t i = 0; i < p->n_rates; i++)
+        p->rates[i] = b->rate.n ? b->rate.value[i] / 1e6 : rates[i];
+    if (p->slots >= most)
+        return 0;
+    fprintf(stderr, "vgpu-bench: path: a burst of %u does not fit into a ring of %u slots: --burst, --ring-slots\n", most,
+            p->slots);
+    return -EINVAL;
+}
+
 int bench_path_run(struct bench *b)
 {
+    static struct cells cells;
     struct run run = {.b = b};
-    struct cells cells = {.n = 0};
-    int err = run_open(&run);
+    int err = plan_make(b);
 
+    if (!err)
+        err = run_open(&run);
     if (err)
         goto out;
     say_limits(b);
@@ -444,12 +482,10 @@ int bench_path_run(struct bench *b)
     if (b->n_cores >= 3)
         cells_fill(&cells, b, false);
     daemons_start(&run, &cells);
-    double slice_s = (b->seconds > 0 ? b->seconds : DEFAULT_SECONDS) / b->reps / (cells.n ? cells.n : 1);
-    if (slice_s > SLICE_MAX_S)
-        slice_s = SLICE_MAX_S;
+    double slice_s = bench_slice_s(b, DEFAULT_SECONDS, cells.n, SLICE_MAX_S);
     run.ticks = (uint64_t)(slice_s * (double)vgpu_clock.ticks_hz);
     fprintf(b->text, "path: %d rounds, %.1f ms a measurement, %u slots, backend null; guest on core %d, poll core %d\n\n",
-            b->reps, slice_s * 1e3, PATH_SLOTS, b->n_cores ? b->cores[0] : -1, b->n_cores > 1 ? b->cores[1] : -1);
+            (int)b->reps, slice_s * 1e3, path_plan.slots, b->n_cores ? b->cores[0] : -1, b->n_cores > 1 ? b->cores[1] : -1);
     err = run_rounds(&run, &cells);
     if (err)
         fprintf(b->text, "path: stopped: %s\n", strerror(-err));
@@ -465,11 +501,10 @@ out:
 void bench_path_list(FILE *to)
 {
     fprintf(to,
-            "  measurements: rtt, hops (from 3 cores on), stream, open, idle, control\n"
+            "  measurements: rtt, hops (from 3 cores on), stream, open, idle\n"
             "  floor              two cache lines back and forth, three in the relay\n"
             "  ring               a bare ring whose consumer validates; ring+answer: and sends completions back\n"
             "  rtc                run to completion: poll core and executor in one loop\n"
             "  split              poll core and executor on a core each (from 3 cores on)\n"
-            "  vgpud, vgpud-split the daemon as a process, and libvgpu: what users get\n"
-            "                     control: its round trip alone, and while 50 administrators ask it\n");
+            "  vgpud, vgpud-split the daemon as a process, and libvgpu: what users get\n");
 }

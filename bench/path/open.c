@@ -6,14 +6,13 @@
  * omission", G. Tene).
  */
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "bench/path/path.h"
 
 #define GAPS 4096u /* drawn once and gone through again and again; a power of two */
 #define STUCK_NS UINT64_C(5000000000)
-
-const double path_open_rates[PATH_OPEN_RATES] = {0.1, 1, 4, 8, 16};
 
 /* Gaps in ticks, with this mean. The seed is fixed: each round has the same schedule. */
 static void gaps_fill(double gaps[GAPS], double mean)
@@ -32,54 +31,87 @@ static void gaps_fill(double gaps[GAPS], double mean)
         gaps[i] *= mean * GAPS / sum;
 }
 
-/* Takes what has come; false: something is wrong. */
-static void take(struct path_load *load, struct rig_guest *g, const uint64_t *due)
+/* What the VMs of one schedule share. */
+struct schedule {
+    struct path_load *load;
+    uint64_t *due; /* [vms][slots]: of what is outstanding */
+    uint64_t outstanding;
+};
+
+static uint64_t *due_of(const struct schedule *s, uint32_t vm, uint64_t number)
 {
+    uint32_t slots = s->load->rig->params.ring_slots;
+
+    return &s->due[(uint64_t)vm * slots + number % slots];
+}
+
+/* Takes what has come for one VM. */
+static void take(struct schedule *s, uint32_t vm)
+{
+    struct path_load *load = s->load;
+    struct rig_guest *g = &load->rig->guests[vm];
     struct vgpu_slot cpl[PATH_BURST];
     uint32_t got = vgpu_cons_pop(&g->cq, cpl, PATH_BURST);
     uint64_t now = got ? vgpu_ticks() : 0;
 
     for (uint32_t i = 0; i < got; i++) {
         const struct vgpu_cpl *c = (const struct vgpu_cpl *)&cpl[i];
-        uint64_t at = due[g->done % PATH_SLOTS];
+        uint64_t at = *due_of(s, vm, g->done);
         load->errors += c->tag != (uint32_t)g->done || c->status != VGPU_OK || c->sq_pos != g->sq_start + g->done;
         bench_hist_add(load->hist, now > at ? now - at : 0);
         g->done++;
     }
     load->count += got;
+    s->outstanding -= got;
 }
 
+static bool give(struct schedule *s, uint32_t vm, uint64_t due)
+{
+    struct rig_guest *g = &s->load->rig->guests[vm];
+    struct vgpu_slot nop = {{0}, 0};
+
+    if (g->sent - g->done >= g->cap || vgpu_prod_room(&g->sq, 1) < 1)
+        return false;
+    nop.w[0] = (uint64_t)VGPU_OP_NOP | (uint64_t)(uint32_t)g->sent << 32;
+    *due_of(s, vm, g->sent) = due;
+    vgpu_prod_put(&g->sq, &nop);
+    g->sent++;
+    s->outstanding++;
+    return true;
+}
+
+/* One thread plays all VMs: what falls due goes to each in turn. */
 void path_open_main(void *arg)
 {
     static double gaps[GAPS];
-    static uint64_t due[PATH_SLOTS]; /* of what is outstanding */
     struct path_load *load = arg;
-    struct rig_guest *g = &load->rig->guests[load->first];
-    struct vgpu_slot nop = {{0}, 0};
+    struct schedule s = {.load = load};
     uint64_t number = 0, from, now, end, progress;
+    uint32_t vm = 0, look = 0;
 
+    s.due = malloc((size_t)load->vms * load->rig->params.ring_slots * sizeof(*s.due));
+    load->errors += s.due == NULL;
     gaps_fill(gaps, (double)vgpu_clock.ticks_hz / (load->rate * 1e6));
     from = progress = now = vgpu_ticks();
     end = from + load->ticks;
     double next = (double)from;
-    while (now < end || g->done < g->sent) {
+    while (s.due && (now < end || s.outstanding)) {
         uint64_t before = load->count;
-        if ((double)now >= next && next < (double)end && g->sent - g->done < g->cap && vgpu_prod_room(&g->sq, 1) >= 1) {
-            nop.w[0] = (uint64_t)VGPU_OP_NOP | (uint64_t)(uint32_t)g->sent << 32;
-            due[g->sent % PATH_SLOTS] = (uint64_t)next;
-            vgpu_prod_put(&g->sq, &nop);
-            g->sent++;
+        if ((double)now >= next && next < (double)end && give(&s, vm, (uint64_t)next)) {
             next += gaps[number++ % GAPS];
+            vm = vm + 1 < load->vms ? vm + 1 : 0;
         }
-        take(load, g, due);
+        take(&s, look);
+        look = look + 1 < load->vms ? look + 1 : 0;
         now = vgpu_ticks();
-        if (load->count != before || g->done == g->sent)
+        if (load->count != before || !s.outstanding)
             progress = now;
         if (vgpu_ticks_to_ns(now - progress) > STUCK_NS) {
             load->errors++;
             break;
         }
     }
+    free(s.due);
     load->took = load->ticks;
     if (__atomic_sub_fetch(load->running, 1, __ATOMIC_ACQ_REL) == 0)
         rig_stop(load->rig);

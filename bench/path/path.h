@@ -10,8 +10,17 @@ int bench_path_run(struct bench *b);
 void bench_path_list(FILE *to);
 
 #define PATH_SLOTS 1024u   /* of each ring: what libvgpu asks for by default */
-#define PATH_BURST 32u
+#define PATH_SLOTS_MAX 65536u
+#define PATH_BURST 32u     /* the most that is sent or taken at a time */
 #define PATH_VMS_MAX 64u
+/* What the command line asks for, in measure.c; set before the first round. */
+extern struct path_plan {
+    uint32_t slots;
+    uint32_t vms[BENCH_LIST_MAX], n_vms; /* 0: the suite's own mixes */
+    uint32_t bursts[BENCH_LIST_MAX], n_bursts;
+    double rates[BENCH_LIST_MAX]; /* millions a second */
+    uint32_t n_rates;
+} path_plan;
 #define PATH_THREADS_MAX 4u /* that play guests */
 /*
  * A stream is timed in windows of this many descriptors; its rate is that of the median window (see bench/rings). More
@@ -25,6 +34,7 @@ void bench_path_list(FILE *to);
 struct path_load {
     struct rig *rig;
     uint32_t first, step, vms; /* it plays guests first, first + step, ... below vms */
+    uint32_t burst;            /* path_stream_main, and the bare ring */
     uint64_t ticks;            /* how long to run */
     uint32_t *running;         /* threads that have not ended; the last one stops the loops */
     struct bench_hist *hist;   /* round trips in ticks, or windows */
@@ -37,8 +47,6 @@ void path_rtt_main(void *arg);    /* one descriptor in flight */
 void path_stream_main(void *arg); /* bursts, as many in flight as the host takes */
 
 void path_open_main(void *arg);   /* one at a time on a schedule; the latency counts from when each fell due */
-#define PATH_OPEN_RATES 5u
-extern const double path_open_rates[PATH_OPEN_RATES];
 
 /* A ring without a path behind it, in the rig's memory: what comes out is validated, and with `completions` answered. */
 struct path_bare {
@@ -60,8 +68,12 @@ void path_daemon_stop(struct path_daemon *d);
 int path_daemon_measure(struct path_daemon *d, struct bench *b, bool stream, struct path_load *load);
 
 const char *path_daemon_control(const struct path_daemon *d, char out[PATH_PARAMS_BYTES]); /* its control socket */
+/* Attaches as VM vm_id, sends one NOP, waits for it and detaches. 0 or -errno. Any thread. */
+int path_daemon_visit(const struct path_daemon *d, uint32_t vm_id);
 
-/* ---- control.c: administrators who ask that daemon while it is measured ---- */
+/* ---- control.c: administrators who ask that daemon over its control socket ---- */
+/* One request, a line of JSON; the daemon answers one a connection. True: it did what was asked. */
+bool path_ask(const char *socket_path, const char *request);
 #define PATH_CLIENTS 50u
 #define PATH_CLIENTS_MAX 64u
 struct path_clients;
@@ -71,11 +83,16 @@ struct path_clients *path_clients_start(const struct bench *b, const char *socke
 uint64_t path_clients_stop(struct path_clients *c, uint64_t *refused);
 
 /* ---- report.c ---- */
-const char *path_control_params(char out[PATH_PARAMS_BYTES], uint32_t clients);
 const char *path_params(char out[PATH_PARAMS_BYTES], uint32_t attached, uint32_t active, uint32_t burst);
-/* Of a load of so many million a second. */
-const char *path_open_params(char out[PATH_PARAMS_BYTES], double rate);
+/* Of a load of so many million a second, from so many VMs. */
+const char *path_open_params(char out[PATH_PARAMS_BYTES], double rate, uint32_t vms);
 void path_report(struct bench *b); /* prints, and records goals as rows of path.goal */
+/* VMs attached, and how many of them send. */
+struct path_mix {
+    uint32_t attached, active;
+};
+#define PATH_MIXES_MAX (2 * BENCH_LIST_MAX)
+uint32_t path_mixes(struct path_mix out[PATH_MIXES_MAX]); /* of streams; how many */
 extern const uint32_t path_idle_counts[];
 #define PATH_IDLE_COUNTS 5u
 

@@ -11,9 +11,9 @@ const char *path_params(char out[PATH_PARAMS_BYTES], uint32_t attached, uint32_t
 {
     if (attached || active || !burst)
         snprintf(out, PATH_PARAMS_BYTES, "{\"attached\":%u,\"active\":%u,\"burst\":%u,\"slots\":%u}", attached, active,
-                 burst, PATH_SLOTS);
+                 burst, path_plan.slots);
     else
-        snprintf(out, PATH_PARAMS_BYTES, "{\"burst\":%u,\"slots\":%u}", burst, PATH_SLOTS);
+        snprintf(out, PATH_PARAMS_BYTES, "{\"burst\":%u,\"slots\":%u}", burst, path_plan.slots);
     return out;
 }
 
@@ -29,6 +29,7 @@ static const struct bench_row *row(const struct bench *b, const char *bench, con
 static void latency_row(struct bench_table *t, const struct bench *b, const char *bench, const char *subject,
                         uint32_t attached)
 {
+    static const char *const tail[] = {"p99", "p99.9", "p99.99", "max"};
     uint32_t active = attached ? 1 : 0;
     const struct bench_row *p50 = row(b, bench, subject, attached, active, 1, "p50");
 
@@ -40,10 +41,9 @@ static void latency_row(struct bench_table *t, const struct bench *b, const char
     else
         bench_table_add(t, "-");
     bench_table_num(t, bench_median(p50), 0);
-    bench_table_num(t, bench_min(p50), 0);
-    bench_table_num(t, bench_max(p50), 0);
-    bench_table_num(t, bench_median(row(b, bench, subject, attached, active, 1, "p99")), 0);
-    bench_table_num(t, bench_median(row(b, bench, subject, attached, active, 1, "p99.9")), 0);
+    bench_table_interval(t, p50, 0);
+    for (size_t k = 0; k < sizeof(tail) / sizeof(tail[0]); k++)
+        bench_table_num(t, bench_median(row(b, bench, subject, attached, active, 1, tail[k])), 0);
     bench_table_num(t, bench_ratio(p50, row(b, bench, "floor", 0, 0, 1, "p50")), 2);
 }
 
@@ -52,56 +52,65 @@ static void latency_table(const struct bench *b, bool relay)
     const char *bench = relay ? "path.hops" : "path.rtt";
     struct bench_table t;
 
-    bench_table_init(&t, 8);
-    bench_table_names(&t, (const char *const[]){relay ? "three hops, one in flight" : "round trip, one in flight",
-                                                "VMs", "p50 ns", "min", "max", "p99 ns", "p99.9 ns", "x floor", NULL});
+    bench_table_init(&t, 9);
+    bench_table_names(&t, (const char *const[]){relay ? "three hops, one in flight" : "round trip, one in flight", "VMs",
+                                                "p50 ns", "95 %", "p99", "p99.9", "p99.99", "max", "x floor", NULL});
     int none = t.cells;
     latency_row(&t, b, bench, "floor", 0);
-    latency_row(&t, b, bench, relay ? "split" : "rtc", 1);
-    latency_row(&t, b, bench, relay ? "split" : "rtc", PATH_VMS_MAX);
+    if (!path_plan.n_vms) {
+        latency_row(&t, b, bench, relay ? "split" : "rtc", 1);
+        latency_row(&t, b, bench, relay ? "split" : "rtc", PATH_VMS_MAX);
+    }
+    for (uint32_t i = 0; i < path_plan.n_vms; i++)
+        latency_row(&t, b, bench, relay ? "split" : "rtc", path_plan.vms[i]);
     latency_row(&t, b, bench, relay ? "vgpud-split" : "vgpud", 1);
     bench_table_show(&t, none, b->text);
 }
 
-static void stream_row(struct bench_table *t, const struct bench *b, const char *subject, uint32_t attached,
-                       uint32_t active)
+static void stream_row(struct bench_table *t, const struct bench *b, const char *subject, struct path_mix mix,
+                       uint32_t burst)
 {
-    const struct bench_row *rate = row(b, "path.stream", subject, attached, active, PATH_BURST, "rate");
+    const struct bench_row *rate = row(b, "path.stream", subject, mix.attached, mix.active, burst, "rate");
 
     if (!rate)
         return;
     bench_table_add(t, "%s", subject);
-    if (attached) {
-        bench_table_add(t, "%u", attached);
-        bench_table_add(t, "%u", active);
+    bench_table_add(t, "%u", burst);
+    if (mix.attached) {
+        bench_table_add(t, "%u", mix.attached);
+        bench_table_add(t, "%u", mix.active);
     } else {
         bench_table_add(t, "-");
         bench_table_add(t, "-");
     }
     bench_table_num(t, bench_median(rate), 1);
-    bench_table_num(t, bench_min(rate), 1);
-    bench_table_num(t, bench_max(rate), 1);
-    bench_table_num(t, bench_median(row(b, "path.stream", subject, attached, active, PATH_BURST, "mean")), 1);
-    bench_table_num(t, bench_ratio(rate, row(b, "path.stream", "ring", 0, 0, PATH_BURST, "rate")), 2);
+    bench_table_interval(t, rate, 1);
+    bench_table_num(t, bench_median(row(b, "path.stream", subject, mix.attached, mix.active, burst, "mean")), 1);
+    bench_table_num(t, bench_ratio(rate, row(b, "path.stream", "ring", 0, 0, burst, "rate")), 2);
 }
 
 static void stream_table(const struct bench *b)
 {
-    static const uint32_t mixes[][2] = {{1, 1}, {8, 1}, {64, 1}, {8, 8}, {64, 64}};
+    static const struct path_mix none = {0, 0}, one = {1, 1};
+    struct path_mix mixes[PATH_MIXES_MAX];
+    uint32_t n = path_mixes(mixes);
     struct bench_table t;
 
     bench_table_init(&t, 8);
-    bench_table_names(&t, (const char *const[]){"stream of NOPs, bursts of 32", "VMs", "active", "M/s", "min", "max",
-                                                "mean", "x ring", NULL});
-    int none = t.cells;
-    stream_row(&t, b, "ring", 0, 0);
-    stream_row(&t, b, "ring+answer", 0, 0);
-    for (int split = 0; split < 2; split++) {
-        for (size_t i = 0; i < sizeof(mixes) / sizeof(mixes[0]); i++)
-            stream_row(&t, b, split ? "split" : "rtc", mixes[i][0], mixes[i][1]);
-        stream_row(&t, b, split ? "vgpud-split" : "vgpud", 1, 1);
+    bench_table_names(&t, (const char *const[]){"stream of NOPs", "burst", "VMs", "sending", "M/s", "95 %", "mean", "x ring",
+                                                NULL});
+    int heading = t.cells;
+    for (uint32_t k = 0; k < path_plan.n_bursts; k++) {
+        uint32_t burst = path_plan.bursts[k];
+        stream_row(&t, b, "ring", none, burst);
+        stream_row(&t, b, "ring+answer", none, burst);
+        for (int split = 0; split < 2; split++) {
+            for (uint32_t i = 0; i < n; i++)
+                stream_row(&t, b, split ? "split" : "rtc", mixes[i], burst);
+            stream_row(&t, b, split ? "vgpud-split" : "vgpud", one, burst);
+        }
     }
-    bench_table_show(&t, none, b->text);
+    bench_table_show(&t, heading, b->text);
 }
 
 static void idle_table(const struct bench *b)
@@ -127,81 +136,50 @@ static void idle_table(const struct bench *b)
     fputc('\n', b->text);
 }
 
-const char *path_open_params(char out[PATH_PARAMS_BYTES], double rate)
+const char *path_open_params(char out[PATH_PARAMS_BYTES], double rate, uint32_t vms)
 {
-    snprintf(out, PATH_PARAMS_BYTES, "{\"rate\":%g,\"slots\":%u}", rate, PATH_SLOTS);
+    if (vms == 1) /* as rows of before there were several */
+        snprintf(out, PATH_PARAMS_BYTES, "{\"rate\":%g,\"slots\":%u}", rate, path_plan.slots);
+    else
+        snprintf(out, PATH_PARAMS_BYTES, "{\"rate\":%g,\"slots\":%u,\"active\":%u}", rate, path_plan.slots, vms);
     return out;
+}
+
+static void open_row(struct bench_table *t, const struct bench *b, const char *subject, double rate, uint32_t vms)
+{
+    static const char *const tail[] = {"p99", "p99.9", "p99.99", "max"};
+    char params[PATH_PARAMS_BYTES];
+
+    path_open_params(params, rate, vms);
+    const struct bench_row *p50 = bench_find(b, "path.open", subject, params, "p50");
+    if (!p50)
+        return;
+    bench_table_add(t, "%s", subject);
+    bench_table_add(t, "%u", vms);
+    bench_table_num(t, rate, 2);
+    bench_table_num(t, bench_median(bench_find(b, "path.open", subject, params, "reached")), 2);
+    bench_table_num(t, bench_median(p50), 0);
+    bench_table_interval(t, p50, 0);
+    for (size_t k = 0; k < sizeof(tail) / sizeof(tail[0]); k++)
+        bench_table_num(t, bench_median(bench_find(b, "path.open", subject, params, tail[k])), 0);
 }
 
 static void open_table(const struct bench *b)
 {
-    static const char *const metrics[] = {"reached", "p50", "p99", "p99.9", "p99.99", "max"};
     struct bench_table t;
 
-    bench_table_init(&t, 8);
-    bench_table_names(&t, (const char *const[]){"open loop, due on a schedule", "M/s", "reached", "p50 ns", "p99", "p99.9",
-                                                "p99.99", "max", NULL});
+    bench_table_init(&t, 10);
+    bench_table_names(&t, (const char *const[]){"open loop, due on a schedule", "VMs", "M/s", "reached", "p50 ns", "95 %",
+                                                "p99", "p99.9", "p99.99", "max", NULL});
     int none = t.cells;
     for (int split = 0; split < 2; split++)
-        for (uint32_t i = 0; i < PATH_OPEN_RATES; i++) {
-            const char *subject = split ? "split" : "rtc";
-            char params[PATH_PARAMS_BYTES];
-            path_open_params(params, path_open_rates[i]);
-            if (!bench_find(b, "path.open", subject, params, "p50"))
-                continue;
-            bench_table_add(&t, "%s", subject);
-            bench_table_num(&t, path_open_rates[i], 1);
-            for (size_t k = 0; k < sizeof(metrics) / sizeof(metrics[0]); k++)
-                bench_table_num(&t, bench_median(bench_find(b, "path.open", subject, params, metrics[k])), k ? 0 : 2);
-        }
-    bench_table_show(&t, none, b->text);
-}
-
-const char *path_control_params(char out[PATH_PARAMS_BYTES], uint32_t clients)
-{
-    snprintf(out, PATH_PARAMS_BYTES, "{\"clients\":%u,\"slots\":%u}", clients, PATH_SLOTS);
-    return out;
-}
-
-static void control_table(const struct bench *b)
-{
-    static const char *const metrics[] = {"p50", "p99", "p99.9", "max", "requests"};
-    struct bench_table t;
-
-    bench_table_init(&t, 7);
-    bench_table_names(&t, (const char *const[]){"beside administrators", "clients", "p50 ns", "p99", "p99.9", "max",
-                                                "requests/s", NULL});
-    int none = t.cells;
-    for (int split = 0; split < 2; split++)
-        for (uint32_t clients = 0; clients <= PATH_CLIENTS; clients += PATH_CLIENTS) {
-            const char *subject = split ? "vgpud-split" : "vgpud";
-            char params[PATH_PARAMS_BYTES];
-            path_control_params(params, clients);
-            if (!bench_find(b, "path.control", subject, params, "p50"))
-                continue;
-            bench_table_add(&t, "%s", subject);
-            bench_table_num(&t, clients, 0);
-            for (size_t k = 0; k < sizeof(metrics) / sizeof(metrics[0]); k++)
-                bench_table_num(&t, bench_median(bench_find(b, "path.control", subject, params, metrics[k])), 0);
-        }
+        for (uint32_t k = 0; k == 0 || k < path_plan.n_vms; k++)
+            for (uint32_t i = 0; i < path_plan.n_rates; i++)
+                open_row(&t, b, split ? "split" : "rtc", path_plan.rates[i], path_plan.n_vms ? path_plan.vms[k] : 1);
     bench_table_show(&t, none, b->text);
 }
 
 /* ---- Goals ---- */
-/* With fewer cores the clients take time from what is measured: that says nothing of the daemon. */
-static void control_goals(struct bench_goals *g)
-{
-    char with[PATH_PARAMS_BYTES], without[PATH_PARAMS_BYTES];
-
-    if (g->b->n_cores < 8)
-        return;
-    path_control_params(with, PATH_CLIENTS);
-    path_control_params(without, 0);
-    bench_goal(g, "beside 50 administrators, p99", "without them", true, 1.05,
-               bench_find(g->b, "path.control", "vgpud-split", with, "p99"),
-               bench_find(g->b, "path.control", "vgpud-split", without, "p99"));
-}
-
 static void latency_goals(struct bench_goals *g)
 {
     const struct bench *b = g->b;
@@ -247,13 +225,11 @@ void path_report(struct bench *b)
     latency_table(b, true);
     stream_table(b);
     open_table(b);
-    control_table(b);
     idle_table(b);
     bench_goals_begin(&g, b, "path", true, !b->filter);
     latency_goals(&g);
     stream_goals(&g, "rtc");
     stream_goals(&g, "split");
     idle_goals(&g);
-    control_goals(&g);
     bench_goals_end(&g, "ratios are medians of each round's");
 }

@@ -17,6 +17,7 @@
 #include "guest-lib/vgpu.h"
 
 #define READY_MS 30000
+#define CAPACITY 1024u /* VMs of the pool: suite control registers many */
 #define STUCK_NS UINT64_C(5000000000)
 
 struct path_daemon {
@@ -40,8 +41,9 @@ static int config_write(const struct path_daemon *d, const char *executor, int p
             "paths:\n  run_dir: %s/run\n  state_dir: %s/state\n  executor: %s\n"
             "poll_cores:\n  cpus: [%d]\n"
             "executors:\n  - name: E\n    backend: \"null\"\n    cpu: %s\n    in_process: %s\n"
-            "pools:\n  - name: A\n    executor: E\n",
-            d->dir, d->dir, executor, poll_cpu, cpu, executor_cpu < 0 ? "true" : "false");
+            "pools:\n  - name: A\n    executor: E\n    capacity: %u\n",
+            d->dir, d->dir, executor, poll_cpu, cpu, executor_cpu < 0 ? "true" : "false",
+            CAPACITY);
     return fclose(f) ? -errno : 0;
 }
 
@@ -103,7 +105,8 @@ static int vm_register(const struct path_daemon *d, char *ctl)
 static int attach(struct path_daemon *d, struct bench *b)
 {
     char sock[128], token[128], error[256] = "";
-    struct vgpu_options options = {.vm_id = 1, .socket_path = sock, .token_path = token};
+    struct vgpu_options options = {.vm_id = 1, .socket_path = sock, .token_path = token,
+                                   .ring_slots = path_plan.slots};
     struct vgpu_properties props;
 
     snprintf(sock, sizeof(sock), "%s/run/attach.sock", d->dir);
@@ -115,7 +118,8 @@ static int attach(struct path_daemon *d, struct bench *b)
         fprintf(b->text, "vgpud: %s\n", error);
         return rc;
     }
-    d->cap = props.max_in_flight < PATH_SLOTS ? props.max_in_flight : PATH_SLOTS;
+    uint32_t slots = path_plan.slots ? path_plan.slots : PATH_SLOTS;
+    d->cap = props.max_in_flight < slots ? props.max_in_flight : slots;
     return 0;
 }
 
@@ -123,6 +127,26 @@ const char *path_daemon_control(const struct path_daemon *d, char out[PATH_PARAM
 {
     snprintf(out, PATH_PARAMS_BYTES, "%s/run/control.sock", d->dir);
     return out;
+}
+
+int path_daemon_visit(const struct path_daemon *d, uint32_t vm_id)
+{
+    char sock[128], token[128], error[256] = "";
+    struct vgpu_options options = {.vm_id = vm_id, .socket_path = sock, .token_path = token};
+    struct vgpu_request nop = {.opcode = VGPU_OP_NOP};
+    struct vgpu_completion out;
+    struct vgpu *v;
+
+    snprintf(sock, sizeof(sock), "%s/run/attach.sock", d->dir);
+    snprintf(token, sizeof(token), "%s/run/tokens/vm-%u.token", d->dir, vm_id);
+    int rc = vgpu_open(&options, &v, error, sizeof(error));
+    if (rc)
+        return rc;
+    rc = vgpu_submit(v, &nop, NULL);
+    if (rc == 0)
+        rc = vgpu_wait(v, &out, 1, STUCK_NS) == 1 && out.status == VGPU_OK ? 0 : -EIO;
+    vgpu_close(v);
+    return rc;
 }
 
 static void log_show(const struct path_daemon *d, FILE *to)

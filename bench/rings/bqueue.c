@@ -7,14 +7,14 @@
  */
 #include "bench/rings/rings.h"
 
-#define BATCH 64u
+#define BATCH 64u /* or the whole of a smaller ring */
 
 struct q {
     struct vgpu_slot *slots VGPU_ALIGNED(128); /* seq: 1 full, 0 empty */
-    uint32_t mask;
+    uint32_t mask, batch;
     uint32_t head, head_limit; /* producer: slots in [head, head_limit) are known to be empty */
     struct vgpu_slot *cons_slots VGPU_ALIGNED(128);
-    uint32_t cons_mask;
+    uint32_t cons_mask, cons_batch;
     uint32_t tail, tail_limit; /* consumer: slots in [tail, tail_limit) are known to be full */
     uint32_t history;          /* how long the last batch was */
 };
@@ -27,6 +27,7 @@ static inline void q_init(struct q *q, struct ring_bed *bed)
     q->cons_slots = q->slots;
     q->cons_mask = q->mask;
     q->tail = q->tail_limit = 0;
+    q->batch = q->cons_batch = bed->slots < BATCH ? bed->slots : BATCH;
     q->history = 1;
 }
 
@@ -37,9 +38,9 @@ static inline uint32_t q_push(struct q *q, const struct vgpu_slot *items, uint32
     while (sent < n) {
         if (q->head == q->head_limit) {
             /* Empty a batch ahead means empty up to there: the consumer empties in order. */
-            if (vgpu_load_acquire(&q->slots[(q->head + BATCH - 1) & q->mask].seq))
+            if (vgpu_load_acquire(&q->slots[(q->head + q->batch - 1) & q->mask].seq))
                 break;
-            q->head_limit = q->head + BATCH;
+            q->head_limit = q->head + q->batch;
         }
         struct vgpu_slot *slot = &q->slots[q->head & q->mask];
         for (int i = 0; i < 7; i++)
@@ -53,7 +54,7 @@ static inline uint32_t q_push(struct q *q, const struct vgpu_slot *items, uint32
 
 static inline bool look_ahead(struct q *q)
 {
-    uint32_t batch = q->history < BATCH ? q->history * 2 : BATCH;
+    uint32_t batch = q->history * 2 <= q->cons_batch ? q->history * 2 : q->cons_batch;
 
     for (; batch; batch >>= 1)
         if (vgpu_load_acquire(&q->cons_slots[(q->tail + batch - 1) & q->cons_mask].seq))

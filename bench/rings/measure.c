@@ -12,7 +12,7 @@
 #define DEFAULT_SECONDS 45.0
 #define IDLE_MS         3.0
 
-const uint32_t ring_bursts[RING_BURSTS] = {1, 8, 32};
+uint32_t ring_slots = RING_SLOTS, ring_bursts[RING_BURSTS_MAX] = {1, 8, 32}, ring_burst_count = 3;
 const uint32_t ring_idle_counts[RING_IDLE_COUNTS] = {1, 8, 64, 256, 1000};
 const uint32_t fan_bursts[FAN_BURSTS] = {1, 8};
 
@@ -67,26 +67,30 @@ static int record_latency(struct run *run, const char *bench, const struct ring_
 
 static int measure_rtt(struct run *run, const struct ring_subject *s)
 {
+    char params[RING_PARAMS_BYTES];
+
     if (!s->rtt_client || !bench_wanted(run->b, "rtt", s->name))
         return 0;
-    bed_reset(run, RING_SLOTS, 1);
+    bed_reset(run, ring_slots, 1);
     s->setup(run->bed);
     bench_thread_fn *const fn[] = {s->rtt_client, s->rtt_server};
     void *const arg[] = {run->bed, run->bed};
     int err = bench_team_run(run->b, run->b->cores, 2, fn, arg);
-    return err ? err : record_latency(run, "rings.rtt", s, RING_PARAMS);
+    return err ? err : record_latency(run, "rings.rtt", s, ring_params(params));
 }
 
 static int measure_hops(struct run *run, const struct ring_subject *s)
 {
+    char params[RING_PARAMS_BYTES];
+
     if (!s->hop_guest || run->b->n_cores < 3 || !bench_wanted(run->b, "hops", s->name))
         return 0;
-    bed_reset(run, RING_SLOTS, 1);
+    bed_reset(run, ring_slots, 1);
     s->setup(run->bed);
     bench_thread_fn *const fn[] = {s->hop_guest, s->hop_poll, s->hop_exec};
     void *const arg[] = {run->bed, run->bed, run->bed};
     int err = bench_team_run(run->b, run->b->cores, 3, fn, arg);
-    return err ? err : record_latency(run, "rings.hops", s, RING_PARAMS);
+    return err ? err : record_latency(run, "rings.hops", s, ring_params(params));
 }
 
 /* rate: of the median window. mean: of the whole run, with all interruptions. */
@@ -106,7 +110,7 @@ static int measure_stream(struct run *run, const struct ring_subject *s, uint32_
 
     if (!s->stream_producer || !bench_wanted(run->b, "stream", s->name))
         return 0;
-    bed_reset(run, RING_SLOTS, burst);
+    bed_reset(run, ring_slots, burst);
     s->setup(run->bed);
     bench_thread_fn *const fn[] = {s->stream_producer, s->stream_consumer};
     void *const arg[] = {run->bed, run->bed};
@@ -126,7 +130,7 @@ static int measure_fan(struct run *run, const struct fan_subject *s, uint32_t pr
 
     if (!bench_wanted(run->b, "fanin", s->name))
         return 0;
-    bed_reset(run, RING_SLOTS, burst);
+    bed_reset(run, ring_slots, burst);
     run->bed->producers = producers;
     run->bed->threads = producers < cores ? producers : cores;
     s->setup(run->bed);
@@ -187,7 +191,7 @@ static int count_subjects(void)
 /* Each subject in turn, starting with another one each round: none always runs after the same neighbour. */
 static const struct ring_subject *nth(const struct run *run, int i)
 {
-    return ring_subjects[(i + run->b->round) % count_subjects()];
+    return ring_subjects[bench_turn(run->b, i, count_subjects())];
 }
 
 static int run_fans(struct run *run)
@@ -212,7 +216,7 @@ static int run_round(struct run *run)
             err = measure_rtt(run, nth(run, i));
         for (int i = 0; i < n && !err; i++)
             err = measure_hops(run, nth(run, i));
-        for (uint32_t k = 0; k < RING_BURSTS; k++)
+        for (uint32_t k = 0; k < ring_burst_count; k++)
             for (int i = 0; i < n && !err; i++)
                 err = measure_stream(run, nth(run, i), ring_bursts[k]);
     }
@@ -231,7 +235,7 @@ static int count_cells(const struct bench *b)
         const struct ring_subject *s = ring_subjects[i];
         cells += s->rtt_client && bench_wanted(b, "rtt", s->name);
         cells += s->hop_guest && b->n_cores >= 3 && bench_wanted(b, "hops", s->name);
-        cells += s->stream_producer && bench_wanted(b, "stream", s->name) ? (int)RING_BURSTS : 0;
+        cells += s->stream_producer && bench_wanted(b, "stream", s->name) ? (int)ring_burst_count : 0;
     }
     for (int i = 0; fan_subjects[i]; i++)
         if (bench_wanted(b, "fanin", fan_subjects[i]->name))
@@ -256,6 +260,10 @@ int bench_rings_run(struct bench *b)
     struct vgpu_slot pool[RING_POOL];
     int err = 0;
 
+    ring_slots = b->ring_slots ? b->ring_slots : RING_SLOTS;
+    for (uint32_t k = 0; k < b->burst.n; k++)
+        ring_bursts[k] = (uint32_t)b->burst.value[k];
+    ring_burst_count = b->burst.n ? b->burst.n : ring_burst_count;
     ring_pool_fill(pool);
     run.bed = aligned_alloc(128, sizeof(*run.bed));
     run.hist = malloc(sizeof(*run.hist));
@@ -265,14 +273,13 @@ int bench_rings_run(struct bench *b)
     }
     say_limits(b);
     int cells = count_cells(b);
-    double slice_s = (b->seconds > 0 ? b->seconds : DEFAULT_SECONDS) / b->reps / (cells > 0 ? cells : 1);
-    if (slice_s > 0.2)
-        slice_s = 0.2;
+    double slice_s = bench_slice_s(b, DEFAULT_SECONDS, cells, 0.2);
     run.ticks = (uint64_t)(slice_s * (double)vgpu_clock.ticks_hz);
     fprintf(b->text, "rings: %d rounds, %.1f ms a measurement, 64-byte elements, %u slots, cores %d and %d\n\n",
-            b->reps, slice_s * 1e3, RING_SLOTS, b->cores[0], b->n_cores > 1 ? b->cores[1] : b->cores[0]);
-    for (b->round = 0; b->round < b->reps && !err; b->round++)
-        err = run_round(&run);
+            (int)b->reps, slice_s * 1e3, ring_slots, b->cores[0], b->n_cores > 1 ? b->cores[1] : b->cores[0]);
+    bench_rounds(b)
+        if ((err = run_round(&run)) != 0)
+            break;
     if (err)
         fprintf(b->text, "rings: stopped: %s\n", strerror(-err));
     else

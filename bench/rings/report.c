@@ -6,12 +6,16 @@
 
 static const struct bench_row *rtt(const struct bench *b, const char *subject)
 {
-    return bench_find(b, "rings.rtt", subject, RING_PARAMS, "p50");
+    char params[RING_PARAMS_BYTES];
+
+    return bench_find(b, "rings.rtt", subject, ring_params(params), "p50");
 }
 
 static const struct bench_row *hops(const struct bench *b, const char *subject)
 {
-    return bench_find(b, "rings.hops", subject, RING_PARAMS, "p50");
+    char params[RING_PARAMS_BYTES];
+
+    return bench_find(b, "rings.hops", subject, ring_params(params), "p50");
 }
 
 static const struct bench_row *stream(const struct bench *b, const char *subject, uint32_t burst)
@@ -39,69 +43,57 @@ static const struct bench_row *idle(const struct bench *b, const char *subject, 
 /* ---- Tables ---- */
 static void latency_table(const struct bench *b, const char *bench, const char *title, const char *floor_column)
 {
-    const struct bench_row *floor = bench_find(b, bench, "floor", RING_PARAMS, "p50");
-    const struct bench_row *rte = bench_find(b, bench, "rte_ring", RING_PARAMS, "p50");
+    static const char *const tail[] = {"p99", "p99.9", "p99.99", "max"};
+    char params[RING_PARAMS_BYTES];
+    const struct bench_row *floor = bench_find(b, bench, "floor", ring_params(params), "p50");
+    const struct bench_row *rte = bench_find(b, bench, "rte_ring", params, "p50");
     struct bench_table t;
-    int rows = 0;
 
-    bench_table_init(&t, 7);
-    for (const char *const *head =
-             (const char *const[]){title, "p50 ns", "min", "max", "p99 ns", floor_column, "x rte_ring", NULL};
-         *head; head++)
-        bench_table_add(&t, "%s", *head);
+    bench_table_init(&t, 9);
+    bench_table_names(&t, (const char *const[]){title, "p50 ns", "95 %", "p99", "p99.9", "p99.99", "max", floor_column,
+                                                "x rte_ring", NULL});
+    int none = t.cells;
     for (int i = 0; ring_subjects[i]; i++) {
-        const struct bench_row *p50 = bench_find(b, bench, ring_subjects[i]->name, RING_PARAMS, "p50");
-        const struct bench_row *p99 = bench_find(b, bench, ring_subjects[i]->name, RING_PARAMS, "p99");
+        const char *name = ring_subjects[i]->name;
+        const struct bench_row *p50 = bench_find(b, bench, name, params, "p50");
         if (!p50)
             continue;
-        bench_table_add(&t, "%s", ring_subjects[i]->name);
+        bench_table_add(&t, "%s", name);
         bench_table_num(&t, bench_median(p50), 0);
-        bench_table_num(&t, bench_min(p50), 0);
-        bench_table_num(&t, bench_max(p50), 0);
-        bench_table_num(&t, bench_median(p99), 0);
+        bench_table_interval(&t, p50, 0);
+        for (size_t k = 0; k < sizeof(tail) / sizeof(tail[0]); k++)
+            bench_table_num(&t, bench_median(bench_find(b, bench, name, params, tail[k])), 0);
         bench_table_num(&t, bench_ratio(p50, floor), 2);
         bench_table_num(&t, bench_ratio(p50, rte), 2);
-        rows++;
     }
-    if (rows == 0)
-        t.cells = 0;
-    bench_table_print(&t, b->text);
-    if (rows)
-        fputc('\n', b->text);
+    bench_table_show(&t, none, b->text);
 }
 
 static void stream_table(const struct bench *b)
 {
     struct bench_table t;
-    int rows = 0;
 
-    bench_table_init(&t, 1 + 4 * (int)RING_BURSTS);
+    bench_table_init(&t, 1 + 3 * (int)ring_burst_count);
     bench_table_add(&t, "stream, M/s");
-    for (uint32_t k = 0; k < RING_BURSTS; k++) {
+    for (uint32_t k = 0; k < ring_burst_count; k++) {
         bench_table_add(&t, "b=%u", ring_bursts[k]);
-        bench_table_add(&t, "min");
-        bench_table_add(&t, "max");
+        bench_table_add(&t, "95 %%");
         bench_table_add(&t, "x rte");
     }
+    int none = t.cells;
     for (int i = 0; ring_subjects[i]; i++) {
         const char *name = ring_subjects[i]->name;
-        if (!stream(b, name, 1))
+        if (!stream(b, name, ring_bursts[0]))
             continue;
         bench_table_add(&t, "%s", name);
-        for (uint32_t k = 0; k < RING_BURSTS; k++) {
+        for (uint32_t k = 0; k < ring_burst_count; k++) {
             const struct bench_row *row = stream(b, name, ring_bursts[k]);
             bench_table_num(&t, bench_median(row), 1);
-            bench_table_num(&t, bench_min(row), 1);
-            bench_table_num(&t, bench_max(row), 1);
+            bench_table_interval(&t, row, 1);
             bench_table_num(&t, bench_ratio(row, stream(b, "rte_ring", ring_bursts[k])), 2);
         }
-        rows++;
     }
-    if (rows == 0)
-        t.cells = 0;
-    bench_table_print(&t, b->text);
-    if (rows)
-        fputc('\n', b->text);
+    bench_table_show(&t, none, b->text);
 }
 
 static void fan_table(const struct bench *b)
@@ -200,7 +192,7 @@ static void stream_goals(struct bench_goals *g)
 
     bench_goal(g, "stream b=32, validated", "rte_ring", false, b->is_amd ? 2.5 : 1.4, stream(b, "vgpu+validate", 32),
                stream(b, "rte_ring", 32));
-    for (uint32_t k = 0; k < RING_BURSTS; k++) {
+    for (uint32_t k = 0; k < ring_burst_count; k++) {
         uint32_t burst = ring_bursts[k];
         const char *best = best_stream(b, burst);
         double over_paper = (double)NAN, over_best = (double)NAN; /* goals are set for the longest burst */

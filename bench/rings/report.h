@@ -5,20 +5,25 @@
 
 #include "bench/rings/rings.h"
 
-#define RING_PARAMS       "{\"slots\":1024}"
 #define RING_PARAMS_BYTES 96
-#define RING_BURSTS       3u
+#define RING_BURSTS_MAX   6u
 #define RING_IDLE_COUNTS  5u
 #define RING_IDLE_SLOTS   64u
 #define FAN_BURSTS        2u
 
-extern const uint32_t ring_bursts[RING_BURSTS];
+/* What --ring-slots and --burst ask for; set before the first round. */
+extern uint32_t ring_slots, ring_bursts[RING_BURSTS_MAX], ring_burst_count;
 extern const uint32_t ring_idle_counts[RING_IDLE_COUNTS];
 extern const uint32_t fan_bursts[FAN_BURSTS];
 
+static inline const char *ring_params(char *text)
+{
+    snprintf(text, RING_PARAMS_BYTES, "{\"slots\":%u}", ring_slots);
+    return text;
+}
 static inline const char *ring_burst_params(char *text, uint32_t burst)
 {
-    snprintf(text, RING_PARAMS_BYTES, "{\"slots\":%u,\"burst\":%u}", RING_SLOTS, burst);
+    snprintf(text, RING_PARAMS_BYTES, "{\"slots\":%u,\"burst\":%u}", ring_slots, burst);
     return text;
 }
 static inline const char *idle_params(char *text, uint32_t rings)
@@ -28,7 +33,7 @@ static inline const char *idle_params(char *text, uint32_t rings)
 }
 static inline const char *fan_params(char *text, uint32_t producers, uint32_t threads, uint32_t burst)
 {
-    snprintf(text, RING_PARAMS_BYTES, "{\"slots\":%u,\"producers\":%u,\"threads\":%u,\"burst\":%u}", RING_SLOTS,
+    snprintf(text, RING_PARAMS_BYTES, "{\"slots\":%u,\"producers\":%u,\"threads\":%u,\"burst\":%u}", ring_slots,
              producers, threads, burst);
     return text;
 }

@@ -5,12 +5,15 @@
 #include <stdlib.h>
 
 extern const struct ring_subject ring_floor, ring_ours, ring_ours_validated, ring_ours_ownership, ring_ours_read_only,
-    ring_bqueue, ring_rte, ring_rte_zc, ring_ck, ring_wfcqueue, ring_xen, ring_boost;
+    ring_bqueue, ring_rte, ring_rte_zc, ring_ck, ring_wfcqueue, ring_xen, ring_boost, ring_virtio;
 extern const struct fan_subject fan_ours, fan_ours_stamped, fan_rte;
 
 const struct ring_subject *const ring_subjects[] = {
     &ring_floor,    &ring_ours,   &ring_ours_validated, &ring_ours_ownership,
     &ring_ours_read_only, &ring_bqueue,
+#ifdef HAVE_VIRTIO
+    &ring_virtio,
+#endif
 #ifdef HAVE_DPDK
     &ring_rte,      &ring_rte_zc,
 #endif
@@ -44,6 +47,9 @@ const char *const ring_missing[] = {
 #endif
 #ifndef HAVE_BOOST
     "boost (Boost.Lockfree)",
+#endif
+#ifndef HAVE_VIRTIO
+    "virtio-split (linux/virtio_ring.h)",
 #endif
     NULL,
 };

@@ -162,8 +162,10 @@ static void stream_producer(void *arg)
         produce(bed, q, 1);
     else if (bed->burst == 8)
         produce(bed, q, 8);
-    else
+    else if (bed->burst == 32)
         produce(bed, q, 32);
+    else
+        produce(bed, q, bed->burst);
 }
 
 static void stream_consumer(void *arg)
@@ -175,8 +177,10 @@ static void stream_consumer(void *arg)
         consume(bed, q, 1);
     else if (bed->burst == 8)
         consume(bed, q, 8);
-    else
+    else if (bed->burst == 32)
         consume(bed, q, 32);
+    else
+        consume(bed, q, bed->burst);
 }
 
 /* ---- Three hops: guest, poll core (judges), executor, guest ---- */

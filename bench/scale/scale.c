@@ -20,8 +20,8 @@
 #define BURSTS_MIN 32u /* of a window, and one of each active VM at least */
 #define IDLE_ROUNDS 2000u
 
-static const uint32_t counts[] = {1, 2, 4, 8, 16, 30, 64, 128, 256, 512, 1000};
-#define COUNTS (sizeof(counts) / sizeof(counts[0]))
+#define COUNTS_MAX 12u
+static uint32_t counts[COUNTS_MAX] = {1, 2, 4, 8, 16, 30, 64, 128, 256, 512, 1000}, count_n = 11; /* or those of --vms */
 
 /* Who sends: one of all that are attached, in bursts or alone; or each in turn. */
 static const struct shape {
@@ -94,9 +94,9 @@ static int measure_all(struct bench *b, struct rig *rig, uint32_t vms)
     double round = (double)vgpu_ticks_to_ns(rig_idle_rounds(rig, IDLE_ROUNDS)) / IDLE_ROUNDS;
     bench_record(b, "scale.idle", "round", params, "time", "ns", round);
     const struct bench_row *one = bench_find(b, "scale.idle", "round", params_of(params, sizeof(params), 1), "time");
-    if (one)
+    if (one && b->round >= 0)
         alone = one->value[b->round];
-    if (vms > 1)
+    if (one && vms > 1)
         bench_record(b, "scale.idle", "vm", params_of(params, sizeof(params), vms), "time", "ns", (round - alone) / (vms - 1));
     return 0;
 }
@@ -105,16 +105,19 @@ static void report(struct bench *b)
 {
     struct bench_table t;
     struct bench_goals g;
-    char params[48], first[48];
+    char params[48], first[48], what[3][80];
 
-    bench_table_init(&t, 2 + SHAPES + 1);
-    bench_table_names(&t, (const char *const[]){"VMs attached", "one-1, ns", "one-32", "all-32", "idle round, ns", "an idle VM",
-                                                NULL});
-    for (size_t i = 0; i < COUNTS; i++) {
+    bench_table_init(&t, 2 + 2 * SHAPES + 1);
+    bench_table_names(&t, (const char *const[]){"VMs attached", "one-1, ns", "95 %", "one-32", "95 %", "all-32", "95 %",
+                                                "idle round, ns", "an idle VM", NULL});
+    for (size_t i = 0; i < count_n; i++) {
         params_of(params, sizeof(params), counts[i]);
         bench_table_add(&t, "%u", counts[i]);
-        for (size_t s = 0; s < SHAPES; s++)
-            bench_table_num(&t, bench_median(bench_find(b, "scale.descriptor", shapes[s].name, params, "time")), 1);
+        for (size_t s = 0; s < SHAPES; s++) {
+            const struct bench_row *time = bench_find(b, "scale.descriptor", shapes[s].name, params, "time");
+            bench_table_num(&t, bench_median(time), 1);
+            bench_table_interval(&t, time, 1);
+        }
         bench_table_num(&t, bench_median(bench_find(b, "scale.idle", "round", params, "time")), 1);
         bench_table_num(&t, bench_median(bench_find(b, "scale.idle", "vm", params, "time")), 2);
     }
@@ -122,20 +125,32 @@ static void report(struct bench *b)
     fputc('\n', b->text);
     bench_goals_begin(&g, b, "scale", true, false);
     params_of(first, sizeof(first), 1);
-    params_of(params, sizeof(params), counts[COUNTS - 1]);
-    bench_goal(&g, "a descriptor with 1000 VMs attached, one sends bursts", "1 VM attached", true, 2,
+    params_of(params, sizeof(params), counts[count_n - 1]);
+    snprintf(what[0], sizeof(what[0]), "a descriptor with %u VMs attached, one sends bursts", counts[count_n - 1]);
+    snprintf(what[1], sizeof(what[1]), "a descriptor with %u VMs sending", counts[count_n - 1]);
+    snprintf(what[2], sizeof(what[2]), "an idle VM of %u, ns a round", counts[count_n - 1]);
+    bench_goal(&g, what[0], "1 VM attached", true, 2,
                bench_find(b, "scale.descriptor", "one-32", params, "time"),
                bench_find(b, "scale.descriptor", "one-32", first, "time"));
-    bench_goal(&g, "a descriptor with 1000 VMs sending", "1 VM sending", true, NAN,
+    bench_goal(&g, what[1], "1 VM sending", true, NAN,
                bench_find(b, "scale.descriptor", "all-32", params, "time"),
                bench_find(b, "scale.descriptor", "all-32", first, "time"));
-    bench_goal(&g, "an idle VM of 1000, ns a round", "", true, 5, bench_find(b, "scale.idle", "vm", params, "time"), NULL);
+    bench_goal(&g, what[2], "", true, 5, bench_find(b, "scale.idle", "vm", params, "time"), NULL);
     bench_goals_end(&g, "ratios are medians of each round's");
 }
 
 int bench_scale_run(struct bench *b)
 {
-    struct rig_params params = {.vms = counts[COUNTS - 1], .ring_slots = SLOTS, .in_flight = SLOTS / 2, .window = 1024,
+    uint32_t slots = b->ring_slots ? b->ring_slots : SLOTS;
+
+    for (uint32_t i = 0; i < b->vms.n; i++)
+        counts[i] = (uint32_t)b->vms.value[i];
+    count_n = b->vms.n ? b->vms.n : count_n;
+    if (slots < SLOTS / 2) {
+        fprintf(stderr, "vgpu-bench: scale: bursts of 32 need rings of 64 slots or more: --ring-slots\n");
+        return -EINVAL;
+    }
+    struct rig_params params = {.vms = counts[count_n - 1], .ring_slots = slots, .in_flight = slots / 2, .window = 1024,
                                 .burst = 32, .budget = 1024, .handles = 4, .backend = "null"};
     struct vgpu_err err;
     struct rig *rig;
@@ -145,10 +160,14 @@ int bench_scale_run(struct bench *b)
         fprintf(b->text, "scale: %s\n", err.text);
         return rc;
     }
-    fprintf(b->text, "scale: %d rounds, rings of %u slots, one thread\n\n", b->reps, SLOTS);
-    for (b->round = 0; b->round < b->reps && rc == 0; b->round++)
-        for (size_t i = 0; i < COUNTS && rc == 0; i++)
+    fprintf(b->text, "scale: %d rounds, rings of %u slots, one thread\n\n", (int)b->reps, slots);
+    bench_rounds(b)
+    {
+        for (size_t i = 0; i < count_n && rc == 0; i++)
             rc = measure_all(b, rig, counts[i]);
+        if (rc)
+            break;
+    }
     if (rc == 0)
         report(b);
     rig_close(rig);
@@ -157,7 +176,7 @@ int bench_scale_run(struct bench *b)
 
 void bench_scale_list(FILE *to)
 {
-    fprintf(to, "  measurements: descriptor, idle; 1 to %u VMs attached\n", counts[COUNTS - 1]);
+    fprintf(to, "  measurements: descriptor, idle; 1 to %u VMs attached, or those of --vms\n", counts[count_n - 1]);
     for (size_t s = 0; s < SHAPES; s++)
         fprintf(to, "  %-18s %s\n", shapes[s].name, shapes[s].what);
 }
