@@ -182,9 +182,8 @@ def shared_device(where):
 
 
 def main():
-    refused = done.returncode == 1 and '--engine' in done.stderr
-    return faults + ([] if refused else [f'--engine without a GPU: {done.stderr}'])
-             shared_device]
+    cases = [lists, rounds, few_rounds, filters, rings_sizes, smallest_rings, open_loop, closed_loop, scales, transports,
+             controls, shared_device]
     failed = 0
     print(f'1..{len(cases) + 1}', flush=True)
     faults = wrong()
