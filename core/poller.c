@@ -545,6 +545,9 @@ static void lists_rebuild(struct vgpu_poller *p, struct vgpu_poll_table *table)
     p->hot_count = p->cold_count = p->cold_next = 0;
     for (uint32_t i = 0; i < table->vm_count; i++) {
         struct vgpu_vm *vm = table->vms[i];
+        /* One that rang while the tables changed woke us, but nobody took it in, and some cannot ring again before. */
+        if (vm->session)
+            vm->session->ops->doorbell_ack(vm->session);
         if (vm->hot || table->vm_count <= HOT_ALWAYS)
             p->hot[p->hot_count++] = vm;
         else
@@ -690,7 +693,7 @@ static void idle_sleep(struct vgpu_poller *p)
         table = vgpu_load_acquire(&p->table); /* T1 */
         if (table && table->generation == p->listed)
             drain_events(p, table, ev, n);
-        else if (n > 0) /* the lists are of an older table: all rings are looked at before the next sleep anyway */
+        else if (n > 0) /* the lists are of an older table: lists_rebuild() takes in what rang, and all rings are looked at */
             drain_events(p, NULL, ev, n);
     }
     while (armed_count)

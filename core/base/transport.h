@@ -92,8 +92,8 @@ struct vgpu_transport_ops {
     void (*session_close)(struct vgpu_session *s);
     /* Wakes the guest. Control thread; an executor has a doorbell of its own (struct vgpu_region_source). */
     void (*doorbell_ring)(struct vgpu_session *s);
-    /* Takes a doorbell in, so that it can ring again: poll core, after each edge; control thread, after the VM entered a
-     * poll core's table. NULL: needs no acknowledgement. Does not block. */
+    /* Takes a doorbell in, so that it can ring again: poll core, after each edge and with each new table; control thread,
+     * after the VM entered a poll core's table. NULL: needs no acknowledgement. Does not block. */
     void (*doorbell_ack)(struct vgpu_session *s);
     /* The properties changed: publishes them. NULL: the guest maps session->props itself. */
     void (*props_publish)(struct vgpu_session *s);

@@ -51,10 +51,15 @@ flow_again() { # attached again, and works
     local now
     now=$(flow_done "$1") && [ "${now##* }" -gt 0 ] && flow_gets_on "$1"
 }
-# Ends it; its exit status, its account in REPLY.
+# Ends it; its exit status, its account in REPLY. 98: it does not end; REPLY says how far it came and what it is doing.
 flow_end() {
-    guest_run "$1" 90 'touch /tmp/stop; i=0; while [ ! -e /tmp/flow.status ] && [ $i -lt 800 ]; do sleep 0.1; i=$((i+1)); done
-        tail -n 1 /tmp/flow; s=$(cat /tmp/flow.status); rm -f /tmp/flow.status; exit ${s:-99}'
+    guest_run "$1" 150 '. /vmlab.sh; touch /tmp/stop
+        if wait_until 60 test -e /tmp/flow.status; then tail -n 1 /tmp/flow; s=$(cat /tmp/flow.status)
+        else
+            p=$(pidof vgpu-lab-guest)
+            echo "did not end: $(cat /tmp/stop.progress) ($(cat /proc/$p/syscall /proc/$p/wchan)) $(tail -n 1 /tmp/flow)"
+            s=98
+        fi; rm -f /tmp/flow.status; exit $s'
 }
 # Ended well, lost nothing, was never away.
 clean_flow() {
