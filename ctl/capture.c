@@ -276,8 +276,9 @@ static void capture_log(struct capture *c)
 /* What programs said, where read_said() of host/facts.c finds it. */
 static void capture_said(struct capture *c, const struct vgpu_facts_said *said)
 {
-    const char *const text[] = {said->config, said->config_error, said->xl_info, said->nvml};
-    static const char *const name[] = {"vgpu/config", "vgpu/config-error", "vgpu/xl-info", "vgpu/nvml"};
+    const char *const text[] = {said->config, said->config_error, said->config_file, said->xl_info, said->nvml};
+    static const char *const name[] = {"vgpu/config", "vgpu/config-error", "vgpu/config-file", "vgpu/xl-info",
+                                       "vgpu/nvml"};
 
     if (mkdirat(c->fd, "vgpu", 0755) && errno != EEXIST)
         failed(c, errno, "vgpu");

@@ -15,12 +15,14 @@
 #include <unistd.h>
 
 #include "core/base/clock.h"
-#include "ctl/ask.h"
+#include "ctl/client.h"
 #include "ctl/table.h"
+#include "store/store.h"
 
 #define STUCK_MS        400u /* between the two looks at the counters */
 #define SLOW_ANSWER_MS  500u
 #define LOG_BYTES       (256u * 1024u)
+#define MANY_RESTARTS   3
 #define DISK_FREE_BYTES (UINT64_C(64) << 20)
 
 static const char *str(const json_t *object, const char *key)
@@ -61,38 +63,128 @@ static void unknown(struct vgpu_doctor *d, const char *id, const char *why)
                                                  "unknown", "found", why, "remedy", ""));
 }
 
+/* Never on the store: this is about the daemon. Returns -errno where it cannot be asked. */
+static int ask_code(struct vgpu_doctor *d, const char *command, json_t **out, struct vgpu_err *err)
+{
+    json_t *none = json_object();
+    bool refused = false;
+
+    *out = NULL;
+    int rc = none ? vgpu_ctl_call(d->socket, command, none, out, &refused, err) : -ENOMEM;
+    json_decref(none);
+    return rc;
+}
+
 static json_t *ask(struct vgpu_doctor *d, const char *command, struct vgpu_err *err)
 {
-    json_t *out = NULL;
-    int code;
+    json_t *out;
 
-    return vgpu_ctl_ask(d->line, command, NULL, &out, &code, err) ? NULL : out;
+    return ask_code(d, command, &out, err) ? NULL : out;
+}
+
+/* The configuration's socket, unless the command line or the environment names one. */
+static void find_socket(struct vgpu_doctor *d)
+{
+    char socket[VGPU_STORE_SOCKET_BYTES], configured[sizeof(d->socket)];
+    bool known = vgpu_facts_config(&d->facts, "paths.control_socket", configured, sizeof(configured));
+    const char *use = d->line->socket_named || !known ? d->line->socket : configured;
+
+    if (d->line->db && vgpu_store_holder(d->line->db, socket))
+        use = socket;
+    snprintf(d->socket, sizeof(d->socket), "%s", use);
+    d->own = !known || strcmp(d->socket, configured) == 0;
+}
+
+/* The state letter of a process, and whether its name starts so; 0: there is none. */
+static char process_state(const struct vgpu_doctor *d, long long pid, const char *name)
+{
+    char *text = vgpu_host_text(d->facts.root, NULL, "proc/%lld/stat", pid);
+    const char *open = text ? strchr(text, '(') : NULL, *state = text ? strrchr(text, ')') : NULL;
+    char letter = open && state && state[1] && strncmp(open + 1, name, strlen(name)) == 0 ? state[2] : 0;
+
+    free(text);
+    return letter;
+}
+
+/* vgpud holds a lock in its run_dir, and writes its number there. */
+static void find_owner(struct vgpu_doctor *d)
+{
+    char run_dir[256], text[64];
+
+    if (!vgpu_facts_config(&d->facts, "paths.run_dir", run_dir, sizeof(run_dir)))
+        snprintf(run_dir, sizeof(run_dir), "/run/vgpu");
+    /* Of another daemon than the configuration's, the lock lies elsewhere. */
+    if (!d->own || vgpu_host_line(d->facts.root, text, sizeof(text), "%s/vgpud.lock", run_dir))
+        return;
+    d->owner = atoi(text);
+    d->owner_state = d->owner > 0 ? process_state(d, d->owner, "vgpud") : 0;
+}
+
+/* Does the configuration give this key a value? */
+static bool named(const struct vgpu_doctor *d, const char *key)
+{
+    char text[80];
+
+    return vgpu_facts_config(&d->facts, key, text, sizeof(text)) && text[0] && strcmp(text, "\"\"") != 0;
 }
 
 static void look_at_socket(struct vgpu_doctor *d)
 {
+    char mend[400];
     struct stat st;
 
-    if (stat(d->line->socket, &st))
-        find(d, "doctor.socket", VGPU_SEV_HIGH, "`systemctl status vgpud`; --socket names another one", "%s: %s",
-             d->line->socket, strerror(errno));
-    else if (!S_ISSOCK(st.st_mode))
-        find(d, "doctor.socket", VGPU_SEV_HIGH, "remove it, then `systemctl restart vgpud`", "%s is not a socket",
-             d->line->socket);
-    else
-        find(d, "doctor.socket", st.st_mode & 02 ? VGPU_SEV_MEDIUM : VGPU_SEV_NONE, "`systemctl restart vgpud`",
-             "%s, mode %04o", d->line->socket, st.st_mode & 07777);
+    if (stat(d->socket, &st)) {
+        find(d, "doctor.socket", VGPU_SEV_HIGH, "`systemctl start vgpud`; --socket names another one", "%s: %s",
+             d->socket, strerror(errno));
+    } else if (!S_ISSOCK(st.st_mode)) {
+        snprintf(mend, sizeof(mend), "`rm %s`, then `systemctl restart vgpud`", d->socket);
+        find(d, "doctor.socket", VGPU_SEV_HIGH, mend, "%s is not a socket", d->socket);
+    } else {
+        /* Where two groups have roles, vgpud itself opens it to all, and turns away who has none. */
+        bool wide = (st.st_mode & 02) && !(named(d, "control.admin_group") && named(d, "control.viewer_group"));
+        snprintf(mend, sizeof(mend), "`chmod 0660 %s`; vgpud turns away who has no role, but each may keep it busy",
+                 d->socket);
+        find(d, "doctor.socket", wide ? VGPU_SEV_LOW : VGPU_SEV_NONE, mend, "%s, mode %04o", d->socket,
+             st.st_mode & 07777);
+    }
+}
+
+/* Nobody answered. What stands in the way, as far as this user may know. */
+static void not_answered(struct vgpu_doctor *d, int code, const char *why)
+{
+    char mend[200];
+
+    if (vgpu_host_denied(code)) {
+        unknown(d, "doctor.daemon", "only root and vgpud's own user may ask it: run this as root");
+    } else if (d->owner_state == 'T' || d->owner_state == 't') {
+        snprintf(mend, sizeof(mend), "`kill -CONT %d`", d->owner);
+        find(d, "doctor.daemon", VGPU_SEV_CRITICAL, mend, "vgpud (process %d) is stopped", d->owner);
+    } else if (d->owner_state == 'D') {
+        snprintf(mend, sizeof(mend), "`dmesg`; `cat /proc/%d/stack` as root says where", d->owner);
+        find(d, "doctor.daemon", VGPU_SEV_CRITICAL, mend, "vgpud (process %d) hangs in the kernel", d->owner);
+    } else if (d->owner_state && d->owner_state != 'Z') {
+        find(d, "doctor.daemon", VGPU_SEV_CRITICAL,
+             "`journalctl -u vgpud`; if it starts up, look again; else `systemctl restart vgpud`, which ends its "
+             "executors",
+             "vgpud (process %d) runs and cannot be asked: %s", d->owner, why);
+    } else if (d->owner > 0) {
+        find(d, "doctor.daemon", VGPU_SEV_CRITICAL, "`journalctl -u vgpud` says why; `systemctl start vgpud`",
+             "vgpud (process %d) is gone: it ended or was killed (%s)", d->owner, why);
+    } else {
+        find(d, "doctor.daemon", VGPU_SEV_CRITICAL, "`systemctl status vgpud`; `journalctl -u vgpud`", "%s", why);
+    }
 }
 
 static void look_at_daemon(struct vgpu_doctor *d)
 {
     struct vgpu_err err = {0};
     uint64_t began_ns = vgpu_now_ns();
+    bool stopped = d->owner_state == 'T' || d->owner_state == 't'; /* it would not answer: do not wait for it */
 
-    d->version = ask(d, "version", &err);
+    int code = stopped ? -EAGAIN : ask_code(d, "version", &d->version, &err);
     uint64_t took_ms = (vgpu_now_ns() - began_ns) / 1000000;
-    if (!d->version) {
-        find(d, "doctor.daemon", VGPU_SEV_CRITICAL, "`systemctl status vgpud`; `journalctl -u vgpud`", "%s", err.text);
+    if (code) {
+        not_answered(d, code, err.text);
         return;
     }
     find(d, "doctor.daemon", took_ms > SLOW_ANSWER_MS ? VGPU_SEV_MEDIUM : VGPU_SEV_NONE,
@@ -105,6 +197,26 @@ static void look_at_daemon(struct vgpu_doctor *d)
     d->status = ask(d, "status", &err); /* older daemons know no such command */
     d->vms = ask(d, "list-vms", &err);
     d->pools = ask(d, "list-pools", &err);
+}
+
+/* Where guests of this kernel attach. */
+static void look_at_attach_socket(struct vgpu_doctor *d)
+{
+    char path[256], local[16], mend[320];
+    struct stat st;
+
+    if (!d->own || !vgpu_facts_config(&d->facts, "paths.attach_socket", path, sizeof(path)) ||
+        (vgpu_facts_config(&d->facts, "transports.local", local, sizeof(local)) && strcmp(local, "false") == 0))
+        return;
+    if (stat(path, &st) || !S_ISSOCK(st.st_mode)) {
+        find(d, "doctor.attach_socket", VGPU_SEV_HIGH, "`systemctl restart vgpud`: it makes its sockets anew",
+             "%s: no socket there, so no guest can attach", path);
+        return;
+    }
+    snprintf(mend, sizeof(mend), "`chmod 0666 %s`: a token or uid is still asked for", path);
+    bool open = (st.st_mode & 0666) == 0666;
+    find(d, "doctor.attach_socket", open ? VGPU_SEV_NONE : VGPU_SEV_MEDIUM, mend, "%s, mode %04o%s", path,
+         st.st_mode & 07777, open ? "" : ": guests of other users cannot attach");
 }
 
 static void look_at_pools(struct vgpu_doctor *d)
@@ -124,24 +236,45 @@ static void look_at_pools(struct vgpu_doctor *d)
              str(p, "fault"));
     }
     if (d->pools && !bad)
-        find(d, "doctor.executors", VGPU_SEV_NONE, "", "%zu pools, all up",
-             json_array_size(json_object_get(d->pools, "pools")));
+        find(d, "doctor.executors", VGPU_SEV_NONE, "", "%zu pool%s, all up",
+             json_array_size(json_object_get(d->pools, "pools")),
+             json_array_size(json_object_get(d->pools, "pools")) == 1 ? "" : "s");
+}
+
+/* Executors that come back are no fault now; that they died is worth knowing. */
+static void look_at_restarts(struct vgpu_doctor *d)
+{
+    size_t i;
+    json_t *e;
+
+    json_array_foreach(json_object_get(d->status, "executors"), i, e)
+    {
+        json_int_t times = num(e, "restarts");
+        if (times > 0)
+            find(d, "doctor.restarts", times < MANY_RESTARTS ? VGPU_SEV_LOW : VGPU_SEV_MEDIUM,
+                 "`journalctl -u vgpud --grep executor` says of what it died; what was in flight was answered as lost",
+                 "executor %s was started again %lld time%s in %.0f s", str(e, "name"), (long long)times,
+                 times == 1 ? "" : "s", json_number_value(json_object_get(d->status, "uptime_s")));
+    }
 }
 
 /* A process in state D hangs in the kernel, often in a driver; one that is a zombie or gone was not noticed. */
-static void look_at_process(struct vgpu_doctor *d, const char *what, json_int_t pid)
+static void look_at_process(struct vgpu_doctor *d, const char *what, const char *name, json_int_t pid)
 {
-    char *text = vgpu_host_text(d->facts.root, NULL, "proc/%lld/stat", (long long)pid);
-    const char *state = text ? strrchr(text, ')') : NULL;
+    char state = process_state(d, (long long)pid, name), mend[200];
 
-    if (!state || !state[1])
+    if (!state) {
         find(d, "doctor.processes", VGPU_SEV_HIGH, "`journalctl -u vgpud`", "%s: no process %lld", what,
              (long long)pid);
-    else if (state[2] == 'D' || state[2] == 'Z' || state[2] == 'T' || state[2] == 't')
-        find(d, "doctor.processes", VGPU_SEV_HIGH,
-             "`dmesg`; `cat /proc/PID/stack` as root; `kill -CONT PID` if it was stopped",
-             "%s: process %lld is in state %c", what, (long long)pid, state[2]);
-    free(text);
+    } else if (state == 'T' || state == 't') {
+        snprintf(mend, sizeof(mend), "`kill -CONT %lld`", (long long)pid);
+        find(d, "doctor.processes", VGPU_SEV_HIGH, mend, "%s: process %lld is stopped (state %c)", what, (long long)pid,
+             state);
+    } else if (state == 'D' || state == 'Z') {
+        snprintf(mend, sizeof(mend), "`dmesg`; `cat /proc/%lld/stack` as root", (long long)pid);
+        find(d, "doctor.processes", VGPU_SEV_HIGH, mend, "%s: process %lld is in state %c", what, (long long)pid,
+             state);
+    }
 }
 
 static void look_at_processes(struct vgpu_doctor *d)
@@ -151,11 +284,11 @@ static void look_at_processes(struct vgpu_doctor *d)
     json_int_t daemon = num(json_object_get(d->stats, "daemon"), "pid");
 
     if (daemon > 0)
-        look_at_process(d, "vgpud", daemon);
+        look_at_process(d, "vgpud", "vgpud", daemon);
     json_array_foreach(json_object_get(d->pools, "pools"), i, p)
     {
         if (num(p, "executor_pid") > 0)
-            look_at_process(d, str(p, "executor"), num(p, "executor_pid"));
+            look_at_process(d, str(p, "executor"), "vgpu-exec", num(p, "executor_pid"));
     }
     if (d->stats && json_array_size(d->findings) == before)
         find(d, "doctor.processes", VGPU_SEV_NONE, "", "vgpud and its executors run");
@@ -230,8 +363,13 @@ static void look_at_degraded(struct vgpu_doctor *d)
     json_t *what;
 
     json_array_foreach(json_object_get(d->status, "degraded"), i, what)
+    {
+        /* Executors that do not run are doctor.executors already. */
+        if (strncmp(str(what, "text"), "restarting", 10) == 0 || strncmp(str(what, "text"), "down", 4) == 0)
+            continue;
         find(d, "doctor.degraded", VGPU_SEV_LOW, "`vgpu-ctl status` has the startup report", "%s: %s",
              str(what, "what"), str(what, "text"));
+    }
 }
 
 /* Positions of a re-attached ring start at the clock's seconds: a clock that went back makes old slots look fresh. */
@@ -399,10 +537,14 @@ static void print_findings(struct vgpu_ctl_local *local, const struct vgpu_docto
 
 static void look(struct vgpu_doctor *d)
 {
+    find_socket(d);
+    find_owner(d);
     look_at_socket(d);
     look_at_daemon(d);
     if (d->version) {
+        look_at_attach_socket(d);
         look_at_pools(d);
+        look_at_restarts(d);
         look_at_rings(d);
         look_at_processes(d);
         look_at_vms(d);

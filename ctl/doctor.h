@@ -11,8 +11,12 @@ struct vgpu_doctor {
     json_t *findings;                               /* {"id","severity","status","found","remedy"} */
     json_t *version, *status, *vms, *pools, *stats; /* of the daemon; NULL: it did not say */
     json_t *precheck;
-    char *log; /* lines of the kernel's log that tell of trouble; NULL: not readable */
-    int worst; /* enum vgpu_severity of what is wrong */
+    char socket[256]; /* of the daemon */
+    bool own;         /* that of the configuration that was read */
+    int owner;        /* process that holds the lock in run_dir, or held it last; 0: none known */
+    char owner_state; /* as in /proc/PID/stat; 0: there is no such process, or it is not vgpud */
+    char *log;        /* lines of the kernel's log that tell of trouble; NULL: not readable */
+    int worst;        /* enum vgpu_severity of what is wrong */
 };
 
 /* What must not leave this host, known by its exact text. */
@@ -29,8 +33,8 @@ void vgpu_secrets_read(struct vgpu_secrets *s, const char *token_dir);
  * the words serial, token, secret, password and API key, users' folders, host names. Caller frees; NULL: out of memory.
  */
 char *vgpu_redact(const struct vgpu_secrets *s, const char *text);
-/* The same for each text of a value; what stands under the keys token, secret, password, serial and uuid goes whatever it
- * looks like. New reference. */
+/* The same for each text of a value; what stands under the keys token, secret, password, serial and uuid goes whatever
+ * it looks like. New reference. */
 json_t *vgpu_redact_json(const struct vgpu_secrets *s, const json_t *value);
 /* The kernel's command line with the values of parameters that this program does not judge taken out. Caller frees. */
 char *vgpu_redact_cmdline(const char *cmdline);

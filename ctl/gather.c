@@ -112,6 +112,7 @@ void vgpu_gather(const char *config, struct vgpu_facts_said *out)
         char *text = vgpu_gather_run(config ? with : without, true, TIMEOUT_MS, &status);
         *(status == 0 ? &out->config : &out->config_error) = text;
     }
+    out->config_file = realpath(config ? config : VGPU_SYSCONFDIR "/vgpu/vgpud.yaml", NULL);
     /* It asks the hypervisor, which answers root alone; elsewhere it only complains. */
     if (access("/proc/xen/capabilities", F_OK) == 0 && geteuid() == 0 && vgpu_gather_find("xl", path, sizeof(path))) {
         char *text = vgpu_gather_run((const char *const[]){path, "info", NULL}, false, TIMEOUT_MS, &status);

@@ -24,7 +24,8 @@ static enum vgpu_outcome config(const struct vgpu_facts *f, struct vgpu_finding 
 /* Runs through files and folders; those whose mode has a bit of `bad` are listed. */
 struct path_rule {
     const char *path;
-    uint32_t bad;
+    uint32_t bad; /* 022 or 077 */
+    bool sticky;  /* a folder in which the sticky bit is protection enough */
 };
 static enum vgpu_outcome modes(const struct vgpu_facts *f, struct vgpu_finding *out, const struct path_rule *rules,
                                int n)
@@ -41,8 +42,11 @@ static enum vgpu_outcome modes(const struct vgpu_facts *f, struct vgpu_finding *
             continue;
         seen = true;
         snprintf(text, sizeof(text), "/%s has mode %04o", rules[i].path, st.mode & 07777);
-        if (st.mode & rules[i].bad)
-            vgpu_list_add(&list, text);
+        if (!(st.mode & rules[i].bad) || (rules[i].sticky && (st.mode & 01000)))
+            continue;
+        vgpu_list_add(&list, text);
+        if (list.count == 1)
+            vgpu_mend(out, "`chmod %s /%s`", rules[i].bad == 077 ? "go-rwx" : "go-w", rules[i].path);
     }
     if (hidden && !list.count)
         return DENIED(out, "/%s", rules[0].path);
@@ -53,9 +57,16 @@ static enum vgpu_outcome modes(const struct vgpu_facts *f, struct vgpu_finding *
 
 static enum vgpu_outcome config_mode(const struct vgpu_facts *f, struct vgpu_finding *out)
 {
-    static const struct path_rule rules[] = {{"etc/vgpu/vgpud.yaml", 022}, {"etc/vgpu", 022}};
+    char file[256], dir[256];
 
-    return modes(f, out, rules, 2);
+    snprintf(file, sizeof(file), "%s", f->said.config_file ? f->said.config_file : "etc/vgpu/vgpud.yaml");
+    file[strcspn(file, "\n")] = 0;
+    memmove(file, file + strspn(file, "/"), strlen(file + strspn(file, "/")) + 1);
+    vgpu_host_print_safe(file, sizeof(file), file);
+    snprintf(dir, sizeof(dir), "%s", file);
+    char *slash = strrchr(dir, '/');
+    *(slash ? slash : dir) = 0;
+    return modes(f, out, (struct path_rule[]){{file, 022, false}, {dir[0] ? dir : ".", 022, true}}, 2);
 }
 
 /* The path of a configuration key, without its slash; missing where it is not known. */
@@ -73,7 +84,7 @@ static enum vgpu_outcome run_dir(const struct vgpu_facts *f, struct vgpu_finding
 
     path_of(f, "paths.run_dir", "run/vgpu", run, sizeof(run));
     path_of(f, "paths.token_dir", "run/vgpu/tokens", tokens, sizeof(tokens));
-    return modes(f, out, (struct path_rule[]){{run, 022}, {tokens, 022}}, 2);
+    return modes(f, out, (struct path_rule[]){{run, 022, false}, {tokens, 022, false}}, 2);
 }
 
 static enum vgpu_outcome token_files(const struct vgpu_facts *f, struct vgpu_finding *out)
@@ -97,6 +108,7 @@ static enum vgpu_outcome token_files(const struct vgpu_facts *f, struct vgpu_fin
             vgpu_list_add(&bad, names.name[i]);
     }
     vgpu_host_names_free(&names);
+    vgpu_mend(out, "`chmod 0600 /%s/*`, then register these VMs anew: whoever read a token can attach with it", tokens);
     return FIRE_IF(out, bad.count, bad.count ? "others may read %u of %u: %s" : "%u of %u for their owner alone%s",
                    bad.count ? bad.count : count, count, bad.text);
 }
@@ -107,7 +119,7 @@ static enum vgpu_outcome state(const struct vgpu_facts *f, struct vgpu_finding *
 
     path_of(f, "paths.state_dir", "var/lib/vgpu", dir, sizeof(dir));
     path_of(f, "paths.store", "var/lib/vgpu/vgpu.db", store, sizeof(store));
-    return modes(f, out, (struct path_rule[]){{store, 077}, {dir, 022}}, 2);
+    return modes(f, out, (struct path_rule[]){{store, 077, false}, {dir, 022, false}}, 2);
 }
 
 static enum vgpu_outcome debug_ops(const struct vgpu_facts *f, struct vgpu_finding *out)

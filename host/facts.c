@@ -10,6 +10,7 @@ void vgpu_facts_said_free(struct vgpu_facts_said *said)
 {
     free(said->config);
     free(said->config_error);
+    free(said->config_file);
     free(said->xl_info);
     free(said->nvml);
     *said = (struct vgpu_facts_said){0};
@@ -17,8 +18,9 @@ void vgpu_facts_said_free(struct vgpu_facts_said *said)
 
 static void read_said(struct vgpu_facts *f)
 {
-    char **const text[] = {&f->said.config, &f->said.config_error, &f->said.xl_info, &f->said.nvml};
-    static const char *const file[] = {"config", "config-error", "xl-info", "nvml"};
+    char **const text[] = {&f->said.config, &f->said.config_error, &f->said.config_file, &f->said.xl_info,
+                           &f->said.nvml};
+    static const char *const file[] = {"config", "config-error", "config-file", "xl-info", "nvml"};
 
     for (size_t i = 0; i < sizeof(text) / sizeof(text[0]); i++)
         if (!*text[i])

@@ -15,11 +15,12 @@ enum vgpu_profile { VGPU_PROFILE_PERFORMANCE, VGPU_PROFILE_BALANCED, VGPU_PROFIL
 
 /*
  * What only other programs can say, as text; each may be NULL: not known. In a captured tree they are the files
- * vgpu/config, vgpu/config-error, vgpu/xl-info and vgpu/nvml.
+ * vgpu/config, vgpu/config-error, vgpu/config-file, vgpu/xl-info and vgpu/nvml.
  */
 struct vgpu_facts_said {
     char *config;       /* vgpud --show-config: lines "KEY=VALUE", all keys */
     char *config_error; /* what vgpud finds wrong with its configuration; then there is no config */
+    char *config_file;  /* its path; NULL: the default one */
     char *xl_info;      /* xl info: lines "KEY : VALUE" */
     char *nvml;         /* a line for each NVIDIA GPU: "pci=0000:65:00.0 KEY=VALUE ..." (ctl/nvml.c writes it) */
 };

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import threading
 import time
 
 VGPUD, EXEC, CTL, GUEST, SOURCE = sys.argv[1:6]
@@ -159,7 +160,7 @@ def stuck(daemon):
         assert status(daemon.doctor(), 'doctor.rings') == {'pass'}, 'a ring that moves is no alarm'
         os.kill(executor, signal.SIGSTOP)
         found = daemon.doctor()
-        assert any('state T' in f['found'] for f in of(found, 'doctor.processes')), found
+        assert any('state T' in f['found'] and 'kill -CONT' in f['remedy'] for f in of(found, 'doctor.processes')), found
         assert any(f['status'] == 'fail' and 'VM 1: ' in f['found'] for f in of(found, 'doctor.rings')), found
     finally:
         os.kill(executor, signal.SIGCONT)
@@ -167,13 +168,140 @@ def stuck(daemon):
         guest.wait()
 
 
-def no_daemon(daemon):
-    """The daemon is gone: said with what to do, and the bundle can still be made."""
+def state_of(pid):
+    with open(f'/proc/{pid}/stat', encoding='ascii') as f:
+        return f.read().rpartition(')')[2].split()[0]
+
+
+def died(daemon):
+    """An executor that is killed comes back, and that is told; one that keeps dying more so."""
+    def executor():
+        return json.loads(daemon.ctl('list-pools', '--json')[1])['pools'][0]
+
+    for times in (1, 3):
+        while json.loads(daemon.ctl('status', '--json')[1])['executors'][0]['restarts'] < times:
+            before = executor()
+            if before['executor_pid']:
+                os.kill(before['executor_pid'], signal.SIGKILL)
+                pid = before['executor_pid']
+                wait_until(lambda pid=pid: executor()['state'] == 'up' and executor()['executor_pid'] != pid,
+                           'the executor does not come back')
+        found = of(daemon.doctor(), 'doctor.restarts')
+        assert [f['severity'] for f in found] == ['low' if times < 3 else 'medium'], found
+        assert f'again {times} time' in found[0]['found'], found
+
+
+def permissions(daemon):
+    """Files that others may change or read, by their real names; none of it before."""
+    socket_path, attach = daemon.control, daemon.attach
+    run = os.path.join(daemon.where, 'run')
+    files = {'vgpu.state': (os.path.join(daemon.where, 'state', 'vgpu.db'), 0o666), 'doctor.socket': (socket_path, 0o666),
+             'vgpu.config_permissions': (daemon.config, 0o666), 'vgpu.run_dir': (run, 0o777),
+             'vgpu.tokens': (os.path.join(run, 'tokens', 'vm-1.token'), 0o644), 'doctor.attach_socket': (attach, 0o600)}
+    before = daemon.doctor()
+    for name in files:
+        assert status(before, name) <= {'pass'}, (name, of(before, name))
+    good = {name: os.stat(path).st_mode & 0o7777 for name, (path, _) in files.items()}
+    for path, mode in files.values():
+        os.chmod(path, mode)
+    broken = daemon.doctor()
+    for name, (path, _) in files.items():
+        found = of(broken, name)
+        assert found and {f['status'] for f in found} <= {'warn', 'fail'}, (name, found)
+        mend = found[0]['remedy']
+        assert os.path.dirname(path) in mend and '`chmod ' in mend, (name, mend)
+        subprocess.run(mend.split('`')[1], shell=True, check=True)   # what it says to type mends it
+    after = daemon.doctor()
+    for name, (path, _) in files.items():
+        assert status(after, name) <= {'pass'}, (name, of(after, name))
+        os.chmod(path, good[name])
+    os.rename(attach, attach + '.away')
+    assert status(daemon.doctor(), 'doctor.attach_socket') == {'fail'}
+    os.rename(attach + '.away', attach)
+
+
+def clock(daemon):
+    """A clock that is behind what the registry says went back."""
+    store = os.path.join(daemon.where, 'state', 'vgpu.db')
+    stamp = os.stat(store)
+    os.utime(store, (stamp.st_atime, time.time() + 86400))
+    assert status(daemon.doctor(), 'doctor.clock') == {'fail'}
+    os.utime(store, (stamp.st_atime, stamp.st_mtime))
+    assert status(daemon.doctor(), 'doctor.clock') <= {'pass', 'warn'}
+
+
+def stopped(daemon):
+    """A vgpud that is stopped is found so at once, with its process, and without waiting for its answer."""
+    daemon.process.send_signal(signal.SIGSTOP)
+    try:
+        wait_until(lambda: state_of(daemon.process.pid) == 'T', 'it does not stop')
+        found = of(daemon.doctor(), 'doctor.daemon')
+        assert f'kill -CONT {daemon.process.pid}' in found[0]['remedy'] and found[0]['severity'] == 'critical', found
+    finally:
+        daemon.process.send_signal(signal.SIGCONT)
+    assert status(daemon.doctor(), 'doctor.daemon') <= {'pass', 'warn'}
+
+
+def impostor(daemon):
+    """Whatever answers at the socket: another version is told, nonsense is no crash and no success."""
+    path = os.path.join(daemon.where, 'impostor.sock')
+    for answer, name, want in ((b'{"ok":true,"result":{"version":"9.9"}}\n', 'doctor.versions', {'warn'}),
+                               (b'\xff\x00nonsense\n', 'doctor.daemon', {'fail'}), (b'', 'doctor.daemon', {'fail'})):
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(path)
+            listener.listen(8)
+            stop = threading.Event()
+
+            def serve(listener=listener, answer=answer, stop=stop):
+                listener.settimeout(0.1)
+                while not stop.is_set():
+                    try:
+                        with listener.accept()[0] as peer:
+                            peer.settimeout(1)
+                            peer.recv(65536)
+                            peer.sendall(answer)
+                    except OSError:
+                        pass
+
+            thread = threading.Thread(target=serve)
+            thread.start()
+            done = subprocess.run([CTL, f'--socket={path}', 'doctor', '--json'], capture_output=True, text=True, timeout=60,
+                                  check=False)
+            stop.set()
+            thread.join()
+        os.unlink(path)
+        report = json.loads(done.stdout)
+        assert not list(schema.faults(SCHEMA, report, SCHEMA)), report
+        assert status(report['findings'], name) == want, (answer, report)
+
+
+def stale(daemon):
+    """The daemon was killed: its socket is there, and nobody listens."""
     daemon.process.kill()
     daemon.process.wait()
+    assert os.path.exists(daemon.control)
+    found = of(daemon.doctor(), 'doctor.daemon')
+    assert found[0]['status'] == 'fail' and f'process {daemon.process.pid}) is gone' in found[0]['found'], found
+    if os.geteuid() == 0:
+        os.chmod(daemon.where, 0o711)
+        done = subprocess.run([CTL, f'--socket={daemon.control}', 'doctor', '--json'], capture_output=True, text=True,
+                              timeout=60, check=False, user=65534, group=65534, extra_groups=[])
+        found = json.loads(done.stdout)['findings'] if done.stdout else []
+        assert status(found, 'doctor.daemon') in ({'unknown'}, {'fail'}), (done.stdout, done.stderr)
+    os.unlink(daemon.control)
+    with open(daemon.control, 'w', encoding='ascii'):
+        pass
+    found = of(daemon.doctor(), 'doctor.socket')
+    assert found[0]['status'] == 'fail' and f'`rm {daemon.control}`' in found[0]['remedy'], found
+    os.unlink(daemon.control)
+
+
+def no_daemon(daemon):
+    """The daemon is gone: said with what to do, and the bundle can still be made."""
+    assert daemon.process.poll() is not None
     bundle = os.path.join(daemon.where, 'gone.tar')
     found = daemon.doctor(f'--bundle={bundle}')
-    assert status(found, 'doctor.daemon') == {'fail'} and 'systemctl' in of(found, 'doctor.daemon')[0]['remedy'], found
+    assert status(found, 'doctor.daemon') == {'fail'} and 'journalctl' in of(found, 'doctor.daemon')[0]['remedy'], found
     assert 'config.txt' in members(bundle)
     code, text, _ = daemon.ctl('doctor', f'--config={daemon.config}')
     assert code == 6 and 'mend:' in text, text
@@ -183,7 +311,7 @@ def main():
     daemon = Daemon()
     failed = passed = 0
     try:
-        for test in (well, nothing_secret, stuck, no_daemon):
+        for test in (well, nothing_secret, stuck, died, permissions, clock, stopped, impostor, stale, no_daemon):
             try:
                 test(daemon)
                 passed += 1

@@ -20,7 +20,7 @@ OPTIONAL = {'vfio_virqfd'}   # part of vfio in later kernels
 EXPECTED = {
     'iommu': ['groups', 'vgpud', 'attached', 'precheck', 'mappings-shown', 'own-memory', 'other-vm', 'unmapped',
               'own-physical', 'null', 'other-domain', 'read-only', 'under-load', 'guest-1-computed', 'after-detach',
-              'guest-2-computed', 'after-kill', 'precheck-faults'],
+              'guest-2-computed', 'after-kill', 'precheck-faults', 'precheck-copy'],
     'bare': ['precheck', 'refuses-without-iommu', 'vgpud', 'attached', 'control-write', 'control-read', 'guest-1-computed',
              'guest-2-computed'],
 }
