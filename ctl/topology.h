@@ -39,6 +39,7 @@ struct vgpu_topology {
     struct vgpu_host_memory memory; /* without NUMA: one node is made of the whole host */
     struct vgpu_host_pci pci;
     struct vgpu_host_iommu iommu;
+    bool xen; /* on the hypervisor: it drives the IOMMU, and Linux sees no groups */
     uint32_t device_count, other_devices;
     struct vgpu_topology_device *devices; /* GPUs first, then by address */
     uint32_t role_count;

@@ -121,7 +121,10 @@ static int node_make(struct vgpu_topology *t)
 
 int vgpu_topology_read(const struct vgpu_host_root *root, struct vgpu_topology *out, struct vgpu_err *err)
 {
+    char word[16];
+
     memset(out, 0, sizeof(*out));
+    out->xen = vgpu_host_line(root, word, sizeof(word), "sys/hypervisor/type") == 0 && strcmp(word, "xen") == 0;
     int rc = vgpu_host_cpus_read(root, &out->cpus);
     if (rc == 0)
         rc = vgpu_host_memory_read(root, &out->memory);

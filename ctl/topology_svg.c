@@ -4,7 +4,7 @@
  * prefers. A card for each NUMA node: its memory, its cores, and its devices on their links; lines are as thick as
  * links are fast. Below: what lies between the cores of vgpud and the GPUs, and the distances between nodes.
  *
- * What is measured is laid out first, so that every card of a row has one height.
+ * What is measured is laid out first; a card goes where its column ends first.
  */
 #include <inttypes.h>
 #include <math.h>
@@ -23,6 +23,9 @@
 #define DEVICE_H   74
 #define DEVICE_GAP 12
 #define LINK_W     168 /* from the bus to the box */
+
+#define NUMBERED_TILE 26 /* from this size on a CPU has room for its number */
+#define PATHS_MAX     64
 
 struct draw {
     const struct vgpu_topology *t;
@@ -92,6 +95,7 @@ static const char style[] =
     ".bg{fill:#f4f6f9}.card{fill:#fff;stroke:#d9dfe7}.track{fill:#e6eaf0}.used{fill:#93a4ba}.huge{fill:#2b7de1}\n"
     ".core{fill:#eef1f5;stroke:#d3dae3}.cpu{fill:#c4cdd9}.iso{fill:#f5d9a3}.poll{fill:#1f9d61}.exec{fill:#2b6fe0}\n"
     ".letter{font-size:10px;font-weight:700;fill:#fff;text-anchor:middle}\n"
+    ".number{font-size:9.5px;fill:#4b5868;text-anchor:middle}\n"
     ".bus{stroke:#8b98a9;stroke-width:6;stroke-linecap:round}.link{stroke:#2b7de1}\n"
     ".slow{stroke:#d97706;stroke-dasharray:7 3}.none{stroke:#b8c2cf;stroke-dasharray:3 5}\n"
     ".hop{fill:#fff;stroke:#5c6b7d;stroke-width:1.6}.gpu{fill:#e9f8ef;stroke:#1f9d61;stroke-width:1.6}\n"
@@ -104,7 +108,7 @@ static const char style[] =
     "f59e0b}\n"
     ".none{stroke:#4a5867}.hop{fill:#182029;stroke:#9aa8b9}.gpu{fill:#12301f;stroke:#2bb673}.dev{fill:#1d2732;stroke:#"
     "33404f}\n"
-    ".pill{fill:#223453}.pillt{fill:#a9c6f8}.ok{fill:#2bb673}.warn{fill:#f59e0b}\n"
+    ".number{fill:#c3ccd8}.pill{fill:#223453}.pillt{fill:#a9c6f8}.ok{fill:#2bb673}.warn{fill:#f59e0b}\n"
     ".cell0{fill:#1d4a32}.cell1{fill:#574420}.cell2{fill:#5b3326}.cellx{fill:#2a3542}}\n"
     "</style>\n";
 
@@ -170,6 +174,11 @@ static void node_memory(const struct draw *d, uint32_t n, int x, int y)
         text_at(d, x, y + 68, "s warnt", "no huge pages");
 }
 
+static const char *kind_letter(const struct vgpu_topology_role *r)
+{
+    return r->kind == VGPU_TOPOLOGY_POLL ? "P" : "E";
+}
+
 static void one_cpu(const struct draw *d, int32_t cpu, int x, int y)
 {
     const struct vgpu_topology_role *r = vgpu_topology_role_of(d->t, cpu);
@@ -180,9 +189,12 @@ static void one_cpu(const struct draw *d, int32_t cpu, int x, int y)
     escape(d->out, r ? r->name : "", sizeof(r->name));
     fprintf(d->out, "%s</title>\n", isolated ? " (isolated)" : "");
     rect(d, x, y, d->tile, d->tile, d->tile / 4, class);
-    if (r && d->tile >= 14)
-        fprintf(d->out, "<text x=\"%d\" y=\"%d\" class=\"letter\">%c</text>", x + d->tile / 2, y + d->tile / 2 + 4,
-                r->kind == VGPU_TOPOLOGY_POLL ? 'P' : 'E');
+    if (d->tile >= NUMBERED_TILE)
+        fprintf(d->out, "<text x=\"%d\" y=\"%d\" class=\"%s\">%s%d</text>", x + d->tile / 2, y + d->tile / 2 + 4,
+                r ? "letter" : "number", r ? kind_letter(r) : "", cpu);
+    else if (r)
+        fprintf(d->out, "<text x=\"%d\" y=\"%d\" class=\"letter\">%s</text>", x + d->tile / 2, y + d->tile / 2 + 4,
+                kind_letter(r));
     fputs("</g>\n", d->out);
 }
 
@@ -317,7 +329,9 @@ static void head(const struct draw *d)
     text_at(d, MARGIN, 82, "t dim", "%u package%s, %u CPUs, %u NUMA node%s, %s", t->cpus.packages,
             t->cpus.packages == 1 ? "" : "s", t->cpus.core_count, t->memory.node_count,
             t->memory.node_count == 1 ? "" : "s",
-            t->iommu.group_count ? "IOMMU in use" : "no IOMMU in use: a device reaches all memory");
+            t->xen                 ? "IOMMU driven by Xen"
+            : t->iommu.group_count ? "IOMMU in use"
+                                   : "no IOMMU in use: a device reaches all memory");
     x = legend_item(d, x, 112, "poll", "P poll core");
     x = legend_item(d, x, 112, "exec", "E executor");
     x = legend_item(d, x, 112, "iso", "isolated, free");
@@ -327,52 +341,73 @@ static void head(const struct draw *d)
     x = legend_item(d, x, 112, "warn", "slower than it could be, or far away");
 }
 
-static int paths_rows(const struct vgpu_topology *t)
+/*
+ * A row for each GPU and each node from which vgpud's cores reach it: which cores, and what lies between.
+ * Returns how many rows there are; with draw they are drawn.
+ */
+static int paths(const struct draw *d, int x, int y, bool draw)
 {
-    uint32_t gpus = 0;
+    const struct vgpu_topology *t = d->t;
+    int rows = 0;
 
-    while (gpus < t->device_count && t->devices[gpus].gpu)
-        gpus++;
-    uint32_t rows = gpus * t->role_count;
-    return rows < 1 ? 1 : rows > 40 ? 40 : (int)rows;
+    for (uint32_t i = 0; i < t->device_count && t->devices[i].gpu; i++)
+        for (int32_t from = -1; from < (int32_t)t->memory.node_count && rows < PATHS_MAX; from++) {
+            char who[120] = "", cost[40] = "";
+            uint32_t count = 0, distance;
+            for (uint32_t r = 0; r < t->role_count; r++) {
+                const struct vgpu_host_core *core = vgpu_host_cpu_find(&t->cpus, t->roles[r].cpu);
+                size_t at = strlen(who);
+                if ((core ? vgpu_topology_place(t, core->node) : -1) != from)
+                    continue;
+                if (at < sizeof(who) - 24)
+                    snprintf(who + at, sizeof(who) - at, "%s%s%d", at ? " " : "", kind_letter(&t->roles[r]),
+                             t->roles[r].cpu);
+                else if (at < sizeof(who) - 4)
+                    strcat(who, " ..");
+                count++;
+            }
+            if (!count)
+                continue;
+            if (draw) {
+                int32_t place = vgpu_topology_place(t, t->devices[i].pci->node);
+                int32_t hops = vgpu_topology_hops(t, from, place);
+                int at = y + rows * 24;
+                distance = vgpu_topology_distance(t, from, place);
+                fprintf(d->out, "<circle cx=\"%d\" cy=\"%d\" r=\"5\" class=\"%s\"/>\n", x + 5, at - 4,
+                        hops == 0  ? "ok"
+                        : hops > 0 ? "warn"
+                                   : "used");
+                if (hops > 0 && distance)
+                    snprintf(cost, sizeof(cost), ", memory takes %.1f x local", distance / 10.0);
+                text_at(d, x + 20, at, "t", "GPU %s from %s: %s%s, %u bridge%s", t->devices[i].pci->address, who,
+                        hops == 0   ? "same node"
+                        : hops == 1 ? "a hop to another node"
+                        : hops > 1  ? "more than a hop"
+                                    : "not known",
+                        cost, t->devices[i].bridges, t->devices[i].bridges == 1 ? "" : "s");
+            }
+            rows++;
+        }
+    return rows;
 }
 
 static int foot_height(const struct draw *d)
 {
     int matrix =
         d->t->memory.node_count > 1 ? (int)(d->t->memory.node_count < 16 ? d->t->memory.node_count : 16) * 34 + 74 : 0;
-    int paths = paths_rows(d->t) * 24 + 88;
+    int rows = paths(d, 0, 0, false);
+    int high = (rows ? rows : 1) * 24 + 88;
 
-    return matrix > paths ? matrix : paths;
+    return matrix > high ? matrix : high;
 }
 
 static void foot_paths(const struct draw *d, int x, int y)
 {
-    const struct vgpu_topology *t = d->t;
-    int row = 0, limit = paths_rows(t);
-
     text_at(d, x, y, "h2", "Memory paths");
-    for (uint32_t i = 0; i < t->device_count && t->devices[i].gpu; i++)
-        for (uint32_t r = 0; r < t->role_count && row < limit; r++, row++) {
-            const struct vgpu_host_core *core = vgpu_host_cpu_find(&t->cpus, t->roles[r].cpu);
-            int32_t from = core ? vgpu_topology_place(t, core->node) : -1;
-            int32_t hops = vgpu_topology_hops(t, from, vgpu_topology_place(t, t->devices[i].pci->node));
-            int at = y + 30 + row * 24;
-            fprintf(d->out, "<circle cx=\"%d\" cy=\"%d\" r=\"5\" class=\"%s\"/>\n", x + 5, at - 4,
-                    hops == 0  ? "ok"
-                    : hops > 0 ? "warn"
-                               : "used");
-            text_at(d, x + 20, at, "t", "%s (CPU %d) to GPU %s: %s, %u bridge%s", t->roles[r].name, t->roles[r].cpu,
-                    t->devices[i].pci->address,
-                    hops == 0   ? "same node"
-                    : hops == 1 ? "a hop to another node"
-                    : hops > 1  ? "more than a hop"
-                                : "not known",
-                    t->devices[i].bridges, t->devices[i].bridges == 1 ? "" : "s");
-        }
+    int row = paths(d, x, y + 30, true);
     if (!row)
         text_at(d, x, y + 30 + row++ * 24, "t dim", "no path between a core of vgpud's and a GPU");
-    text_at(d, x, y + 34 + row * 24, "s dim", "%s", t->roles_from);
+    text_at(d, x, y + 34 + row * 24, "s dim", "%s", d->t->roles_from);
 }
 
 static void foot_matrix(const struct draw *d, int right, int y)
@@ -383,37 +418,52 @@ static void foot_matrix(const struct draw *d, int right, int y)
     if (n < 2)
         return;
     text_at(d, right, y, "h2 end", "Distances between nodes");
+    for (int to = 0; to < n; to++)
+        text_at(d, x + to * 40 + 18, y + 22, "s dim mid", "%d", t->memory.node[to].id);
     for (int from = 0; from < n; from++) {
-        text_at(d, x - 12, y + 46 + from * 34, "s dim end", "%d", t->memory.node[from].id);
+        text_at(d, x - 12, y + 50 + from * 34, "s dim end", "%d", t->memory.node[from].id);
         for (int to = 0; to < n; to++) {
             uint32_t distance = vgpu_topology_distance(t, from, to);
             int32_t hops = vgpu_topology_hops(t, from, to);
             const char *class = !distance ? "cellx" : hops == 0 ? "cell0" : hops == 1 ? "cell1" : "cell2";
-            rect(d, x + to * 40, y + 26 + from * 34, 36, 30, 6, class);
-            text_at(d, x + to * 40 + 18, y + 46 + from * 34, "t mid", "%u", distance);
+            rect(d, x + to * 40, y + 30 + from * 34, 36, 30, 6, class);
+            text_at(d, x + to * 40 + 18, y + 50 + from * 34, "t mid", "%u", distance);
         }
     }
+}
+
+/* Nodes in two columns, each where its column ends first; returns where the longer one ends. */
+static int cards(const struct draw *d, int top, bool draw)
+{
+    int end[2] = {top, top};
+
+    for (uint32_t n = 0; n < d->t->memory.node_count; n++) {
+        int column = d->columns == 2 && end[1] < end[0], high = card_height(d, n);
+        if (draw)
+            node_card(d, n, MARGIN + column * (d->card_width + GAP), end[column], high);
+        end[column] += high + GAP;
+    }
+    return end[0] > end[1] ? end[0] : end[1];
 }
 
 void vgpu_topology_svg(const struct vgpu_topology *t, FILE *out)
 {
     struct draw d = {.t = t, .out = out};
-    uint32_t most = 1, homeless = 0;
-    int y = HEAD, height = HEAD;
+    uint32_t most = 1, homeless;
+    int y, height;
 
     d.columns = t->memory.node_count > 1 ? 2 : 1;
     d.card_width = (WIDTH - 2 * MARGIN - (d.columns - 1) * GAP) / d.columns;
     for (uint32_t n = 0; n < t->memory.node_count; n++)
         most = node_cpus(&d, n) > most ? node_cpus(&d, n) : most;
-    d.tile = most <= 64 ? 22 : most <= 192 ? 16 : 10;
-    d.per_row = (d.card_width - 2 * PAD) / (d.tile + 6);
+    d.tile = most <= 128 ? NUMBERED_TILE : most <= 256 ? 16 : 10;
+    d.per_row = (d.card_width - 2 * PAD + 6) / (d.tile + 6);
+    /* Rows of one length, even, so that the threads of a core stay together. */
+    uint32_t rows = (most + (uint32_t)d.per_row - 1) / (uint32_t)d.per_row;
+    uint32_t even = ((most + rows - 1) / rows + 1) / 2 * 2;
+    d.per_row = (int)even < d.per_row ? (int)even : d.per_row;
     homeless = node_devices(&d, -1);
-    for (uint32_t n = 0; n < t->memory.node_count; n += (uint32_t)d.columns) {
-        int most_high = card_height(&d, n);
-        if (d.columns == 2 && n + 1 < t->memory.node_count && card_height(&d, n + 1) > most_high)
-            most_high = card_height(&d, n + 1);
-        height += most_high + GAP;
-    }
+    height = cards(&d, HEAD, false);
     if (homeless)
         height += 2 * PAD + 30 + devices_height(homeless) + GAP;
     height += foot_height(&d) + MARGIN;
@@ -424,16 +474,7 @@ void vgpu_topology_svg(const struct vgpu_topology *t, FILE *out)
             WIDTH, height, WIDTH, height, style);
     rect(&d, 0, 0, WIDTH, height, 0, "bg");
     head(&d);
-    for (uint32_t n = 0; n < t->memory.node_count; n += (uint32_t)d.columns) {
-        int row_height = card_height(&d, n);
-        bool second = d.columns == 2 && n + 1 < t->memory.node_count;
-        if (second && card_height(&d, n + 1) > row_height)
-            row_height = card_height(&d, n + 1);
-        node_card(&d, n, MARGIN, y, row_height);
-        if (second)
-            node_card(&d, n + 1, MARGIN + d.card_width + GAP, y, row_height);
-        y += row_height + GAP;
-    }
+    y = cards(&d, HEAD, true);
     if (homeless) {
         int h = 2 * PAD + 30 + devices_height(homeless);
         struct draw wide = d;

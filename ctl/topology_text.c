@@ -117,7 +117,11 @@ static void iommu_line(const struct vgpu_topology *t, const struct style *s, FIL
 {
     static const char *const kinds[] = {"kind not told", "Intel", "AMD", "SMMU", "virtio", "other"};
 
-    if (!t->iommu.group_count)
+    if (t->xen)
+        fprintf(out,
+                "├─ %sIOMMU%s: driven by the Xen hypervisor, so Linux sees no groups (vgpu-ctl precheck, xen.iommu)\n",
+                s->bold, s->end);
+    else if (!t->iommu.group_count)
         fprintf(out, "├─ %sIOMMU%s: %snone in use%s: a device reaches all memory\n", s->bold, s->end, s->yellow,
                 s->end);
     else

@@ -194,7 +194,9 @@ static enum vgpu_outcome flag(const struct vgpu_facts *f, struct vgpu_finding *o
     if (vgpu_host_denied(v))
         return DENIED(out, "/sys/module/%s/parameters/%s", module, param);
     if (v < 0)
-        return NA(out, "%s is not loaded", module);
+        return NA(out,
+                  vgpu_host_exists(f->root, "sys/module/%s", module) ? "%s has no such parameter" : "%s is not loaded",
+                  module);
     vgpu_mend(out, "kernel parameter `%s.%s=%d`", module, param, want);
     return FIRE_IF(out, v != want, "%s.%s is %s", module, param, v ? "on" : "off");
 }

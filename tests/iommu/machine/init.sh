@@ -81,7 +81,7 @@ else
         register 3 --arena-bytes=1M --iommu-domain=2
     check attached "three guests" eval 'guest 1 0x40000 && guest 2 0x40000 && guest 3 0x100000'
     good='iommu.enabled=pass iommu.cmdline=pass iommu.groups=pass iommu.coverage=pass iommu.translated=pass
-        iommu.interrupts=pass vfio.module=pass vfio.noiommu=pass vfio.unsafe_interrupts=pass vfio.permissions=pass
+        iommu.interrupts=pass vfio.module=pass vfio.unsafe_interrupts=pass vfio.permissions=pass
         vfio.entries=pass vgpu.config=pass xen.iommu=not-applicable'
     findings precheck $good iommu.faults=pass
     vgpu-ctl show-iommu-status
