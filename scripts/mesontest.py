@@ -52,11 +52,7 @@ class Build:
         """Suites with at least one test, in no particular order; [] when the directory is not configured."""
         if not os.path.exists(os.path.join(self.path, 'build.ninja')):
             return []
-        done = subprocess.run([tool('meson'), 'introspect', '--tests', self.path], stdin=subprocess.DEVNULL,
-                              capture_output=True, text=True, timeout=120)
-        if done.returncode:
-            raise BuildError('meson introspect failed', done.stdout + done.stderr)
-        names = {s.split(':', 1)[-1] for test in json.loads(done.stdout) for s in test['suite']}
+        names = {s.split(':', 1)[-1] for test in self._introspect('--tests') for s in test['suite']}
         return sorted(names - {'vgpu'})
 
     def _step(self, log, command, what):
@@ -67,11 +63,19 @@ class Build:
             with open(log, encoding='utf-8', errors='replace') as text:
                 raise BuildError(f'{what} failed (exit {code})', text.read(), log)
 
-    def make(self, options, targets=()):
-        """Configures with these meson options where needed, and compiles. Raises BuildError."""
+    def make(self, options):
+        """Configures with these meson options where needed, and compiles all. Raises BuildError."""
+        self.configure(options)
+        self.compile()
+
+    def _build_log(self):
+        return os.path.join(self.log_dir, os.path.basename(self.path) + '.log')
+
+    def configure(self, options):
+        """Raises BuildError."""
         os.makedirs(self.path, exist_ok=True)
         os.makedirs(self.log_dir, exist_ok=True)
-        log = os.path.join(self.log_dir, os.path.basename(self.path) + '.log')
+        log = self._build_log()
         open(log, 'wb').close()
         stamp, want = os.path.join(self.path, '.stamp'), '\n'.join([self.root, *options])
         have = open(stamp, encoding='utf-8').read() if os.path.exists(stamp) else ''
@@ -86,16 +90,28 @@ class Build:
             self._step(log, [tool('meson'), 'setup', *options, self.path, self.root], 'configure')
             with open(stamp, 'w', encoding='utf-8') as out:
                 out.write(want)
-        self._step(log, [*ninja, *targets], 'build')
 
-    def tests(self, suites):
-        """Names of the tests in these suites."""
-        done = subprocess.run([tool('meson'), 'introspect', '--tests', self.path], stdin=subprocess.DEVNULL,
+    def compile(self, targets=()):
+        """All, or these files. Raises BuildError."""
+        self._step(self._build_log(), [tool('ninja'), '-C', self.path, *targets], 'build')
+
+    def _introspect(self, what):
+        done = subprocess.run([tool('meson'), 'introspect', what, self.path], stdin=subprocess.DEVNULL,
                               capture_output=True, text=True, timeout=120)
         if done.returncode:
             raise BuildError('meson introspect failed', done.stdout + done.stderr)
-        return [test['name'] for test in json.loads(done.stdout)
-                if any(s.split(':', 1)[-1] in suites for s in test['suite'])]
+        return json.loads(done.stdout)
+
+    def tests(self, suites):
+        """{name: suite} of the tests in these suites."""
+        return {test['name']: s.split(':', 1)[-1] for test in self._introspect('--tests') for s in test['suite']
+                if s.split(':', 1)[-1] in suites}
+
+    def needed(self, names):
+        """What must be compiled for these tests: what each says that it runs or depends on. Paths relative to the build."""
+        wanted = {i for test in self._introspect('--tests') if test['name'] in names for i in test['depends']}
+        return sorted(os.path.relpath(f, os.path.realpath(self.path)) for target in self._introspect('--targets')
+                      if target['id'] in wanted for f in target['filename'])
 
     def run(self, suites, *, processes, limit_s, logbase, env=None, prefix=(), scale=1, names=()):
         """Runs the tests of these suites, or of them those of these names; processes: at once, None: one for each CPU.

@@ -15,9 +15,11 @@ import tempfile
 import testlog
 from mesontest import Build
 
-# What only asan-full runs: other ways through sources that are seen already, and tests that mostly wait.
-ASAN_LATER = {'isolation', 'idle', 'backend', 'cuda-faults', 'cuda-demo', 'cuda-hello', 'conformance-cuda-bounce',
-              'conformance-cuda-pools', 'conformance-fault_cpu'}
+# What only asan-full and tsan-full run: other ways through sources that are seen already, and tests that mostly wait.
+ASAN_LATER = {'isolation', 'idle', 'backend', 'doctor', 'cuda-kill', 'cuda-errors', 'conformance-cuda-auto',
+              'conformance-cuda-bounce', 'conformance-cuda-pools', 'conformance-fault_cpu', 'conformance-fault_null',
+              'store-kill'}
+TSAN_LATER = {'conformance-cuda-bounce', 'conformance-fault_cpu', 'conformance-fault_null'}
 ASAN = {
     'variables': {
         'ASAN_OPTIONS': 'detect_leaks=1:detect_stack_use_after_return=1:strict_string_checks=1:exitcode=99',
@@ -28,23 +30,26 @@ ASAN = {
     'suites': ['unit', 'conformance', 'fuzz', 'e2e', 'hostile', 'kill'],
     'build': 'asan',
 }
-COMMON = ['--buildtype=debugoptimized', '-Db_lundef=false', '-Dbench=disabled']
-SUITES = {
-    'asan': {**ASAN, 'options': [*COMMON, '-Db_sanitize=address,undefined'], 'later': ASAN_LATER, 'slice_s': 15},
-    'asan-full': {**ASAN, 'options': [*COMMON, '-Db_sanitize=address,undefined'], 'later': (), 'slice_s': 60},
-    'tsan': {
-        'options': [*COMMON, '-Db_sanitize=thread'],
-        'suites': ['stress', 'conformance'],
-        'build': 'tsan',
-        'later': (),
-        'slice_s': 15,
-        'variables': {'TSAN_OPTIONS': 'halt_on_error=1:second_deadlock_stack=1:history_size=4:exitcode=99'},
-        'canaries': ['race'],
-    },
+# The compiler's own work is a third of such a run: -O1, and nothing built that the tests do not need.
+COMMON = ['--buildtype=debugoptimized', '-Doptimization=1', '-Db_lundef=false', '-Dbench=disabled']
+ASAN_OPTIONS = [*COMMON, '-Db_sanitize=address,undefined']
+TSAN = {
+    'options': [*COMMON, '-Db_sanitize=thread'],
+    'suites': ['stress', 'conformance'],
+    'build': 'tsan',
+    'variables': {'TSAN_OPTIONS': 'halt_on_error=1:second_deadlock_stack=1:history_size=4:exitcode=99'},
+    'canaries': ['race'],
 }
+SUITES = {
+    'asan': {**ASAN, 'options': ASAN_OPTIONS, 'later': ASAN_LATER, 'slice_s': 8},
+    'asan-full': {**ASAN, 'options': ASAN_OPTIONS, 'later': (), 'slice_s': 60},
+    'tsan': {**TSAN, 'later': TSAN_LATER, 'slice_s': 8},
+    'tsan-full': {**TSAN, 'later': (), 'slice_s': 60},
+}
+CANARY = os.path.join('tests', 'style', 'canary')
 TIMEOUT_SCALE = 5
 # At once: many tests wait more than they work. Those that measure say is_parallel: false.
-PROCESSES = 2
+PROCESSES = 3
 
 
 def directory(root, name):
@@ -87,7 +92,7 @@ def collect(reports):
 
 def try_canaries(spec, build, env, reports, prefix, outcome):
     """Each planted fault must end its program and leave a report: else the suite would prove nothing."""
-    program = os.path.join(build.path, 'tests', 'style', 'canary')
+    program = os.path.join(build.path, CANARY)
     for fault in spec['canaries']:
         done = subprocess.run([*prefix, program, fault], stdin=subprocess.DEVNULL, capture_output=True, text=True,
                               env={**os.environ, **env}, timeout=120)
@@ -102,22 +107,23 @@ def run(root, name, limit_s):
     """Returns (testlog.Outcome, path of the full log). Raises BuildError."""
     spec = SUITES[name]
     build = Build(root, directory(root, spec['build']))
-    build.make(spec['options'])
+    build.configure(spec['options'])
+    tests = build.tests(spec['suites'])
+    names = [t for t in tests if t not in spec['later']]
+    build.compile([CANARY, *build.needed(names)])
     outcome = testlog.Outcome(name)
-    prefix = fixed_addresses() if name == 'tsan' else []
+    prefix = fixed_addresses() if spec['build'] == 'tsan' else []
     with tempfile.TemporaryDirectory(prefix=f'vgpu-{name}-') as reports:
         env = environment(spec, reports)
         try_canaries(spec, build, env, reports, prefix, outcome)
         if outcome.failed:
             return outcome, ''
-        have = build.suites()
         for suite in spec['suites']:
-            if suite not in have:
+            if suite not in tests.values():
                 outcome.fail(f'{name}: suite {suite} has no tests to run')
-        names = [t for t in build.tests(spec['suites']) if t not in spec['later']]
-        tests, log = build.run(spec['suites'], processes=PROCESSES, limit_s=limit_s, logbase=f'test-{name}', env=env,
+        done, log = build.run(spec['suites'], processes=PROCESSES, limit_s=limit_s, logbase=f'test-{name}', env=env,
                                prefix=prefix, scale=TIMEOUT_SCALE, names=names)
-        outcome.add(tests)
+        outcome.add(done)
         for title, text in collect(reports):
             outcome.fail(f'sanitizer report {title}', text)
     return outcome, log

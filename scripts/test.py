@@ -28,7 +28,7 @@ DEFAULT = {
     'e2e': 'real processes: daemon, executors, guests',
     'ctl': 'vgpu-ctl: each wrong argument of each command, JSON against its schema, completion, terminal',
     'ordering': 'priorities, FIFO and exactly-once, counted over many descriptors',
-    'fuzz': 'validator, headers, handshake, configuration, control requests from any bytes, against models',
+    'fuzz': 'validator, rings, headers, handshakes, configuration, control, import, /sys from any bytes, against models',
     'hostile': 'guests that keep no rule, beside neighbours that verify every result',
     'instructions': 'what a descriptor costs in instructions, against a baseline',
     'kill': 'kill -9 of daemon, executors, guests and a writer of the store: each completed once, nothing lost or left behind',
@@ -45,6 +45,7 @@ NAMED = {
     'ml': 'compiled machine-learning programs are not built yet',
     'mutants': 'bugs put into a copy of the real code, one at a time: the tests must find each',
     'asan-full': 'asan with the tests that take longest',
+    'tsan-full': 'tsan with the tests that take longest',
     'coverage': 'lines that the default suites reach, of each file',
     'soak': 'five minutes of load, kills and changes: nothing may drift',
 }
@@ -60,7 +61,8 @@ PROCESSES = {'e2e': 2}
 # VGPU_TEST_SLICE_S in the environment replaces both.
 SLICE_S = 60
 CAMPAIGN_S = {'fuzz': 600, 'hostile': 1200, 'kill': 1200}
-SUITE_LIMIT_S = {'xen-ten': 3600, 'gpu': 3600, 'mutants': 7200, 'fuzz': 7200, 'hostile': 7200, 'kill': 7200}
+SUITE_LIMIT_S = {'xen-ten': 3600, 'gpu': 3600, 'asan-full': 3600, 'tsan-full': 3600, 'mutants': 7200, 'fuzz': 7200,
+                 'hostile': 7200, 'kill': 7200}
 SUITE_LIMIT_DEFAULT_S = 1500
 
 
@@ -128,7 +130,7 @@ def run_special(name):
     if name == 'coverage':
         outcome, log = coverage.run(ROOT, special.directory(ROOT, name), 2 * SUITE_LIMIT_DEFAULT_S)
     else:
-        outcome, log = special.run(ROOT, name, SUITE_LIMIT_DEFAULT_S)
+        outcome, log = special.run(ROOT, name, SUITE_LIMIT_S.get(name, SUITE_LIMIT_DEFAULT_S))
     outcome.name, outcome.seconds = name, time.monotonic() - started
     return outcome, log
 
