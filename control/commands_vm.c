@@ -55,8 +55,7 @@ json_t *vgpu_vm_json(struct vgpu_control *c, const struct vgpu_vm_record *vm)
     return json;
 }
 
-/* What register-vm and update-vm have in common: what the arguments say, over what is there. */
-static void record_fill(const json_t *args, struct vgpu_vm_record *vm)
+void vgpu_vm_fill(const json_t *args, struct vgpu_vm_record *vm)
 {
     const char *pool = vgpu_arg_string(args, "pool"), *uuid = vgpu_arg_string(args, "uuid");
     uint64_t limit;
@@ -89,9 +88,8 @@ static int one_only(const json_t *args, uint32_t count, struct vgpu_err *err)
     return 0;
 }
 
-/* Makes the change and returns the VMs as they are now, {"vms":[...]}. Takes `vms`. */
-static json_t *changed(struct vgpu_control *c, const char *command, struct vgpu_vm_change *vms, uint32_t n,
-                       struct vgpu_err *err)
+json_t *vgpu_vms_changed(struct vgpu_control *c, const char *command, struct vgpu_vm_change *vms, uint32_t n,
+                         struct vgpu_err *err)
 {
     const struct vgpu_change change = {.command = command, .vms = vms, .vm_count = n};
     json_t *list = NULL, *result = NULL;
@@ -114,9 +112,20 @@ out:
     return result;
 }
 
-json_t *vgpu_run_register_vm(struct vgpu_control *c, const json_t *args, struct vgpu_err *err)
+void vgpu_vm_new(const json_t *args, uint32_t vm_id, struct vgpu_vm_record *vm)
 {
     const char *name = vgpu_arg_string(args, "name");
+
+    *vm = (struct vgpu_vm_record){.vm_id = vm_id, .priority = VGPU_PRIO_MEDIUM, .device_bytes = UINT64_MAX, .uid = -1};
+    if (name)
+        snprintf(vm->name, sizeof(vm->name), "%s", name);
+    else
+        snprintf(vm->name, sizeof(vm->name), "vm-%u", vm_id);
+    vgpu_vm_fill(args, vm);
+}
+
+json_t *vgpu_run_register_vm(struct vgpu_control *c, const json_t *args, struct vgpu_err *err)
+{
     uint32_t count = 0;
     uint32_t *ids = vgpu_ids_of(args, &count, err);
     struct vgpu_vm_change *vms = ids ? calloc(count, sizeof(*vms)) : NULL;
@@ -131,13 +140,7 @@ json_t *vgpu_run_register_vm(struct vgpu_control *c, const json_t *args, struct 
     for (uint32_t i = 0; i < count; i++) {
         struct vgpu_vm_record *vm = &vms[i].now;
         vms[i].have_now = true;
-        *vm = (struct vgpu_vm_record){
-            .vm_id = ids[i], .priority = VGPU_PRIO_MEDIUM, .device_bytes = UINT64_MAX, .uid = -1};
-        if (name)
-            snprintf(vm->name, sizeof(vm->name), "%s", name);
-        else
-            snprintf(vm->name, sizeof(vm->name), "vm-%u", ids[i]);
-        record_fill(args, vm);
+        vgpu_vm_new(args, ids[i], vm);
     }
     const struct vgpu_change change = {.command = "register-vm", .vms = vms, .vm_count = count};
     json_t *list = vgpu_change_make(c, &change, err) ? NULL : json_array(), *result = NULL;
@@ -188,11 +191,11 @@ json_t *vgpu_run_update_vm(struct vgpu_control *c, const json_t *args, struct vg
     for (uint32_t i = 0; i < count; i++) {
         if (name)
             snprintf(vms[i].now.name, sizeof(vms[i].now.name), "%s", name);
-        record_fill(args, &vms[i].now);
+        vgpu_vm_fill(args, &vms[i].now);
         if (vms[i].now.uid != vms[i].old.uid)
             vms[i].now.has_token = false; /* another user gets a token of its own */
     }
-    return changed(c, "update-vm", vms, count, err);
+    return vgpu_vms_changed(c, "update-vm", vms, count, err);
 }
 
 static json_t *set(struct vgpu_control *c, const char *command, const json_t *args, struct vgpu_err *err)
@@ -203,8 +206,8 @@ static json_t *set(struct vgpu_control *c, const char *command, const json_t *ar
     if (!vms)
         return NULL;
     for (uint32_t i = 0; i < count; i++)
-        record_fill(args, &vms[i].now);
-    return changed(c, command, vms, count, err);
+        vgpu_vm_fill(args, &vms[i].now);
+    return vgpu_vms_changed(c, command, vms, count, err);
 }
 
 json_t *vgpu_run_set_pool(struct vgpu_control *c, const json_t *args, struct vgpu_err *err)
@@ -318,7 +321,7 @@ static json_t *decide(struct vgpu_control *c, const char *command, const json_t 
         now->admin_state = to;
         snprintf(now->reason, sizeof(now->reason), "%s", to == VGPU_VM_ACTIVE || !reason ? "" : reason);
     }
-    return vms ? changed(c, command, vms, count, err) : NULL;
+    return vms ? vgpu_vms_changed(c, command, vms, count, err) : NULL;
 }
 
 json_t *vgpu_run_drain_vm(struct vgpu_control *c, const json_t *args, struct vgpu_err *err)
@@ -340,52 +343,4 @@ json_t *vgpu_run_quarantine_vm(struct vgpu_control *c, const json_t *args, struc
 json_t *vgpu_run_clear_quarantine(struct vgpu_control *c, const json_t *args, struct vgpu_err *err)
 {
     return decide(c, "clear-quarantine", args, VGPU_VM_QUARANTINED, VGPU_VM_ACTIVE, err);
-}
-
-/* ---- for the hooks that start and stop VMs: the same twice is fine ---- */
-
-static json_t *expect(struct vgpu_control *c, const char *command, const json_t *args, bool expected, struct vgpu_err *err)
-{
-    const char *uuid = vgpu_arg_string(args, "uuid");
-    int64_t vm_id = vgpu_arg_int(args, "vm_id", 0);
-    char lower[VGPU_UUID_BYTES];
-    struct vgpu_vm_change *vm;
-
-    if (!uuid == !vm_id) {
-        vgpu_err_set(err, EINVAL, "%s: expected vm_id or uuid, and not both", command);
-        return NULL;
-    }
-    vm = calloc(1, sizeof(*vm));
-    if (!vm)
-        return vgpu_result(NULL, err);
-    if (uuid)
-        vgpu_uuid_read(uuid, lower);
-    int rc = uuid ? vgpu_store_get_vm_by_uuid(c->params.store, lower, &vm->old, err)
-                  : vgpu_store_get_vm(c->params.store, (uint32_t)vm_id, &vm->old, err);
-    if (!rc && expected && vm->old.admin_state == VGPU_VM_QUARANTINED)
-        rc = vgpu_err_set(err, EPERM, "VM %u is quarantined%s%s; vgpu-ctl clear-quarantine --vm-id=%u lets it attach",
-                          vm->old.vm_id, vm->old.reason[0] ? ": " : "", vm->old.reason, vm->old.vm_id);
-    if (rc) {
-        free(vm);
-        return NULL;
-    }
-    vm->have_old = vm->have_now = true;
-    vm->now = vm->old;
-    vm->now.expected = expected;
-    if (vm->now.expected == vm->old.expected) { /* no change, and none in the history */
-        json_t *result = vgpu_result(json_pack("{s:[o]}", "vms", vgpu_vm_json(c, &vm->old)), err);
-        free(vm);
-        return result;
-    }
-    return changed(c, command, vm, 1, err);
-}
-
-json_t *vgpu_run_attach(struct vgpu_control *c, const json_t *args, struct vgpu_err *err)
-{
-    return expect(c, "attach", args, true, err);
-}
-
-json_t *vgpu_run_detach(struct vgpu_control *c, const json_t *args, struct vgpu_err *err)
-{
-    return expect(c, "detach", args, false, err);
 }

@@ -56,11 +56,18 @@ extern const char *const vgpu_admin_states[VGPU_VM_ADMIN_COUNT];
 typedef json_t *vgpu_run_fn(struct vgpu_control *c, const json_t *args, struct vgpu_err *err);
 vgpu_run_fn vgpu_run_register_vm, vgpu_run_update_vm, vgpu_run_remove_vm, vgpu_run_list_vms, vgpu_run_show_vm,
     vgpu_run_set_pool, vgpu_run_set_priority, vgpu_run_set_limit, vgpu_run_drain_vm, vgpu_run_quarantine_vm,
-    vgpu_run_clear_quarantine, vgpu_run_attach, vgpu_run_detach; /* commands_vm.c */
+    vgpu_run_clear_quarantine;                                                   /* commands_vm.c */
+vgpu_run_fn vgpu_run_attach, vgpu_run_detach;                                    /* commands_hook.c */
 vgpu_run_fn vgpu_run_list_pools, vgpu_run_show_pool, vgpu_run_create_pool, vgpu_run_update_pool,
     vgpu_run_remove_pool;                                                        /* commands_pool.c */
 vgpu_run_fn vgpu_run_history, vgpu_run_export, vgpu_run_import;                  /* commands_store.c */
 /* A VM as the protocol shows it. */
 json_t *vgpu_vm_json(struct vgpu_control *c, const struct vgpu_vm_record *vm);
+/* What the arguments of register-vm and its like say, over what is there; over a new VM's defaults. */
+void vgpu_vm_fill(const json_t *args, struct vgpu_vm_record *vm);
+void vgpu_vm_new(const json_t *args, uint32_t vm_id, struct vgpu_vm_record *vm);
+/* Makes the change and returns the VMs as they are now, {"vms":[...]}. Takes `vms`, which was malloc'ed. */
+json_t *vgpu_vms_changed(struct vgpu_control *c, const char *command, struct vgpu_vm_change *vms, uint32_t n,
+                         struct vgpu_err *err);
 
 #endif

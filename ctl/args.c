@@ -242,9 +242,10 @@ static int check_complete(const struct vgpu_ctl_line *line, struct vgpu_err *err
                                 vgpu_ctl_placeholder(o), line->command->example);
     if (c->change && !optional_given(line))
         return vgpu_err_set(err, EINVAL, "%s: nothing to change was given; for example: %s", c->name, c->example);
-    if (c->either && optional_given(line) != 1)
-        return vgpu_err_set(err, EINVAL, "%s: expected exactly one of --%s, --%s; for example: %s", c->name,
-                            c->options[0].name, c->options[1].name, c->example);
+    if (c->either && !json_object_get(line->args, c->options[0].argument) &&
+        !json_object_get(line->args, c->options[1].argument))
+        return vgpu_err_set(err, EINVAL, "%s: expected --%s or --%s; for example: %s", c->name, c->options[0].name,
+                            c->options[1].name, c->example);
     if (c->words && !line->word)
         return vgpu_err_set(err, EINVAL, "%s: %s is missing; for example: %s", c->name, c->words, c->example);
     if (c->words && !vgpu_ctl_choice(c->words, line->word, &best))

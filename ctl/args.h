@@ -64,7 +64,7 @@ struct vgpu_ctl_command {
     int (*run)(struct vgpu_ctl_local *local, int argc, char **argv);
     const char *words; /* the one word that it needs besides options, "bash|zsh|fish"; NULL: none */
     bool change;       /* at least one of the options that are not required must be there */
-    bool either;       /* exactly one of the options must be there */
+    bool either;       /* one of the first two options must be there, or both */
     const char *file;  /* the option that a word without dashes stands for; NULL: none */
 };
 extern const struct vgpu_ctl_command vgpu_ctl_commands[];

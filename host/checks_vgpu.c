@@ -248,8 +248,8 @@ static enum vgpu_outcome never_sleeps(const struct vgpu_facts *f, struct vgpu_fi
                    "%u poll cores of %u CPUs, sleep: %s", cores, f->cpus.core_count, v);
 }
 
-static const char *const unit_paths[] = {"etc/systemd/system/vgpud.service", "lib/systemd/system/vgpud.service",
-                                         "usr/lib/systemd/system/vgpud.service"};
+static const char *const unit_paths[] = {"etc/systemd/system/vgpud.service", "usr/local/lib/systemd/system/vgpud.service",
+                                         "lib/systemd/system/vgpud.service", "usr/lib/systemd/system/vgpud.service"};
 static char *read_unit(const struct vgpu_facts *f)
 {
     char *text = NULL;

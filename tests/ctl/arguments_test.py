@@ -130,9 +130,11 @@ def cases(commands):
             required = [w for o in command['options'] if o['required'] for w in given(o)]
             yield 'missing', [command['name'], *required], 'nothing to change was given'
         if command['either']:
-            yield 'missing', [command['name']], 'expected exactly one of'
-            both = [w for o in command['options'] for w in given(o)]
-            yield 'duplicate', [command['name'], *both], 'expected exactly one of'
+            first, second = command['options'][:2]
+            message = f'expected --{first["name"]} or --{second["name"]}'
+            yield 'missing', [command['name']], message
+            others = [w for o in command['options'][2:] for w in given(o)]
+            yield 'missing', [command['name'], *others], message
         for option in command['options']:
             yield from option_cases(command, option)
     yield 'unknown', ['frobnicate'], "unknown command 'frobnicate'"

@@ -89,6 +89,8 @@ def scenario(c):
     c.run('clear-quarantine', '--vm-id=4')
     c.run('attach', '--uuid=01234567-89ab-cdef-0123-456789abcdef')
     c.run('detach', '--vm-id=4')
+    c.run('attach', '--uuid=11111111-2222-3333-4444-555555555555', '--pool=B', f'--uid={uid}')
+    c.run('remove-vm', '--vm-id=5')
     c.run('create-pool', '--pool=C', '--executor=exec-A', '--capacity=4')
     c.run('update-pool', '--pool=C', '--capacity=5', '--sm-share=50')
     c.run('show-pool', '--pool=A')
