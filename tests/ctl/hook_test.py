@@ -65,7 +65,8 @@ TABLE = [
     ('stop, nobody there', STOP, domain(1), 3, 'cannot reach vgpud', ['detach', '1'], 0, ''),
     ('stop, a wish that nobody understands', STOP, domain(1, 'priority="high"'), 0, '', None, 0, 'pool is missing'),
 ] + [(f'{a} {b}', (a, b), domain(1, 'pool="A"'), 0, '', None, 0, '') for a, b in
-     (('start', 'begin'), ('started', 'begin'), ('stopped', 'end'), ('migrate', 'begin'), ('restore', 'begin'), ('attach', 'begin'))]
+     (('start', 'begin'), ('started', 'begin'), ('stopped', 'end'), ('migrate', 'begin'), ('restore', 'begin'),
+      ('attach', 'begin'))]
 
 
 def table(path, where):
