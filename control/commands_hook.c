@@ -34,7 +34,7 @@ static int find(struct vgpu_control *c, const char *command, const json_t *args,
     int rc;
 
     if (!uuid && !vm_id)
-        return vgpu_err_set(err, EINVAL, "%s: expected vm_id, uuid or both", command);
+        return vgpu_err_set(err, EINVAL, "%s: expected vm_id or uuid, or both of one VM", command);
     if (!uuid)
         return vgpu_store_get_vm(c->params.store, (uint32_t)vm_id, vm, err);
     vgpu_uuid_read(uuid, lower);

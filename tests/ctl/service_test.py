@@ -63,7 +63,8 @@ def needs(path):
     with open(path, encoding='utf-8') as f:
         lines = f.read().splitlines()
     for line in ('RuntimeDirectory=vgpu', 'RuntimeDirectoryMode=0711', 'RuntimeDirectoryPreserve=restart',
-                 'StateDirectoryMode=0700', 'LimitMEMLOCK=infinity', 'ExecReload=/bin/kill -HUP $MAINPID', 'NoNewPrivileges=yes', 'Restart=on-failure'):
+                 'StateDirectoryMode=0700', 'LimitMEMLOCK=infinity', 'ExecReload=/bin/kill -HUP $MAINPID',
+                 'NoNewPrivileges=yes', 'Restart=on-failure'):
         assert line in lines, f'{line} is missing'
     kind = [line for line in lines if line.startswith(('Type=', 'WatchdogSec='))]
     assert kind in (['Type=notify', 'WatchdogSec=30'], ['Type=exec', 'WatchdogSec=0']), kind

@@ -12,6 +12,7 @@
 #include "control_rig.h"
 
 #define UUID_1 "01234567-89ab-cdef-0123-456789abcdef"
+#define UUID_2 "11111111-2222-3333-4444-555555555555"
 
 static struct control_rig rig;
 static struct vgpu_caller me;
@@ -175,7 +176,16 @@ Test(commands, hooks_may_say_it_twice)
     ok("{\"command\":\"detach\",\"args\":{\"vm_id\":3}}");
     expect(3, "expected", "false");
     refused("{\"command\":\"attach\",\"args\":{}}", "EINVAL", "vm_id or uuid");
-    refused("{\"command\":\"attach\",\"args\":{\"vm_id\":3,\"uuid\":\"" UUID_1 "\"}}", "EINVAL", "not both");
+    ok("{\"command\":\"attach\",\"args\":{\"vm_id\":3,\"uuid\":\"" UUID_1 "\",\"pool\":\"A\"}}");
+    expect(3, "pool", "\"B\""); /* what is registered is the administrator's */
+    refused("{\"command\":\"attach\",\"args\":{\"vm_id\":2,\"uuid\":\"" UUID_1 "\"}}", "EEXIST", "is VM 3, not VM 2");
+    refused("{\"command\":\"detach\",\"args\":{\"vm_id\":2,\"uuid\":\"" UUID_1 "\"}}", "EEXIST", "is VM 3, not VM 2");
+    refused("{\"command\":\"attach\",\"args\":{\"vm_id\":3,\"uuid\":\"" UUID_2 "\",\"pool\":\"B\"}}", "EEXIST",
+            "is registered with uuid");
+    refused("{\"command\":\"attach\",\"args\":{\"uuid\":\"" UUID_2 "\"}}", "ENOENT", "is not registered");
+    ok("{\"command\":\"attach\",\"args\":{\"uuid\":\"" UUID_2 "\",\"pool\":\"B\",\"priority\":\"low\"}}");
+    expect(4, "uuid", "\"" UUID_2 "\""); /* the lowest that is free */
+    expect(4, "expected", "true");
     refused("{\"command\":\"detach\",\"args\":{\"uuid\":\"ffffffff-ffff-ffff-ffff-ffffffffffff\"}}", "ENOENT",
             "is not registered");
 }
