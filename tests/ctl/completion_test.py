@@ -1,15 +1,20 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Completion and manual against the table of commands (help --json): bash completes every command, option and choice,
-zsh and fish take their scripts, and vgpu-ctl(8) has each command with exactly the options that it takes.
+"""Completion and manual against the table of commands (help --json): bash, zsh and fish, each asked as a person would by its
+own completion, complete every command, option and choice; and vgpu-ctl(8) has each command with exactly the options that it
+takes.
 
 completion_test.py VGPUD VGPU-CTL MANUAL
 """
 import os
+import pty
 import re
+import select
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import rig
 
@@ -80,6 +85,131 @@ def bash(daemon, commands):
     return len(questions)
 
 
+# An interactive zsh whose completion widget writes what it offers into a file, one a line.
+ZSHRC = '''PS1='> '
+fpath=({0} $fpath)
+autoload -Uz compinit
+compinit -u -D
+compadd() {{
+    if [[ ${{@[1,(i)(-|--)]}} == *-(O|A|D)\\ * ]]; then builtin compadd "$@"; return $?; fi
+    local -a hits
+    builtin compadd -A hits "$@"
+    (( $#hits )) && print -lr -- $hits >> {0}/out
+    builtin compadd "$@"
+}}
+capture() {{ _main_complete; print -r -- ---DONE >> {0}/out }}
+zle -C capture complete-word capture
+bindkey '^X' capture
+print -r -- ---DONE > {0}/out
+'''
+FISH = '''source $argv[1]
+while read -l line
+    complete -C "$line" | string replace -r '\\t.*' ''
+    echo ---DONE
+end
+'''
+
+
+def commands_env(daemon):
+    return dict(os.environ, PATH=os.path.dirname(daemon.ctl) + ':' + os.environ['PATH'],
+                VGPU_CONTROL_SOCKET=daemon.socket, TERM='dumb')
+
+
+class Zsh:
+    """zsh on a terminal of its own."""
+
+    def __init__(self, daemon):
+        where = os.path.join(daemon.where, 'zsh')
+        os.mkdir(where)
+        self.out = os.path.join(where, 'out')
+        shutil.copy(script(daemon, 'zsh'), os.path.join(where, '_vgpu-ctl'))
+        with open(os.path.join(where, '.zshrc'), 'w', encoding='utf-8') as f:
+            f.write(ZSHRC.format(where))
+        env = dict(commands_env(daemon), ZDOTDIR=where)
+        self.pid, self.fd = pty.fork()
+        if self.pid == 0:
+            rig.die_with_parent()
+            os.execvpe('zsh', ['zsh', '-d', '-i'], env)
+        self.wait('')
+
+    def wait(self, line):
+        end, text = time.monotonic() + 30, ''
+        while time.monotonic() < end:
+            if select.select([self.fd], [], [], 0.02)[0]:
+                os.read(self.fd, 65536)
+            if os.path.exists(self.out):
+                with open(self.out, encoding='utf-8') as f:
+                    text = f.read()
+            if '---DONE' in text:
+                return set(text.split()) - {'---DONE'}
+        raise AssertionError(f'zsh offers nothing for {line!r} within 30 s: {text!r}')
+
+    def ask(self, line):
+        open(self.out, 'w', encoding='utf-8').close()
+        os.write(self.fd, line.encode() + b'\x18')
+        answer = self.wait(line)
+        os.write(self.fd, b'\x15')
+        return answer
+
+    def end(self):
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+        os.close(self.fd)
+
+
+def fish_answers(daemon, lines):
+    done = subprocess.run(['fish', '--no-config', '-c', FISH, script(daemon, 'fish')], input='\n'.join(lines) + '\n', text=True,
+                          env=dict(commands_env(daemon), HOME=daemon.where), capture_output=True, timeout=100, check=False)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    return [set(part.split()) for part in done.stdout.split('---DONE\n')[:-1]]
+
+
+def questions_of(commands):
+    """(what is typed, what must be offered) in shells that know words and descriptions of themselves."""
+    names = {c['name'] for c in commands} | {'help'}
+    yield 'vgpu-ctl regis', {'register-vm'}
+    yield 'vgpu-admin set-', {n for n in names if n.startswith('set-')}
+    yield 'vgpu-ctl --db=/x show-v', {'show-vm'}
+    yield 'vgpu-ctl --socket /x --json show-v', {'show-vm'}
+    yield 'vgpu-ctl help list-v', {'list-vms'}
+    yield 'vgpu-ctl completion ', {'bash', 'zsh', 'fish'}
+    yield 'vgpu-ctl set-pool --pool ', {'A', 'B'}
+    yield 'vgpu-ctl show-vm --vm-id ', {'7'}
+    for c in commands:
+        yield f'vgpu-ctl {c["name"]} --', {'--json', '--socket', '--db', '--help'} | {f'--{o["name"]}' for o in c['options']}
+        for o in c['options']:
+            if o['type'] == 'word':
+                yield f'vgpu-ctl {c["name"]} --{o["name"]} ', set(o['choices'].split('|'))
+
+
+def asked_like(commands, answer_of, shell):
+    """Asks everything; how many questions that were."""
+    count = 0
+    for line, right in questions_of(commands):
+        got = {word.rstrip('=') for word in answer_of(line)}
+        assert got == right, f'{shell}: {line!r}: {sorted(got)}, expected {sorted(right)}'
+        count += 1
+    return count
+
+
+def zsh(daemon, commands):
+    if not shutil.which('zsh'):
+        raise rig.Skip('zsh is not installed (apt-get install zsh): its completion is not asked')
+    shell = Zsh(daemon)
+    try:
+        return asked_like(commands, shell.ask, 'zsh')
+    finally:
+        shell.end()
+
+
+def fish(daemon, commands):
+    if not shutil.which('fish'):
+        raise rig.Skip('fish is not installed (apt-get install fish): its completion is not asked')
+    lines = [line for line, _ in questions_of(commands)]
+    answers = dict(zip(lines, fish_answers(daemon, lines)))
+    return asked_like(commands, answers.get, 'fish')
+
+
 def syntax(daemon, shell, *how):
     path = script(daemon, shell)
     if not shutil.which(shell):
@@ -125,8 +255,10 @@ def main():
             ('scripts_have_every_command_and_option', lambda: complete_scripts(daemon, commands)),
             ('zsh_takes_its_script', lambda: syntax(daemon, 'zsh', 'zsh', '-n')),
             ('fish_takes_its_script', lambda: syntax(daemon, 'fish', 'fish', '--no-execute')),
+            ('zsh_completes_commands_options_and_values', lambda: asked.append(zsh(daemon, commands))),
+            ('fish_completes_commands_options_and_values', lambda: asked.append(fish(daemon, commands))),
             ('the_manual_has_the_same_commands_and_options', lambda: manual(commands, sys.argv[3]))])
-        print(f'shows: bash asked {sum(asked)} times for completions of {len(commands)} commands')
+        print(f'shows: {len(asked)} shells asked {sum(asked)} times for completions of {len(commands)} commands')
     return status
 
 
