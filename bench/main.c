@@ -9,6 +9,7 @@
 #include "bench/control/control.h"
 #include "bench/gpu/gpu.h"
 #include "bench/path/path.h"
+#include "bench/plan/plan.h"
 #include "bench/rings/rings.h"
 #include "bench/scale/scale.h"
 #include "bench/transport/transport.h"
@@ -62,6 +63,10 @@ int main(int argc, char **argv)
 
     if (argc > 1 && strcmp(argv[1], "compare") == 0)
         return bench_compare(argc - 2, argv + 2);
+    if (argc > 1 && strcmp(argv[1], "plan") == 0) {
+        argv[1] = argv[0];
+        return bench_plan(argc - 1, argv + 1);
+    }
     int n = bench_args(&b, argc, argv, names, 16);
     if (n < 0)
         return n == -2 ? 0 : 2;

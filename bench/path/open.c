@@ -36,6 +36,10 @@ struct schedule {
     struct path_load *load;
     uint64_t *due; /* [vms][slots]: of what is outstanding */
     uint64_t outstanding;
+    /* The oldest descriptor that is outstanding: its completion is looked for first, however many VMs there are. */
+    uint32_t front;  /* its VM */
+    uint64_t rounds; /* how often the turn had come to that VM before */
+    uint64_t *first; /* of each VM: completions before this schedule */
 };
 
 static uint64_t *due_of(const struct schedule *s, uint32_t vm, uint64_t number)
@@ -80,6 +84,17 @@ static bool give(struct schedule *s, uint32_t vm, uint64_t due)
     return true;
 }
 
+/* Descriptors go to VMs in turn, so the oldest that is outstanding is the front's next, unless it came already. */
+static void front_advance(struct schedule *s)
+{
+    const struct path_load *load = s->load;
+
+    while (s->outstanding && load->rig->guests[s->front].done - s->first[s->front] > s->rounds) {
+        s->front = s->front + 1 < load->vms ? s->front + 1 : 0;
+        s->rounds += s->front == 0;
+    }
+}
+
 /* One thread plays all VMs: what falls due goes to each in turn. */
 void path_open_main(void *arg)
 {
@@ -90,19 +105,26 @@ void path_open_main(void *arg)
     uint32_t vm = 0, look = 0;
 
     s.due = malloc((size_t)load->vms * load->rig->params.ring_slots * sizeof(*s.due));
-    load->errors += s.due == NULL;
+    s.first = malloc(load->vms * sizeof(*s.first));
+    load->errors += !s.due || !s.first;
+    for (uint32_t i = 0; i < load->vms && s.first; i++)
+        s.first[i] = load->rig->guests[i].done;
     gaps_fill(gaps, (double)vgpu_clock.ticks_hz / (load->rate * 1e6));
     from = progress = now = vgpu_ticks();
     end = from + load->ticks;
     double next = (double)from;
-    while (s.due && (now < end || s.outstanding)) {
+    while (!load->errors && (now < end || s.outstanding)) {
         uint64_t before = load->count;
         if ((double)now >= next && next < (double)end && give(&s, vm, (uint64_t)next)) {
             next += gaps[number++ % GAPS];
             vm = vm + 1 < load->vms ? vm + 1 : 0;
         }
-        take(&s, look);
-        look = look + 1 < load->vms ? look + 1 : 0;
+        front_advance(&s);
+        take(&s, s.front);
+        if (load->vms > 1) { /* and one of the others: they may come first */
+            take(&s, look);
+            look = look + 1 < load->vms ? look + 1 : 0;
+        }
         now = vgpu_ticks();
         if (load->count != before || !s.outstanding)
             progress = now;
@@ -112,6 +134,7 @@ void path_open_main(void *arg)
         }
     }
     free(s.due);
+    free(s.first);
     load->took = load->ticks;
     if (__atomic_sub_fetch(load->running, 1, __ATOMIC_ACQ_REL) == 0)
         rig_stop(load->rig);

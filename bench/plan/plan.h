@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * vgpu-bench plan: how many poll cores a load needs, how busy they are, what p99 to expect, and which limit comes first.
+ *
+ * The model is of what core/poller.c does. A poll core goes round: it looks at each VM that was lately busy (`hot`) and at
+ * four of the others, takes up to a burst from each that has something, runs the executor when that lives in its loop, and
+ * completions go out at the round's end. So a descriptor waits for the rest of the round that it arrives in, and for the
+ * round that takes it; one of a VM that had gone cold waits until it is looked at. model.c has this as formulas, sim.c as a
+ * simulation round by round with random arrivals, check.c holds both against a real run.
+ */
+#ifndef VGPU_BENCH_PLAN_H
+#define VGPU_BENCH_PLAN_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+struct bench;
+
+/* As core/poller.c has them; tests/bench/plan_test.py compares. */
+#define PLAN_HOT_ALWAYS     8u
+#define PLAN_COLD_PER_ROUND 4u
+#define PLAN_COOL_AFTER     256u
+
+#define PLAN_POINTS_MAX 8
+struct plan_curve { /* value at so many VMs, growing; between them on a line */
+    int n;
+    double vms[PLAN_POINTS_MAX], ns[PLAN_POINTS_MAX];
+};
+/* What was measured on a machine; plan --calibrate. Nanoseconds. */
+struct plan_constants {
+    char name[48], what[160];
+    double round;      /* an empty round without VMs */
+    double hot;        /* what a hot VM without work adds to it */
+    double visit;      /* what a VM with work adds, besides its descriptors */
+    struct plan_curve descriptor; /* a descriptor, when so many VMs send */
+    struct plan_curve cold;       /* what looking at cold VMs adds to a round, so many attached */
+    double poll_share; /* of a descriptor, when the executor has a core of its own; the rest is the executor's */
+    /* One descriptor in flight, nothing else: what is left beyond the model's own part is moving lines between cores. */
+    double one_core_p50, one_core_p99, split_p50, split_p99; /* split: 0 where it was not measured */
+};
+
+struct plan_load {
+    double vms, active; /* attached, sending; to one poll core */
+    double rate;        /* descriptors a second, of all that send */
+    double burst;       /* sent at a time */
+    double in_flight;   /* cap of a VM */
+    bool split;         /* the executor on a core of its own */
+    double executor_rate; /* split: of all poll cores together */
+    double device_ns, device_width; /* an operation on the device, and how many run at once */
+};
+struct plan_answer {
+    double utilisation;          /* of the poll core: the share of its time in which it has work */
+    double executor_utilisation; /* split */
+    double device_utilisation;
+    double round_ns;
+    double hot; /* VMs looked at in each round */
+    double p50_ns, p99_ns;       /* HUGE_VAL: it cannot keep up */
+    double outstanding;          /* of one VM at p99 */
+};
+
+/* ---- model.c ---- */
+void plan_model(const struct plan_constants *c, const struct plan_load *l, struct plan_answer *out);
+double plan_at(const struct plan_curve *curve, double vms);
+/* Of the latency of a descriptor that is alone: what no round explains, and how much longer one in a hundred takes. */
+double plan_wire(const struct plan_constants *c, bool split);
+double plan_tail(const struct plan_constants *c, bool split);
+
+/* ---- sim.c ---- */
+/* The same by simulation of so many descriptors. 0 or -ENOMEM. */
+int plan_simulate(const struct plan_constants *c, const struct plan_load *l, uint64_t descriptors, uint64_t seed,
+                  struct plan_answer *out);
+
+/* ---- constants.c ---- */
+/* Of `file`, or those built in where it is NULL; the machine of this name, or the first one. 0 or -errno, said aloud. */
+int plan_constants_load(const char *file, const char *machine, struct plan_constants *out);
+void plan_constants_print(const struct plan_constants *c, FILE *to); /* as such a file */
+void plan_constants_names(FILE *to);
+
+/* ---- check.c ---- */
+/* Measures this machine. 0 or -errno, said aloud. */
+int plan_calibrate(struct bench *b, struct plan_constants *out);
+/* Runs loads that fit here beside what model and simulation say of them. */
+int plan_runs(struct bench *b, const struct plan_constants *c);
+
+/* ---- main of it: plan.c ---- */
+int bench_plan(int argc, char **argv); /* argv[0]: the program */
+
+#endif

@@ -1,0 +1,169 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""vgpu-bench plan: its formulas against its simulation, what it says of limits, each wrong value, and that the model is of the
+poll core as it is. Real runs beside it are `vgpu-bench plan --check`. Prints TAP.
+
+plan_test.py VGPU-BENCH SOURCE-FOLDER
+"""
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+
+BENCH, SOURCE = sys.argv[1:3]
+ASK = ['--vms', '30', '--rate', '50000']
+# Up to 70 % of a core, which is what a plan allows unless told otherwise.
+P50_WITHIN, P99_WITHIN, UTILISATION = 1.30, 1.40, 0.70
+
+WRONG = [
+    ([], ['--vms', '--rate']),
+    (['--vms', '3'], ['--rate']),
+    *(([*ASK, '--vms', v], ['--vms', '1 to 65535']) for v in ('0', '-1', 'x', '', '1.5', '65536')),
+    *(([*ASK, '--rate', v], ['--rate']) for v in ('0', '-1', 'x', 'nan', 'inf', '1e10')),
+    *(([*ASK, '--utilisation', v], ['--utilisation', '0.99']) for v in ('0', '1', 'x')),
+    ([*ASK, '--poll-cores', '17'], ['--poll-cores', '1 to 16']),
+    ([*ASK, '--layout', 'both'], ['one-core', 'split']),
+    ([*ASK, '--active', '31'], ['--active', '30', '31']),
+    ([*ASK, '--burst', '64', '--in-flight', '32'], ['--burst', '--in-flight']),
+    ([*ASK, '--machine', 'nowhere'], ["'nowhere'", '--list']),
+    ([*ASK, '--constants', '/nonexistent'], ['/nonexistent']),
+    ([*ASK, '--nonsense'], ['--nonsense']),
+    ([*ASK, '--reps'], ['--reps']),
+    ([*ASK, 'more'], ["'more'"]),
+    ([*ASK, '--json=/nonexistent/x'], ['/nonexistent/x']),
+    ([*ASK, '--device-width', '0'], ['--device-width']),
+    ([*ASK, '--p99-us', '0'], ['--p99-us']),
+    ([*ASK, '--op-us', 'x'], ['--op-us']),
+]
+
+
+def run(arguments):
+    return subprocess.run([BENCH, 'plan', *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120)
+
+
+def plan(*arguments, code=0):
+    with tempfile.TemporaryDirectory() as where:
+        path = os.path.join(where, 'plan.json')
+        done = run([*arguments, f'--json={path}'])
+        assert done.returncode == code, f'{arguments}: exit {done.returncode}: {done.stdout}{done.stderr}'
+        with open(path, encoding='utf-8') as text:
+            return json.load(text), done.stdout
+
+
+def wrong():
+    faults = []
+    for arguments, words in WRONG:
+        done = run(arguments)
+        if done.returncode != 2 or not all(w in done.stderr for w in words):
+            faults.append(f'{arguments}: exit {done.returncode}: {done.stderr.strip()}')
+    return faults
+
+
+def one_poller():
+    """The constants that the model takes over from the poll core."""
+    def defines(path, prefix=''):
+        with open(os.path.join(SOURCE, path), encoding='utf-8') as text:
+            return dict(re.findall(rf'#define {prefix}(HOT_ALWAYS|COLD_PER_ROUND|COOL_AFTER)\s+(\d+)u', text.read()))
+    ours, theirs = defines('bench/plan/plan.h', 'PLAN_'), defines('core/poller.c')
+    return [] if len(ours) == 3 and ours == theirs else [f'plan.h has {ours}, core/poller.c {theirs}']
+
+
+def like_the_simulation():
+    faults, compared = [], 0
+    for vms in (1, 4, 30, 64, 256):
+        for burst in (1, 8, 32):
+            for all_rate in (5e5, 2e6, 6e6):
+                one, _ = plan('--vms', str(vms), '--rate', repr(all_rate / vms), '--burst', str(burst), '--poll-cores', '1',
+                              '--utilisation', '0.99')
+                if one['utilisation'] > UTILISATION:
+                    continue
+                compared += 1
+                for key, within in (('p50_ns', P50_WITHIN), ('p99_ns', P99_WITHIN)):
+                    ratio = one[key] / one['simulated_' + key]
+                    if not 1 / within <= ratio <= within:
+                        faults.append(f'{vms} VMs, {all_rate:g}/s in bursts of {burst}: {key} is {ratio:.2f} of the simulated')
+    return faults + ([] if compared > 30 else [f'only {compared} loads were compared'])
+
+
+def limits():
+    faults = []
+    little, _ = plan(*ASK)
+    much, _ = plan('--vms', '30', '--rate', '1000000')
+    none, text = plan('--vms', '30', '--rate', '100000000', code=1)
+    if little['poll_cores'] != 1 or much['poll_cores'] < 2 or not much['utilisation'] <= 0.7:
+        faults.append(f'{little} {much}')
+    if none['fits'] or 'does NOT fit' not in text:
+        faults.append(f'3 G/s fit: {text}')
+    told, _ = plan(*ASK, '--p99-us', repr(little['p99_ns'] / 1e3 * 1.05))
+    if told['first_limit'] != 'p99, us':
+        faults.append(f'a promise 5 % above p99 is not what is met first: {told}')
+    again, _ = plan('--vms', '30', '--rate', repr(50000 * little['first_limit_factor'] * 0.99), '--poll-cores', '1')
+    if not 0.65 < again['utilisation'] <= 0.7:
+        faults.append(f'at its limit a core is busy for {again["utilisation"]}')
+    plan('--vms', '30', '--rate', repr(50000 * little['first_limit_factor'] * 1.01), '--poll-cores', '1', code=1)
+    device, _ = plan(*ASK, '--op-us', '10', '--device-width', '16', code=1)
+    if device['first_limit'] != "the device's utilisation" or abs(device['device_utilisation'] - 1.5e6 * 10e-6 / 16) > 1e-6:
+        faults.append(f'{device}')
+    slow, _ = plan('--vms', '2', '--rate', '100', '--op-us', '100000', '--device-width', '100', '--in-flight', '12',
+                   '--utilisation', '0.99')
+    if slow['first_limit'] != 'outstanding of a VM, at p99':
+        faults.append(f'{slow}')
+    return faults
+
+
+def files():
+    """What --calibrate writes is read, and what is no such file is said by name."""
+    with tempfile.TemporaryDirectory() as where:
+        path = os.path.join(where, 'c.json')
+        with open(os.path.join(SOURCE, 'bench/plan/constants.json'), encoding='utf-8') as text:
+            machines = json.load(text)
+        machines['machines'][0]['name'] = 'other'
+        with open(path, 'w', encoding='utf-8') as out:
+            json.dump(machines, out)
+        other, _ = plan(*ASK, '--constants', path)
+        faults = [] if other['machine'] == 'other' else [f'{other}']
+        for change, word in (({'round_ns': 0}, 'round_ns'), ({'descriptor_ns': []}, 'descriptor_ns'),
+                             ({'descriptor_ns': [[8, 1], [1, 2]]}, 'descriptor_ns'), ({'poll_share': 'half'}, 'poll_share')):
+            with open(path, 'w', encoding='utf-8') as out:
+                json.dump({'machines': [{**machines['machines'][0], **change}]}, out)
+            done = run([*ASK, '--constants', path])
+            if done.returncode != 2 or word not in done.stderr or path not in done.stderr:
+                faults.append(f'{change}: exit {done.returncode}: {done.stderr}')
+        with open(path, 'w', encoding='utf-8') as out:
+            out.write('{"machines": [')
+        done = run([*ASK, '--constants', path])
+        return faults + ([] if done.returncode == 2 and path in done.stderr else [f'a broken file: {done.stderr}'])
+
+
+def calibrates():
+    if len(os.sched_getaffinity(0)) < 2:
+        return []
+    with tempfile.TemporaryDirectory() as where:
+        path = os.path.join(where, 'c.json')
+        done = run([f'--calibrate={path}', '--reps', '1'])
+        if done.returncode:
+            return [f'exit {done.returncode}: {done.stdout}{done.stderr}']
+        one, _ = plan('--vms', '2', '--rate', '1000', '--constants', path)
+        return [] if one['machine'] == 'here' and one['p50_ns'] > 0 else [f'{one}']
+
+
+def main():
+    cases = [wrong, one_poller, like_the_simulation, limits, files, calibrates]
+    failed = 0
+    print(f'1..{len(cases)}', flush=True)
+    for number, case in enumerate(cases, 1):
+        try:
+            faults = case()
+        except AssertionError as error:
+            faults = [str(error)]
+        print(f'{"not ok" if faults else "ok"} {number} - {case.__name__}', flush=True)
+        failed += bool(faults)
+        for line in '\n'.join(faults).splitlines():
+            print(f'# {line}')
+    return 1 if failed else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
