@@ -243,10 +243,13 @@ int vgpu_request_check(const json_t *request, const struct vgpu_command **comman
     json_object_foreach((json_t *)request, key, value)
     {
         char text[48];
-        if (strcmp(key, "command") && strcmp(key, "args"))
+        if (strcmp(key, "command") && strcmp(key, "args") && strcmp(key, "store"))
             return vgpu_err_set(err, EINVAL, "unknown key %s in the request; expected command and args",
                                 shown(key, text));
     }
+    value = json_object_get(request, "store");
+    if (value && !json_is_string(value))
+        return vgpu_err_set(err, EINVAL, "store: expected the text that says which file is meant");
     if (!json_is_string(name))
         return vgpu_err_set(err, EINVAL, "command: expected a command's name");
     *args = json_object_get(request, "args");

@@ -132,13 +132,14 @@ static int pool_of(struct vgpu_control *c, const struct vgpu_change *change, con
 static int vms_check(struct vgpu_control *c, const struct vgpu_change *change, struct vgpu_err *err)
 {
     const struct vgpu_control_ops *ops = c->params.ops;
-    struct vgpu_pool_record pool;
+    struct vgpu_pool_record pool = {0};
     int rc = 0;
 
     for (uint32_t i = 0; i < change->vm_count && !rc; i++) {
         const struct vgpu_vm_change *v = &change->vms[i];
         if (v->have_now) {
-            rc = pool_of(c, change, v->now.pool, &pool, err);
+            /* Reading a pool counts its members: not once more for each of them. */
+            rc = strcmp(pool.name, v->now.pool) ? pool_of(c, change, v->now.pool, &pool, err) : 0;
             rc = rc ? rc : limits_check(c, v, &pool, err);
         }
         if (!rc && ops->vm_check && (v->have_old || v->have_now))

@@ -3,7 +3,8 @@
  * The control server: docs/control-protocol.md over a unix socket. It owns one epoll descriptor that the control thread
  * puts into its own loop: readable means vgpu_control_dispatch() has work. Control thread only. It never waits for a
  * client; it does wait for the store's disk. Clients are bounded: VGPU_CONTROL_MAX_CLIENTS at once, a deadline each,
- * VGPU_CONTROL_MAX_REQUEST_BYTES of request; root and the daemon's own user only.
+ * VGPU_CONTROL_MAX_REQUEST_BYTES of request, and one administrator at a time VGPU_CONTROL_MAX_LONG_BYTES; root, the
+ * daemon's own user, and the groups that the configuration names.
  */
 #ifndef VGPU_CORE_CONTROL_H
 #define VGPU_CORE_CONTROL_H
@@ -18,6 +19,7 @@
 
 #define VGPU_CONTROL_MAX_CLIENTS       64u
 #define VGPU_CONTROL_MAX_REQUEST_BYTES 65536u /* without the newline */
+#define VGPU_CONTROL_MAX_LONG_BYTES    33554432u /* a document with every VM that there can be */
 #define VGPU_CONTROL_DEADLINE_MS       5000u  /* to send the request, and again to take the response */
 
 struct vgpu_control;

@@ -27,6 +27,7 @@ struct vgpu_control {
     uint64_t accept_retry_ns; /* 0: none due */
     uint32_t client_count;
     struct client *clients; /* [VGPU_CONTROL_MAX_CLIENTS] */
+    struct client *long_client; /* whose request is longer than VGPU_CONTROL_MAX_REQUEST_BYTES; NULL: nobody's */
     const struct vgpu_caller *caller; /* of the request that is being handled */
     struct vgpu_refusals refusals;
 };

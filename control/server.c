@@ -25,6 +25,7 @@ struct client {
     int fd; /* -1: free slot */
     struct vgpu_caller caller;
     bool answering;
+    bool waiting; /* for its turn with a long request; not read meanwhile */
     char *in;
     size_t in_bytes, in_room;
     char *out;
@@ -67,10 +68,32 @@ static void timer_arm(struct vgpu_control *c)
     timerfd_settime(c->timer_fd, TFD_TIMER_ABSTIME, &when, NULL);
 }
 
+static void client_watch(struct vgpu_control *c, struct client *cl, uint32_t events)
+{
+    struct epoll_event e = {.events = events, .data.u32 = (uint32_t)(cl - c->clients)};
+
+    if (epoll_ctl(c->epoll_fd, EPOLL_CTL_MOD, cl->fd, &e))
+        cl->deadline_ns = 0; /* ends with the next look at deadlines */
+}
+
+/* Its long request is done with: those that wait for their turn may go on, and the first that needs it has it. */
+static void long_end(struct vgpu_control *c, struct client *cl)
+{
+    if (c->long_client != cl)
+        return;
+    c->long_client = NULL;
+    for (uint32_t i = 0; i < VGPU_CONTROL_MAX_CLIENTS; i++)
+        if (c->clients[i].fd >= 0 && c->clients[i].waiting) {
+            c->clients[i].waiting = false;
+            client_watch(c, &c->clients[i], EPOLLIN);
+        }
+}
+
 static void client_end(struct vgpu_control *c, struct client *cl)
 {
     if (cl->fd < 0)
         return;
+    long_end(c, cl);
     close(cl->fd); /* leaves the epoll set with it */
     free(cl->in);
     free(cl->out);
@@ -119,6 +142,18 @@ static int command_allowed(struct vgpu_control *c, const struct vgpu_command *co
     return 0;
 }
 
+/* Who found us through a store's lock names the store, so that no other is changed in its place. */
+static bool store_meant(const struct vgpu_control *c, const json_t *request, struct vgpu_err *err)
+{
+    const char *meant = json_string_value(json_object_get(request, "store"));
+
+    if (!meant || !strcmp(meant, vgpu_store_identity(c->params.store)))
+        return true;
+    vgpu_err_set(err, ESTALE, "this vgpud has the store %s open, which is not the file that is meant",
+                 vgpu_store_path(c->params.store));
+    return false;
+}
+
 char *vgpu_control_handle(struct vgpu_control *c, const struct vgpu_caller *caller, const char *request,
                           size_t request_bytes, size_t *bytes)
 {
@@ -134,7 +169,7 @@ char *vgpu_control_handle(struct vgpu_control *c, const struct vgpu_caller *call
     if (!json)
         vgpu_err_set(&err, EINVAL, "not JSON: %s at byte %d", where.text, where.position);
     else
-        understood = vgpu_request_check(json, &command, &args, &err) == 0;
+        understood = vgpu_request_check(json, &command, &args, &err) == 0 && store_meant(c, json, &err);
     if (understood && command_allowed(c, command, &err) == 0)
         result = command->run(c, args, &err);
     if (!result)
@@ -171,6 +206,7 @@ static void client_answer(struct vgpu_control *c, struct client *cl, char *text,
     free(cl->in);
     cl->in = NULL;
     cl->in_bytes = cl->in_room = 0;
+    long_end(c, cl);
     if (!text) {
         client_end(c, cl);
         return;
@@ -195,14 +231,35 @@ static void client_refuse(struct vgpu_control *c, struct client *cl, int code, c
     client_answer(c, cl, text, bytes);
 }
 
-/* Room for one byte more than is allowed, so that too much is told from just enough. */
-static bool client_room(struct client *cl)
+/* False: another one's long request is being read; this one waits, unread. */
+static bool long_turn(struct vgpu_control *c, struct client *cl)
+{
+    if (c->long_client && c->long_client != cl) {
+        cl->waiting = true;
+        client_watch(c, cl, 0);
+        return false;
+    }
+    c->long_client = cl;
+    return true;
+}
+
+/* Administrators import documents: one of them at a time may be long. */
+static size_t client_most(const struct vgpu_control *c, const struct client *cl)
+{
+    return c->long_client == cl ? VGPU_CONTROL_MAX_LONG_BYTES : VGPU_CONTROL_MAX_REQUEST_BYTES;
+}
+
+/*
+ * Room for the newline behind the longest that is allowed: where no newline is in it, it is too long. So who has to wait
+ * for its turn with a long request waits with its newline unread, and is woken by it.
+ */
+static bool client_room(struct vgpu_control *c, struct client *cl)
 {
     if (cl->in_bytes < cl->in_room)
         return true;
-    size_t room = cl->in_room ? cl->in_room * 2 : FIRST_READ_BYTES;
-    if (room > VGPU_CONTROL_MAX_REQUEST_BYTES + 2)
-        room = VGPU_CONTROL_MAX_REQUEST_BYTES + 2;
+    size_t room = cl->in_room ? cl->in_room * 2 : FIRST_READ_BYTES, most = client_most(c, cl) + 1;
+    if (room > most)
+        room = most;
     char *in = realloc(cl->in, room);
     if (!in)
         return false;
@@ -213,8 +270,12 @@ static bool client_room(struct client *cl)
 
 static void client_receive(struct vgpu_control *c, struct client *cl)
 {
+    bool admin = cl->caller.role == VGPU_ROLE_ADMIN;
+
     for (;;) {
-        if (!client_room(cl)) {
+        if (admin && cl->in_bytes > VGPU_CONTROL_MAX_REQUEST_BYTES && !long_turn(c, cl))
+            return;
+        if (!client_room(c, cl)) {
             client_end(c, cl);
             return;
         }
@@ -233,8 +294,10 @@ static void client_receive(struct vgpu_control *c, struct client *cl)
         }
         char *newline = memchr(cl->in + cl->in_bytes, '\n', (size_t)n);
         cl->in_bytes += (size_t)n;
-        if ((newline ? (size_t)(newline - cl->in) : cl->in_bytes) > VGPU_CONTROL_MAX_REQUEST_BYTES) {
-            client_refuse(c, cl, EMSGSIZE, "the request is too long; expected at most 65536 bytes and a newline");
+        size_t length = newline ? (size_t)(newline - cl->in) : cl->in_bytes;
+        if (length > (admin ? VGPU_CONTROL_MAX_LONG_BYTES : VGPU_CONTROL_MAX_REQUEST_BYTES)) {
+            client_refuse(c, cl, EMSGSIZE, admin ? "the request is too long; expected at most 33554432 bytes and a newline"
+                                                 : "the request is too long; expected at most 65536 bytes and a newline");
             return;
         }
         if (newline) {
@@ -346,6 +409,8 @@ void vgpu_control_dispatch(struct vgpu_control *c)
         } else if (c->clients[token].fd >= 0) {
             if (c->clients[token].answering)
                 client_send(c, &c->clients[token]);
+            else if (c->clients[token].waiting)
+                client_end(c, &c->clients[token]); /* nothing else is watched then: it is gone */
             else
                 client_receive(c, &c->clients[token]);
         }

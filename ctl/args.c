@@ -9,7 +9,7 @@
 
 #include "core/base/suggest.h"
 
-static const char *const globals[] = {"socket", "db", "json", "help", "version"};
+static const char *const globals[] = {"socket", "db", "config", "json", "help", "version"};
 #define GLOBAL_COUNT (sizeof(globals) / sizeof(globals[0]))
 
 static int command_find(const char *name, const struct vgpu_ctl_command **out, struct vgpu_err *err)
@@ -79,11 +79,11 @@ static int option_value(struct piece *p, int argc, char **argv, int *i, struct v
     return p->value ? 0 : vgpu_err_set(err, EINVAL, "--%s: has no value", p->name);
 }
 
-/* --socket and --db: what is talked to. 1, or -EINVAL. */
-static int option_place(struct piece *p, int argc, char **argv, int *i, size_t most, const char **out, bool *given,
+/* --socket, --db, --config: what is talked to. 1, or -EINVAL. */
+static int option_place(struct piece *p, int argc, char **argv, int *i, size_t most, const char **out,
                         struct vgpu_err *err)
 {
-    if (*given)
+    if (*out)
         return vgpu_err_set(err, EINVAL, "--%s: given twice", p->name);
     int rc = option_value(p, argc, argv, i, err);
     if (rc)
@@ -94,19 +94,20 @@ static int option_place(struct piece *p, int argc, char **argv, int *i, size_t m
     for (size_t k = 0; k < n; k++)
         if ((unsigned char)p->value[k] < 0x20 || p->value[k] == 0x7f)
             return vgpu_err_set(err, EINVAL, "--%s: %s holds a control character", p->name, vgpu_ctl_shown(p->value));
-    *given = true;
     *out = p->value;
     return 1;
 }
 
 /* 1: it was a global option; 0: it was not; -EINVAL. */
-static int option_global(struct piece *p, int argc, char **argv, int *i, struct vgpu_ctl_line *line, bool *db_given,
+static int option_global(struct piece *p, int argc, char **argv, int *i, struct vgpu_ctl_line *line,
                          struct vgpu_err *err)
 {
     if (!strcmp(p->name, "socket"))
-        return option_place(p, argc, argv, i, 107, &line->socket, &line->socket_named, err);
+        return option_place(p, argc, argv, i, 107, &line->socket, err);
     if (!strcmp(p->name, "db"))
-        return option_place(p, argc, argv, i, PATH_MAX - 1, &line->db, db_given, err);
+        return option_place(p, argc, argv, i, PATH_MAX - 1, &line->db, err);
+    if (!strcmp(p->name, "config"))
+        return option_place(p, argc, argv, i, PATH_MAX - 1, &line->config, err);
     bool help = !strcmp(p->name, "help"), version = !strcmp(p->name, "version"), json = !strcmp(p->name, "json");
     if (!help && !version && !json)
         return 0;
@@ -132,7 +133,7 @@ static bool is_flag(const char *name)
 /* First pass: what is a command's own option is only known once the command is. */
 static int find_words(int argc, char **argv, struct vgpu_ctl_line *line, int *own, int *own_count, struct vgpu_err *err)
 {
-    bool db_given = false, literal = false;
+    bool literal = false;
 
     for (int i = 1; i < argc; i++) {
         struct piece p;
@@ -144,7 +145,7 @@ static int find_words(int argc, char **argv, struct vgpu_ctl_line *line, int *ow
             int at = i;
             rc = option_split(argv[i], &p, err);
             if (!rc)
-                rc = option_global(&p, argc, argv, &i, line, &db_given, err);
+                rc = option_global(&p, argc, argv, &i, line, err);
             if (rc < 0)
                 return rc;
             if (!rc) {
@@ -257,19 +258,16 @@ static int check_complete(const struct vgpu_ctl_line *line, struct vgpu_err *err
 
 int vgpu_ctl_parse(int argc, char **argv, struct vgpu_ctl_line *out, struct vgpu_err *err)
 {
-    const char *env = getenv(VGPU_CTL_SOCKET_ENV);
     int own_count = 0;
     int *own = calloc((size_t)argc + 1, sizeof(*own));
 
     memset(out, 0, sizeof(*out));
-    out->socket = env && env[0] ? env : VGPU_CTL_DEFAULT_SOCKET;
     out->args = json_object();
     if (!own || !out->args) {
         free(own);
         return vgpu_err_set(err, ENOMEM, "out of memory");
     }
     int rc = find_words(argc, argv, out, own, &own_count, err);
-    out->socket_named |= env && env[0];
     if (!rc && out->action == VGPU_CTL_DO_COMMAND && !out->command)
         rc = vgpu_err_set(err, EINVAL, "no command; vgpu-ctl help lists them");
     if (out->action == VGPU_CTL_DO_COMMAND)

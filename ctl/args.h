@@ -73,9 +73,8 @@ extern const uint32_t vgpu_ctl_command_count;
 enum vgpu_ctl_action { VGPU_CTL_DO_COMMAND, VGPU_CTL_DO_HELP, VGPU_CTL_DO_VERSION };
 struct vgpu_ctl_line {
     enum vgpu_ctl_action action;
-    const char *socket; /* points into argv, the environment, or the default */
-    bool socket_named;  /* it is not the default */
-    const char *db;     /* a store, in argv; NULL: none named */
+    /* What is talked to, in argv; NULL: none named. where.h says what then. */
+    const char *socket, *db, *config;
     bool json;
     const struct vgpu_ctl_command *command; /* NULL: help for all */
     char *word;                             /* what stood there for command->words or ->file; points into argv */

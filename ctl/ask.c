@@ -4,9 +4,11 @@
 #include <errno.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "ctl/client.h"
 #include "ctl/direct.h"
+#include "ctl/where.h"
 #include "store/store.h"
 
 #define RETRY_MS 20
@@ -49,21 +51,30 @@ static bool again(uint64_t start_ms)
 
 /*
  * The owner of this store, or this process as its owner. Between a vgpud that takes the store and its announcement, and
- * between its end and its socket's, nobody can be asked: both are over soon.
+ * between its end and its socket's, nobody can be asked: both are over soon. What stands in the lock file is only a hint:
+ * who is asked is told which file is meant, and refuses when it has another.
  */
-static int on_store(const char *store, const char *command, json_t *args, struct answer *a)
+static int on_store(const char *config, const char *store, const char *command, json_t *args, struct answer *a)
 {
-    char socket[VGPU_STORE_SOCKET_BYTES];
+    char socket[VGPU_STORE_SOCKET_BYTES], identity[VGPU_STORE_IDENTITY_BYTES];
     uint64_t start_ms = now_ms();
     int rc;
 
     do {
         if (vgpu_store_holder(store, socket)) {
-            rc = vgpu_ctl_call(socket, command, args, a->result, &a->refused, a->err);
-            if (!nobody(rc, command) || a->refused)
+            rc = vgpu_store_identity_of(store, identity);
+            rc = rc ? vgpu_err_set(a->err, -rc, "store %s: vgpud has it open, and it is gone: %s", store, strerror(-rc))
+                    : vgpu_ctl_call(socket, identity, command, args, a->result, &a->refused, a->err);
+            bool other = rc == -ESTALE && a->refused;
+            if (other) {
+                a->refused = false;
+                vgpu_err_set(a->err, ESTALE, "store %s: its lock names the vgpud at %s, which has another file open; was it "
+                                             "replaced while vgpud ran? then restart vgpud", store, socket);
+            }
+            if (!other && (!nobody(rc, command) || a->refused))
                 return rc;
         } else {
-            rc = vgpu_ctl_direct(store, command, args, a->result, &a->refused, a->err);
+            rc = vgpu_ctl_direct(config, store, command, args, a->result, &a->refused, a->err);
             if (rc != -EBUSY || a->refused)
                 return rc;
         }
@@ -73,28 +84,32 @@ static int on_store(const char *store, const char *command, json_t *args, struct
 
 static int ask(const struct vgpu_ctl_line *line, const char *command, json_t *args, struct answer *a)
 {
-    if (line->db)
-        return on_store(line->db, command, args, a);
-    int rc = vgpu_ctl_call(line->socket, command, args, a->result, &a->refused, a->err);
-    if (line->socket_named || !nobody(rc, command) || a->refused)
+    struct vgpu_ctl_where where;
+    struct vgpu_err missing;
+    int rc = vgpu_ctl_find(line, &where, a->err);
+
+    if (rc)
         return rc;
-    /* No daemon at the default socket. Whatever stands in the way of the store, the missing daemon is the news. */
-    struct vgpu_err why;
-    uint64_t start_ms = now_ms();
-    do {
-        int direct = vgpu_ctl_direct(NULL, command, args, a->result, &a->refused, &why);
-        if (!direct || a->refused) {
-            *a->err = why;
-            return direct;
-        }
-        if (direct == -ENOENT)
-            return rc;
-        if (direct != -EBUSY)
-            return vgpu_err_set(a->err, -rc, "vgpud does not run, and its store cannot be used: %s", why.text);
-        /* Somebody has it: a vgpud that starts, and will soon answer. */
-        rc = vgpu_ctl_call(line->socket, command, args, a->result, &a->refused, a->err);
-    } while (nobody(rc, command) && !a->refused && again(start_ms));
-    return rc;
+    if (line->db)
+        return on_store(line->config, line->db, command, args, a);
+    rc = vgpu_ctl_call(where.socket, NULL, command, args, a->result, &a->refused, a->err);
+    if (!nobody(rc, command) || a->refused)
+        return rc;
+    if (where.unusable.code)
+        return vgpu_err_set(a->err, -rc, "vgpud does not run, and its store cannot be used: %s", where.unusable.text);
+    if (!where.store[0] || access(where.store, F_OK))
+        return rc;
+    /* No daemon there. Whatever stands in the way of the store, the missing daemon is the news. */
+    missing = *a->err;
+    int direct = on_store(line->config, where.store, command, args, a);
+    if (!direct || a->refused)
+        return direct;
+    if (direct == -EACCES || direct == -EPERM) { /* for vgpud's users the store is none of their business */
+        *a->err = missing;
+        return rc;
+    }
+    missing = *a->err;
+    return vgpu_err_set(a->err, -rc, "vgpud does not run, and its store cannot be used: %s", missing.text);
 }
 
 int vgpu_ctl_ask(const struct vgpu_ctl_line *line, const char *command, json_t *args, json_t **result, int *exit_code,

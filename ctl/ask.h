@@ -2,9 +2,10 @@
 /*
  * One request, answered by whoever can:
  *   --db FILE      the vgpud that owns this store, asked at the socket that it announced; none: this process, on the
- * store
+ *                  store
  *   --socket PATH  the vgpud that serves this socket, nobody else (also $VGPU_CONTROL_SOCKET)
- *   neither        the vgpud of the default socket; none: this process, on the configuration's store, if there is one
+ *   neither        the vgpud at the configuration's socket (--config, $VGPU_CONFIG, the installed one); none: as with --db,
+ *                  on the configuration's store, if there is one
  * So a hook that starts a VM works whether vgpud runs yet or not. Blocks as client.h and direct.h say.
  */
 #ifndef VGPU_CTL_ASK_H

@@ -17,10 +17,10 @@ static int unreachable(const char *path, int e, struct vgpu_err *err)
     return vgpu_err_set(err, e, "cannot reach vgpud at %s: %s%s", path, strerror(e), advice);
 }
 
-static int dial(const char *path, int *out, struct vgpu_err *err)
+static int dial(const char *path, int timeout_ms, int *out, struct vgpu_err *err)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
-    struct timeval timeout = {.tv_sec = VGPU_CTL_TIMEOUT_MS / 1000};
+    struct timeval timeout = {.tv_sec = timeout_ms / 1000};
 
     if (strlen(path) >= sizeof(address.sun_path))
         return unreachable(path, ENAMETOOLONG, err);
@@ -121,8 +121,8 @@ int vgpu_ctl_response(const char *path, const char *text, size_t bytes, json_t *
     return rc;
 }
 
-int vgpu_ctl_call(const char *socket_path, const char *command, json_t *args, json_t **result, bool *refused,
-                  struct vgpu_err *err)
+int vgpu_ctl_call(const char *socket_path, const char *store, const char *command, json_t *args, json_t **result,
+                  bool *refused, struct vgpu_err *err)
 {
     char *request = NULL, *response = NULL;
     size_t bytes = 0;
@@ -130,19 +130,19 @@ int vgpu_ctl_call(const char *socket_path, const char *command, json_t *args, js
 
     *result = NULL;
     *refused = false;
-    json_t *json = json_pack("{s:s,s:O}", "command", command, "args", args);
+    json_t *json = json_pack("{s:s,s:O,s:s*}", "command", command, "args", args, "store", store);
     request = json ? json_dumps(json, JSON_COMPACT) : NULL;
     json_decref(json);
     if (!request)
         return vgpu_err_set(err, ENOMEM, "out of memory");
-    if (strlen(request) > VGPU_CTL_MAX_REQUEST_BYTES) {
-        rc = vgpu_err_set(err, E2BIG, "too many VMs for one request; use smaller ranges");
+    size_t length = strlen(request);
+    if (length > VGPU_CTL_MAX_REQUEST_BYTES) {
+        rc = vgpu_err_set(err, E2BIG, "too long for one request, which has at most %u bytes", VGPU_CTL_MAX_REQUEST_BYTES);
         goto out;
     }
-    rc = dial(socket_path, &fd, err);
+    rc = dial(socket_path, length > 65536 ? VGPU_CTL_LONG_TIMEOUT_MS : VGPU_CTL_TIMEOUT_MS, &fd, err);
     if (rc)
         goto out;
-    size_t length = strlen(request);
     request[length] = '\n'; /* in place of the NUL: it is sent by length */
     send_all(fd, request, length + 1);
     rc = receive_all(fd, socket_path, &response, &bytes, err);

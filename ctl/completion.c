@@ -19,6 +19,7 @@ static const struct everywhere {
     {"json", "one line of JSON", false},
     {"socket", "control socket", true},
     {"db", "store", true},
+    {"config", "configuration of vgpud", true},
     {"help", "show what a command takes", false},
     {NULL, NULL, false},
 };
@@ -56,7 +57,7 @@ static const char bash_head[] = "# bash completion of vgpu-ctl; printed by: vgpu
                                 "    for ((i = 1; i < COMP_CWORD; i++)); do\n"
                                 "        word=${COMP_WORDS[i]}\n"
                                 "        case $word in\n"
-                                "        --socket|--db) ((i++)); [[ ${COMP_WORDS[i]} == '=' ]] && ((i++)) ;;\n"
+                                "        --socket|--db|--config) ((i++)); [[ ${COMP_WORDS[i]} == '=' ]] && ((i++)) ;;\n"
                                 "        -*|'='|help) ;;\n"
                                 "        *) command=$word; break ;;\n"
                                 "        esac\n"
@@ -73,7 +74,7 @@ static const char bash_tail[] =
     "        COMPREPLY=($(compgen -W \"$values\" -- \"$cur\"))\n"
     "        return\n"
     "    fi\n"
-    "    COMPREPLY=($(compgen -W \"$options --json --socket= --db= --help\" -- \"$cur\"))\n"
+    "    COMPREPLY=($(compgen -W \"$options --json --socket= --db= --config= --help\" -- \"$cur\"))\n"
     "    [[ ${#COMPREPLY[@]} -eq 1 && ${COMPREPLY[0]} == *= ]] && compopt -o nospace\n"
     "    return 0\n"
     "}\n"

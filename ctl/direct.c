@@ -10,31 +10,7 @@
 
 #include "control/control.h"
 #include "ctl/client.h"
-
-#define DEFAULT_CONFIG VGPU_SYSCONFDIR "/vgpu/vgpud.yaml"
-
-/* The configuration that vgpud would read, as far as commands look at it: pools, limits, where store and tokens are. */
-static int config_read(struct vgpu_config *config, struct vgpu_err *err)
-{
-    const char *named = getenv(VGPU_CTL_CONFIG_ENV);
-    const char *path = named && named[0] ? named : DEFAULT_CONFIG;
-    char *said = NULL;
-    size_t bytes;
-    FILE *errors;
-
-    if (path == named || access(path, F_OK) == 0) {
-        errors = open_memstream(&said, &bytes);
-        int rc = errors ? vgpu_config_load(config, path, errors) : -ENOMEM;
-        if (errors)
-            fclose(errors);
-        if (rc)
-            vgpu_err_set(err, -rc, "%.*s", said ? (int)strcspn(said, "\n") : 0, said ? said : "");
-        free(said);
-        return rc;
-    }
-    vgpu_config_defaults(config);
-    return 0;
-}
+#include "ctl/where.h"
 
 static bool same_file(const char *a, const char *b)
 {
@@ -51,7 +27,7 @@ static int place(struct vgpu_config *config, const char *store, struct vgpu_err 
 {
     int n = 0;
 
-    if (store && !same_file(store, config->store)) {
+    if (!same_file(store, config->store)) {
         n = snprintf(config->token_dir, sizeof(config->token_dir), "%s.tokens", store);
     } else {
         char parent[sizeof(config->token_dir)];
@@ -90,29 +66,25 @@ static int handle(struct vgpu_control *control, const char *store, const char *c
     return rc;
 }
 
-int vgpu_ctl_direct(const char *store, const char *command, json_t *args, json_t **result, bool *refused,
-                    struct vgpu_err *err)
+int vgpu_ctl_direct(const char *named, const char *store, const char *command, json_t *args, json_t **result,
+                    bool *refused, struct vgpu_err *err)
 {
     struct vgpu_config *config = calloc(1, sizeof(*config));
     struct vgpu_control_params params = {.config = config};
     struct vgpu_control *control = NULL;
-    int rc = config ? config_read(config, err) : vgpu_err_set(err, ENOMEM, "out of memory");
+    int rc = config ? vgpu_ctl_config_read(named, config, err) : vgpu_err_set(err, ENOMEM, "out of memory");
 
     *result = NULL;
     *refused = false;
     if (rc)
         goto out;
-    if (!store && access(config->store, F_OK)) {
-        rc = vgpu_err_set(err, ENOENT, "there is no store %s either", config->store);
-        goto out;
-    }
-    rc = vgpu_store_open_wait(store ? store : config->store, 0, &params.store, err);
+    rc = vgpu_store_open_wait(store, 0, &params.store, err);
     if (!rc)
         rc = place(config, store, err);
     if (!rc)
         rc = vgpu_control_direct(&params, &control, err);
     if (!rc)
-        rc = handle(control, store ? store : config->store, command, args, result, refused, err);
+        rc = handle(control, store, command, args, result, refused, err);
 out:
     vgpu_control_close(control);
     vgpu_store_close(params.store);

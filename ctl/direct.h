@@ -12,14 +12,12 @@
 
 #include "core/base/log.h"
 
-#define VGPU_CTL_CONFIG_ENV "VGPU_CONFIG"
-
 /*
- * Runs {"command", "args"} (args borrowed) on this store; NULL: on the configuration's, which must be there already. 0
- * with *result, a new reference; or -errno with err: *refused when the command said no, else the store cannot be used.
- * -EBUSY: another process owns it, most likely a vgpud that can be asked soon. -ENOENT: store NULL, and there is none.
+ * Runs {"command", "args"} (args borrowed) on this store, with the limits of the configuration `named`
+ * (vgpu_ctl_config_read). 0 with *result, a new reference; or -errno with err: *refused when the command said no, else the
+ * store cannot be used. -EBUSY: another process owns it, most likely a vgpud that can be asked soon.
  */
-int vgpu_ctl_direct(const char *store, const char *command, json_t *args, json_t **result, bool *refused,
-                    struct vgpu_err *err);
+int vgpu_ctl_direct(const char *named, const char *store, const char *command, json_t *args, json_t **result,
+                    bool *refused, struct vgpu_err *err);
 
 #endif

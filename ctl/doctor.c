@@ -17,7 +17,7 @@
 #include "core/base/clock.h"
 #include "ctl/client.h"
 #include "ctl/table.h"
-#include "store/store.h"
+#include "ctl/where.h"
 
 #define STUCK_MS        400u /* between the two looks at the counters */
 #define SLOW_ANSWER_MS  500u
@@ -70,7 +70,7 @@ static int ask_code(struct vgpu_doctor *d, const char *command, json_t **out, st
     bool refused = false;
 
     *out = NULL;
-    int rc = none ? vgpu_ctl_call(d->socket, command, none, out, &refused, err) : -ENOMEM;
+    int rc = none ? vgpu_ctl_call(d->socket, NULL, command, none, out, &refused, err) : -ENOMEM;
     json_decref(none);
     return rc;
 }
@@ -82,16 +82,16 @@ static json_t *ask(struct vgpu_doctor *d, const char *command, struct vgpu_err *
     return ask_code(d, command, &out, err) ? NULL : out;
 }
 
-/* The configuration's socket, unless the command line or the environment names one. */
+/* The one that all commands ask. */
 static void find_socket(struct vgpu_doctor *d)
 {
-    char socket[VGPU_STORE_SOCKET_BYTES], configured[sizeof(d->socket)];
+    char configured[sizeof(d->socket)];
     bool known = vgpu_facts_config(&d->facts, "paths.control_socket", configured, sizeof(configured));
-    const char *use = d->line->socket_named || !known ? d->line->socket : configured;
+    struct vgpu_ctl_where where;
+    struct vgpu_err ignored;
 
-    if (d->line->db && vgpu_store_holder(d->line->db, socket))
-        use = socket;
-    snprintf(d->socket, sizeof(d->socket), "%s", use);
+    vgpu_ctl_find(d->line, &where, &ignored); /* what is wrong with the configuration is told elsewhere */
+    snprintf(d->socket, sizeof(d->socket), "%s", where.socket);
     d->own = !known || strcmp(d->socket, configured) == 0;
 }
 
@@ -567,7 +567,7 @@ static int exit_code(int worst)
 int vgpu_ctl_doctor(struct vgpu_ctl_local *local, int argc, char **argv)
 {
     const char *bundle = json_string_value(json_object_get(local->line->args, "bundle"));
-    const char *config = json_string_value(json_object_get(local->line->args, "config"));
+    const char *config = vgpu_ctl_config_named(local->line);
     static struct vgpu_doctor d; /* large */
     struct vgpu_facts_said said;
     struct vgpu_host_root root;

@@ -18,7 +18,7 @@ static void help_command(FILE *out, const struct vgpu_ctl_command *command)
         option_text(o, left, sizeof(left));
         fprintf(out, o->required ? " %s" : " [%s]", left);
     }
-    fprintf(out, " [--json] [--socket=PATH] [--db=FILE]\n%s\n", command->doc);
+    fprintf(out, " [--json] [--socket=PATH] [--db=FILE] [--config=FILE]\n%s\n", command->doc);
     for (const struct vgpu_ctl_option *o = command->options; o->name; o++) {
         option_text(o, left, sizeof(left));
         fprintf(out, "  %-29s %s\n", left, o->doc);
@@ -40,6 +40,7 @@ void vgpu_ctl_help(FILE *out, const struct vgpu_ctl_command *command)
           "\noptions, before or after the command:\n"
           "  --socket=PATH  control socket; default $" VGPU_CTL_SOCKET_ENV " or " VGPU_CTL_DEFAULT_SOCKET "\n"
           "  --db=FILE      this store: through the vgpud that has it, else by itself\n"
+          "  --config=FILE  vgpud's configuration: it names socket and store; default $VGPU_CONFIG or the installed one\n"
           "  --json         print the result as one line of JSON\n"
           "  --help, --version\n"
           "\nexit codes: 0 done, 1 refused, 2 wrong command line, 3 vgpud cannot be reached\n"

@@ -9,7 +9,7 @@
 #include "ctl/args.h"
 
 struct vgpu_ctl_local {
-    const struct vgpu_ctl_line *line; /* line->args: the options by `argument`; line->json; line->socket */
+    const struct vgpu_ctl_line *line; /* line->args: the options by `argument`; line->json */
     FILE *out, *errors;               /* results; everything else */
     bool color;                       /* may print ANSI sequences to out */
 };

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* vgpu-ctl precheck: is this host ready, what is wrong, what to type. Needs no daemon and no privilege. */
 #include "ctl/precheck.h"
+#include "ctl/where.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -49,7 +50,7 @@ static json_t *judge(const struct vgpu_ctl_local *local, struct vgpu_err *err)
     if (vgpu_host_root_open(&root, directory ? directory : "/", err))
         goto out_free;
     if (root.live)
-        vgpu_gather(text_arg(local, "config"), &said);
+        vgpu_gather(vgpu_ctl_config_named(local->line), &said);
     if (vgpu_facts_read(&root, profile, &said, &facts)) {
         vgpu_err_set(err, ENOMEM, "out of memory");
         goto out_close;
@@ -95,7 +96,7 @@ static int capture(struct vgpu_ctl_local *local)
 
     if (vgpu_host_root_open(&root, directory ? directory : "/", &err))
         return vgpu_ctl_complain(local, &err, VGPU_CTL_REFUSED);
-    int rc = vgpu_capture(&root, text_arg(local, "config"), to, &out, &err);
+    int rc = vgpu_capture(&root, vgpu_ctl_config_named(local->line), to, &out, &err);
     vgpu_host_root_close(&root);
     if (rc)
         return vgpu_ctl_complain(local, &err, VGPU_CTL_REFUSED);

@@ -8,6 +8,7 @@
 
 #include "ctl/client.h"
 #include "ctl/local.h"
+#include "ctl/where.h"
 
 static const char *text_arg(const struct vgpu_ctl_local *local, const char *name)
 {
@@ -90,7 +91,9 @@ static int roles_find(const struct vgpu_ctl_local *local, struct vgpu_topology *
         return 0;
     }
     json_t *args = json_object();
-    if (args && vgpu_ctl_call(local->line->socket, "stats", args, &status, &refused, &why) == 0)
+    struct vgpu_ctl_where where;
+    if (args && vgpu_ctl_find(local->line, &where, &why) == 0 &&
+        vgpu_ctl_call(where.socket, NULL, "stats", args, &status, &refused, &why) == 0)
         roles_from_stats(t, status);
     else
         snprintf(t->roles_from, sizeof(t->roles_from),

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "ctl/ask.h"
+#include "ctl/client.h"
 #include "ctl/local.h"
 #include "ctl/table.h"
 
@@ -85,7 +86,7 @@ int vgpu_ctl_export(struct vgpu_ctl_local *local, int argc, char **argv)
     return code;
 }
 
-/* What is null says nothing, and a request has room for 64 KiB only. */
+/* What is null says nothing, and the length of a request is bounded. */
 static void nulls_drop(json_t *list)
 {
     size_t i;
@@ -180,7 +181,8 @@ int vgpu_ctl_import(struct vgpu_ctl_local *local, int argc, char **argv)
     int rc = vgpu_ctl_ask(local->line, "import", args, &result, &code, &err);
     json_decref(args);
     if (rc == -E2BIG) {
-        vgpu_err_set(&err, E2BIG, "%s is too long for one request to vgpud; stop vgpud and import with --db", name);
+        vgpu_err_set(&err, E2BIG, "%s is too long for one request, which has at most %u bytes; import it in parts", name,
+                     VGPU_CTL_MAX_REQUEST_BYTES);
         return vgpu_ctl_complain(local, &err, VGPU_CTL_REFUSED);
     }
     if (rc)

@@ -280,6 +280,9 @@ int vgpu_store_open_wait(const char *path, uint32_t wait_ms, struct vgpu_store *
         rc = check_integrity(s, err);
     if (!rc)
         rc = migrate(s, version, err);
+    int e = rc ? 0 : vgpu_store_identity_of(path, s->identity);
+    if (e)
+        rc = vgpu_err_set(err, -e, "store %s: %s", path, strerror(-e));
     if (rc)
         goto err_close;
     *out = s;
@@ -300,6 +303,22 @@ void vgpu_store_close(struct vgpu_store *s)
     sqlite3_close(s->db); /* no statement is left open, so this checkpoints and unlocks */
     close(s->lock_fd);
     free(s);
+}
+
+const char *vgpu_store_identity(const struct vgpu_store *s)
+{
+    return s->identity;
+}
+
+int vgpu_store_identity_of(const char *path, char out[VGPU_STORE_IDENTITY_BYTES])
+{
+    struct stat st;
+
+    out[0] = 0;
+    if (stat(path, &st))
+        return -errno;
+    snprintf(out, VGPU_STORE_IDENTITY_BYTES, "%llx:%llx", (unsigned long long)st.st_dev, (unsigned long long)st.st_ino);
+    return 0;
 }
 
 const char *vgpu_store_path(const struct vgpu_store *s)

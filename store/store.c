@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
 
@@ -132,29 +133,31 @@ static int add_refused(struct vgpu_store *s, const struct vgpu_vm_record *vm, co
     }
 }
 
-static int add_one(struct vgpu_store *s, sqlite3_stmt *st, const struct vgpu_vm_record *vm, struct vgpu_err *err)
+/* Name and token of a record that has none. */
+static int complete(const struct vgpu_vm_record *vm, struct vgpu_vm_record *out, struct vgpu_err *err)
 {
-    uint8_t token[VGPU_TOKEN_LEN];
-    char name[VGPU_NAME_BYTES];
     int rc = vgpu_store_check_vm(vm, err);
 
     if (rc)
         return rc;
-    if (vm->name[0])
-        memcpy(name, vm->name, sizeof(name));
-    else
-        snprintf(name, sizeof(name), "vm-%u", vm->vm_id);
-    if (vm->has_token)
-        memcpy(token, vm->token, sizeof(token));
-    else if (vm->uid >= 0)
-        rc = token_make(token, err);
-    if (rc)
-        return rc;
+    *out = *vm;
+    if (!vm->name[0])
+        snprintf(out->name, sizeof(out->name), "vm-%u", vm->vm_id);
+    if (!vm->has_token && vm->uid >= 0) {
+        rc = token_make(out->token, err);
+        out->has_token = rc == 0;
+    }
+    return rc;
+}
+
+/* Binds a complete record to ?1 to ?16, as VM_COLUMNS has them, and runs the statement. */
+static int write_vm(struct vgpu_store *s, sqlite3_stmt *st, const struct vgpu_vm_record *vm, struct vgpu_err *err)
+{
     sqlite3_reset(st);
     sqlite3_clear_bindings(st); /* unbound is NULL */
     sqlite3_bind_int64(st, 1, vm->vm_id);
-    sqlite3_bind_text(st, 2, name, -1, SQLITE_TRANSIENT);
-    sqlite3_bind_text(st, 3, vm->pool, -1, SQLITE_STATIC);
+    sqlite3_bind_text(st, 2, vm->name, -1, SQLITE_TRANSIENT);
+    sqlite3_bind_text(st, 3, vm->pool, -1, SQLITE_TRANSIENT);
     sqlite3_bind_int64(st, 4, vm->priority);
     sqlite3_bind_int64(st, 5, vm->in_flight);
     sqlite3_bind_int64(st, 6, (sqlite3_int64)vm->arena_bytes);
@@ -162,16 +165,17 @@ static int add_one(struct vgpu_store *s, sqlite3_stmt *st, const struct vgpu_vm_
         sqlite3_bind_int64(st, 7, (sqlite3_int64)vm->device_bytes);
     if (vm->uid >= 0) {
         sqlite3_bind_int64(st, 8, vm->uid);
-        sqlite3_bind_blob(st, 9, token, sizeof(token), SQLITE_TRANSIENT);
+        sqlite3_bind_blob(st, 9, vm->token, sizeof(vm->token), SQLITE_TRANSIENT);
     }
     sqlite3_bind_int64(st, 10, vm->engine);
     sqlite3_bind_int64(st, 11, vm->expected);
-    vgpu_store_bind_text(st, 12, vm->uuid);
+    if (vm->uuid[0])
+        sqlite3_bind_text(st, 12, vm->uuid, -1, SQLITE_TRANSIENT);
     sqlite3_bind_int64(st, 13, vm->isolation);
     sqlite3_bind_int64(st, 14, vm->iommu_domain);
     sqlite3_bind_int64(st, 15, vm->admin_state);
-    sqlite3_bind_text(st, 16, vm->reason, -1, SQLITE_STATIC);
-    return sqlite3_step(st) == SQLITE_DONE ? 0 : add_refused(s, vm, name, err);
+    sqlite3_bind_text(st, 16, vm->reason, -1, SQLITE_TRANSIENT);
+    return sqlite3_step(st) == SQLITE_DONE ? 0 : add_refused(s, vm, vm->name, err);
 }
 
 #define VM_COLUMNS                                                                                                     \
@@ -180,14 +184,17 @@ static int add_one(struct vgpu_store *s, sqlite3_stmt *st, const struct vgpu_vm_
 
 static int add_all(struct vgpu_store *s, const struct vgpu_vm_record *vms, uint32_t n, struct vgpu_err *err)
 {
+    struct vgpu_vm_record vm;
     sqlite3_stmt *st = NULL;
     int rc = vgpu_store_prepare(s,
                                 "INSERT INTO vms(" VM_COLUMNS ") VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11,"
                                 " ?12, ?13, ?14, ?15, ?16)",
                                 &st, err, "cannot register");
 
-    for (uint32_t i = 0; i < n && !rc; i++)
-        rc = add_one(s, st, &vms[i], err);
+    for (uint32_t i = 0; i < n && !rc; i++) {
+        rc = complete(&vms[i], &vm, err);
+        rc = rc ? rc : write_vm(s, st, &vm, err);
+    }
     sqlite3_finalize(st); /* before the commit: an open statement would hold it up */
     return rc;
 }
@@ -208,21 +215,66 @@ int vgpu_store_add_vms(struct vgpu_store *s, const struct vgpu_vm_record *vms, u
     return rc ? rc : vgpu_store_end(s, add_all(s, vms, n, err), err);
 }
 
-/* Taken out and put in again, so that names and places in pools can be exchanged in one step. */
+/* Does it keep what no two VMs can share, and its place? Then it is changed where it stands. */
+static bool stays(sqlite3_stmt *st, const struct vgpu_vm_record *vm)
+{
+    char name[VGPU_NAME_BYTES];
+
+    snprintf(name, sizeof(name), "%s", vm->name);
+    if (!name[0])
+        snprintf(name, sizeof(name), "vm-%u", vm->vm_id);
+    sqlite3_reset(st);
+    sqlite3_bind_int64(st, 1, vm->vm_id);
+    sqlite3_bind_text(st, 2, name, -1, SQLITE_TRANSIENT);
+    sqlite3_bind_text(st, 3, vm->pool, -1, SQLITE_TRANSIENT);
+    sqlite3_bind_text(st, 4, vm->uuid, -1, SQLITE_TRANSIENT);
+    bool same = sqlite3_step(st) == SQLITE_ROW;
+    sqlite3_reset(st);
+    return same;
+}
+
+/*
+ * Those that get another name, pool or uuid are taken out, the others changed in place, then the first are put in again:
+ * so names and places in pools can be exchanged in one step, and a change of a large pool's VMs does not count its members
+ * for each of them.
+ */
+static int update_all(struct vgpu_store *s, const struct vgpu_vm_record *vms, uint32_t n, struct vgpu_err *err)
+{
+    static const char *const texts[] = {
+        "DELETE FROM vms WHERE vm_id = ?1",
+        "SELECT 1 FROM vms WHERE vm_id = ?1 AND name = ?2 AND pool = ?3 AND ifnull(uuid, '') = ?4",
+        "UPDATE vms SET name = ?2, priority = ?4, in_flight = ?5, arena_bytes = ?6, device_bytes = ?7, uid = ?8, token = ?9,"
+        " engine = ?10, expected = ?11, uuid = ?12, isolation = ?13, iommu_domain = ?14, admin_state = ?15, reason = ?16"
+        " WHERE vm_id = ?1",
+    };
+    sqlite3_stmt *st[3] = {NULL, NULL, NULL};
+    struct vgpu_vm_record *again = calloc(n ? n : 1, sizeof(*again)), vm;
+    uint32_t moved = 0;
+    int rc = again ? 0 : vgpu_err_set(err, ENOMEM, "out of memory");
+
+    for (int i = 0; i < 3 && !rc; i++)
+        rc = vgpu_store_prepare(s, texts[i], &st[i], err, "cannot change");
+    for (uint32_t i = 0; i < n && !rc; i++) {
+        if (stays(st[1], &vms[i])) {
+            rc = complete(&vms[i], &vm, err);
+            rc = rc ? rc : write_vm(s, st[2], &vm, err);
+        } else {
+            rc = remove_one(s, st[0], vms[i].vm_id, err);
+            again[moved++] = vms[i];
+        }
+    }
+    for (int i = 0; i < 3; i++)
+        sqlite3_finalize(st[i]);
+    rc = rc ? rc : add_all(s, again, moved, err);
+    free(again);
+    return rc;
+}
+
 int vgpu_store_update_vms(struct vgpu_store *s, const struct vgpu_vm_record *vms, uint32_t n, struct vgpu_err *err)
 {
-    sqlite3_stmt *st = NULL;
     int rc = vgpu_store_begin(s, err);
 
-    if (rc)
-        return rc;
-    rc = vgpu_store_prepare(s, "DELETE FROM vms WHERE vm_id = ?1", &st, err, "cannot change");
-    for (uint32_t i = 0; i < n && !rc; i++)
-        rc = remove_one(s, st, vms[i].vm_id, err);
-    sqlite3_finalize(st);
-    if (!rc)
-        rc = add_all(s, vms, n, err);
-    return vgpu_store_end(s, rc, err);
+    return rc ? rc : vgpu_store_end(s, update_all(s, vms, n, err), err);
 }
 
 int vgpu_store_remove_vms(struct vgpu_store *s, const uint32_t *vm_ids, uint32_t n, struct vgpu_err *err)

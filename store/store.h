@@ -99,6 +99,10 @@ int vgpu_store_announce(struct vgpu_store *s, const char *control_socket, struct
 #define VGPU_STORE_SOCKET_BYTES 108
 bool vgpu_store_holder(const char *path, char socket[VGPU_STORE_SOCKET_BYTES]);
 const char *vgpu_store_path(const struct vgpu_store *s);
+/* Which file it is, whatever its name: of an open store, and of a path (0 or -errno). Equal texts: the same file now. */
+#define VGPU_STORE_IDENTITY_BYTES 40
+const char *vgpu_store_identity(const struct vgpu_store *s);
+int vgpu_store_identity_of(const char *path, char out[VGPU_STORE_IDENTITY_BYTES]);
 
 /*
  * Several calls as one transaction: begin, calls, end with 0 to commit or with the first error to undo all. end returns

@@ -10,6 +10,7 @@
 struct vgpu_store {
     sqlite3 *db;
     char path[512];   /* for messages */
+    char identity[VGPU_STORE_IDENTITY_BYTES];
     int lock_fd;      /* FILE.lock, held */
     uint32_t depth;   /* transactions inside each other */
     int failed;       /* the error of an inner one: nothing may be committed */

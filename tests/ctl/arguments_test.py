@@ -115,7 +115,7 @@ def cases(commands):
         yield 'positional', head + ['\x1b[2J'], 'unexpected argument'
         yield 'positional', head + ['--', '--json'], "unexpected argument '--json'"
         yield 'positional', head + [''], "unexpected argument ''"
-        for name, most in (('--socket', 107), ('--db', 4095)):
+        for name, most in (('--socket', 107), ('--db', 4095), ('--config', 4095)):
             yield 'duplicate', head + [f'{name}=/a', f'{name}=/b'], f'{name}: given twice'
             yield 'missing', head + [name], f'{name}: has no value'
             yield 'missing', head + [f'{name}='], f'{name}: expected a path'

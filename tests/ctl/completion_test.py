@@ -59,7 +59,7 @@ def bash(daemon, commands):
         questions.append(['vgpu-ctl', *words])
         expected.append(answer)
 
-    ask([''], names | {'help', '--version', '--json', '--socket=', '--db=', '--help'})
+    ask([''], names | {'help', '--version', '--json', '--socket=', '--db=', '--config=', '--help'})
     ask(['regis'], {'register-vm'})
     ask(['help', 'list-v'], {'list-vms'})
     ask(['--socket', '=', '/x', 'regis'], {'register-vm'})
@@ -72,7 +72,7 @@ def bash(daemon, commands):
     for c in commands:
         options = {f'--{o["name"]}' + ('' if o['type'] == 'flag' else '=') for o in c['options']}
         words = set(c['words'].split('|')) if c['words'] else set()
-        ask([c['name'], ''], options | words | {'--json', '--socket=', '--db=', '--help'})
+        ask([c['name'], ''], options | words | {'--json', '--socket=', '--db=', '--config=', '--help'})
         for o in c['options']:
             if o['type'] == 'word':
                 ask([c['name'], f'--{o["name"]}', '=', ''], set(o['choices'].split('|')))
@@ -176,7 +176,7 @@ def questions_of(commands):
     yield 'vgpu-ctl set-pool --pool ', {'A', 'B'}
     yield 'vgpu-ctl show-vm --vm-id ', {'7'}
     for c in commands:
-        yield f'vgpu-ctl {c["name"]} --', {'--json', '--socket', '--db', '--help'} | {f'--{o["name"]}' for o in c['options']}
+        yield f'vgpu-ctl {c["name"]} --', {'--json', '--socket', '--db', '--config', '--help'} | {f'--{o["name"]}' for o in c['options']}
         for o in c['options']:
             if o['type'] == 'word':
                 yield f'vgpu-ctl {c["name"]} --{o["name"]} ', set(o['choices'].split('|'))

@@ -5,6 +5,7 @@ while one does, also one that starts or ends at that moment.
 
 direct_test.py VGPUD VGPU-CTL
 """
+import fcntl
 import os
 import shutil
 import sys
@@ -91,6 +92,66 @@ def through_the_daemon(daemon):
     daemon.good('remove-vm', '--vm-id=60', db, socket=False)
 
 
+def by_configuration(daemon):
+    """--config names the vgpud, and its store while it is down; --socket and --db say more, the environment less."""
+    config = f'--config={daemon.config}'
+    elsewhere = {'VGPU_CONTROL_SOCKET': '/nonexistent/s', 'VGPU_CONFIG': '/nonexistent/c'}
+    daemon.good(config, 'register-vm', '--vm-id=61', A, socket=False, env=elsewhere)
+    assert daemon.process is None and os.path.exists(daemon.database)
+    daemon.start()
+    assert daemon.json('show-vm', '--vm-id=61', '--config', daemon.config, socket=False)['vm']['pool'] == 'A'
+    assert daemon.json('stats', config, socket=False)['daemon']['pid'] == daemon.process.pid
+    assert daemon.json('stats', socket=False, env={'VGPU_CONFIG': daemon.config})['daemon']['pid'] == daemon.process.pid
+    daemon.fails(3, '/nonexistent/s', 'stats', config, '--socket=/nonexistent/s', socket=False)
+    daemon.good('remove-vm', '--vm-id=61', config, socket=False)
+    daemon.stop()
+    daemon.fails(3, '/nonexistent/c', 'list-vms', '--config=/nonexistent/c', socket=False)
+    small = os.path.join(daemon.where, 'small.yaml')
+    with open(small, 'w', encoding='utf-8') as f:
+        f.write(f'paths:\n  run_dir: {daemon.where}/run\n  state_dir: {daemon.where}/state\nlimits: {{in_flight: 16}}\n')
+    limit = ('register-vm', '--vm-id=61', A, '--in-flight=17', f'--db={daemon.where}/other.db')
+    daemon.fails(1, 'expected 1 to 16', *limit, f'--config={small}', socket=False)
+    daemon.good(*limit, config, socket=False)
+
+
+def another_store(daemon):
+    """A vgpud that has another file open than the one that is meant is never taken for its owner."""
+    db, spare = daemon.database, daemon.database + '.spare'
+    daemon.good('register-vm', '--vm-id=70', A, f'--db={db}', socket=False)
+    shutil.copy(db, spare)
+    daemon.start()
+    before = daemon.json('list-vms')
+    # Restored from a copy while vgpud runs: the name is the same, the file is not.
+    os.rename(db, db + '.old')
+    shutil.copy(spare, db)
+    daemon.fails(3, 'was it replaced while vgpud ran', 'remove-vm', '--vm-id=70', f'--db={db}', socket=False)
+    assert daemon.json('list-vms') == before
+    os.rename(db + '.old', db)
+    assert daemon.json('list-vms', f'--db={db}', socket=False) == before
+    # Its lock file taken away: the store itself is still locked.
+    os.unlink(db + '.lock')
+    daemon.fails(3, 'locked', 'remove-vm', '--vm-id=70', f'--db={db}', socket=False)
+    assert daemon.json('list-vms') == before
+    # A lock held by somebody else that names this vgpud, for a store that is not its own.
+    other = os.path.join(daemon.where, 'foreign.db')
+    daemon.good('register-vm', '--vm-id=71', A, f'--db={other}', socket=False)
+    with open(other + '.lock', 'w', encoding='utf-8') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.write(f'{os.getpid()}\n{daemon.socket}\n')
+        lock.flush()
+        daemon.fails(3, 'has another file open', 'set-priority', '--vm-id=70', '--priority=low', f'--db={other}', socket=False)
+        # And one that names nobody who answers.
+        lock.seek(0)
+        lock.write(f'1\n{daemon.where}/nobody.sock\n')
+        lock.truncate()
+        lock.flush()
+        daemon.fails(3, 'cannot reach vgpud', 'list-vms', f'--db={other}', socket=False)
+    assert [vm['vm_id'] for vm in daemon.json('list-vms', f'--db={other}', socket=False)['vms']] == [71]
+    assert daemon.json('list-vms') == before
+    daemon.kill()
+    daemon.good('remove-vm', '--vm-id=70', f'--db={db}', socket=False)
+
+
 def around_starts(daemon):
     """Hooks that call while vgpud starts and ends: each succeeds, and none of their changes is lost."""
     db, done, faults = f'--db={daemon.database}', [], []
@@ -143,6 +204,8 @@ def main():
                                 ('nobody_to_ask', lambda: not_there(daemon)),
                                 ('the_store_of_the_configuration', lambda: default_store(daemon)),
                                 ('a_store_that_a_daemon_has', with_daemon),
+                                ('by_configuration', lambda: by_configuration(daemon)),
+                                ('another_store', lambda: another_store(daemon)),
                                 ('hooks_around_starts_and_ends', lambda: shown.append(around_starts(daemon)))])
         print(f'shows: 24 VMs attached and changed by hooks while vgpud started and ended {sum(shown)} times')
     finally:

@@ -4,6 +4,7 @@
 
 registry_test.py VGPUD VGPU-CTL
 """
+import json
 import os
 import sys
 
@@ -66,6 +67,31 @@ def refused(d):
     assert (d.json('list-vms'), d.json('list-pools')) == before
 
 
+def large(d):
+    """A document far beyond 64 KiB goes through the daemon as one change, and so does a change of all that are in it."""
+    document = os.path.join(d.where, 'large.json')
+    vms = [{'vm_id': 1000 + i, 'name': f'large-{i}', 'pool': 'L', 'priority': 'low', 'reason': 'why' * 10,
+            'admin_state': 'drained', 'uuid': f'aaaaaaaa-0000-4000-8000-{i:012x}'} for i in range(2000)]
+    pool = {'name': 'L', 'capacity': 2000, 'executor': 'exec-A'}
+    with open(document, 'w', encoding='utf-8') as f:
+        json.dump({'format': 'vgpu-registry', 'version': 1, 'pools': [pool], 'vms': vms}, f)
+    assert os.path.getsize(document) > 4 * 65536
+    before = d.json('list-vms')
+    vms[1999]['pool'] = 'no-such-pool'
+    with open(document + '.bad', 'w', encoding='utf-8') as f:
+        json.dump({'format': 'vgpu-registry', 'version': 1, 'pools': [pool], 'vms': vms}, f)
+    d.fails(1, 'there is no pool no-such-pool', 'import', document + '.bad')
+    assert d.json('list-vms') == before and 'L' not in d.good('list-pools').split()
+    added = d.json('import', document)['differences']['added']
+    assert len(added) == 2000, len(added)
+    assert len(d.json('set-priority', '--vm-id=1000-2899', '--priority=high')['vms']) == 1900
+    assert len(d.json('list-vms', '--pool=L', '--priority=high')['vms']) == 1900
+    assert len(d.good('top', '--once', '--pool=L', '--interval-ms=100').splitlines()) > 2000
+    assert len(d.json('remove-vm', '--vm-id=1000-2999')['removed']) == 2000
+    d.good('remove-pool', '--pool=L')
+    assert d.json('list-vms') == before
+
+
 def main():
     with rig.Daemon(*sys.argv[1:3]) as d:
         d.good('register-vm', '--vm-id=1-7', '--pool=A', '--priority=high')
@@ -73,7 +99,8 @@ def main():
         d.good('update-vm', '--vm-id=20', '--pool=A', f'--uuid={UUID}')
         return rig.run_tests([
             ('every_command_prints_its_result', lambda: printed(d)),
-            ('a_refusal_changes_nothing', lambda: refused(d))])
+            ('a_refusal_changes_nothing', lambda: refused(d)),
+            ('thousands_in_one_request', lambda: large(d))])
 
 
 if __name__ == '__main__':

@@ -459,21 +459,92 @@ Test(control, malformed_requests)
     free(deep);
 }
 
+/* A request of so many bytes without its newline, padded with blanks, to `most` bytes of memory. */
+static char *padded(size_t bytes, size_t most)
+{
+    char *text = malloc(most);
+
+    cr_assert_not_null(text);
+    memset(text, ' ', most);
+    memcpy(text, "{\"command\":\"version\"}", 21);
+    if (bytes < most)
+        text[bytes] = '\n';
+    return text;
+}
+
 Test(control, the_longest_request_fits_and_one_byte_more_does_not)
 {
-    char *text = malloc(2 * VGPU_CONTROL_MAX_REQUEST_BYTES);
+    static const size_t good[] = {VGPU_CONTROL_MAX_REQUEST_BYTES, VGPU_CONTROL_MAX_REQUEST_BYTES + 1,
+                                  VGPU_CONTROL_MAX_REQUEST_BYTES + 2, 1000000, VGPU_CONTROL_MAX_LONG_BYTES};
+    for (size_t i = 0; i < sizeof(good) / sizeof(good[0]); i++) {
+        char *text = padded(good[i], good[i] + 1), *answer = ask_bytes(text, good[i] + 1);
+        cr_expect_not_null(strstr(answer, "\"ok\":true"), "%zu bytes: %.200s", good[i], answer);
+        free(text);
+    }
+    char *text = padded(VGPU_CONTROL_MAX_LONG_BYTES + 1, 2 * VGPU_CONTROL_MAX_LONG_BYTES);
+    refused_bytes(text, VGPU_CONTROL_MAX_LONG_BYTES + 2, "EMSGSIZE", "at most 33554432 bytes");
+    text[VGPU_CONTROL_MAX_LONG_BYTES + 1] = ' '; /* no newline at all */
+    refused_bytes(text, 2 * VGPU_CONTROL_MAX_LONG_BYTES, "EMSGSIZE", "at most 33554432 bytes");
+    free(text);
+}
 
-    memset(text, ' ', 2 * VGPU_CONTROL_MAX_REQUEST_BYTES);
-    memcpy(text, "{\"command\":\"version\"}", 21);
-    text[VGPU_CONTROL_MAX_REQUEST_BYTES] = '\n';
-    char *answer = ask_bytes(text, VGPU_CONTROL_MAX_REQUEST_BYTES + 1);
-    cr_assert_not_null(strstr(answer, "\"ok\":true"), "%s", answer);
-    text[VGPU_CONTROL_MAX_REQUEST_BYTES] = ' ';
-    text[VGPU_CONTROL_MAX_REQUEST_BYTES + 1] = '\n';
-    refused_bytes(text, VGPU_CONTROL_MAX_REQUEST_BYTES + 2, "EMSGSIZE", "the request is too long");
-    refused_bytes(text, 2 * VGPU_CONTROL_MAX_REQUEST_BYTES, "EMSGSIZE", "the request is too long");
-    memset(text, ' ', 2 * VGPU_CONTROL_MAX_REQUEST_BYTES);
-    refused_bytes(text, 2 * VGPU_CONTROL_MAX_REQUEST_BYTES, "EMSGSIZE", "the request is too long");
+/* Sends as much as is taken while the server works. */
+static size_t push(int fd, const char *text, size_t bytes)
+{
+    size_t sent = 0;
+
+    for (int idle = 0; sent < bytes && idle < 3;) {
+        ssize_t n = send(fd, text + sent, bytes - sent, MSG_NOSIGNAL | MSG_DONTWAIT);
+        idle = n > 0 ? 0 : idle + 1;
+        sent += n > 0 ? (size_t)n : 0;
+        vgpu_control_dispatch(rig.control);
+    }
+    return sent;
+}
+
+/* One long request at a time has the memory for it: the second waits, short ones do not, and it goes on when its turn
+ * comes, also where the first goes away or the newline was the first byte that had to wait. */
+Test(control, long_requests_take_turns)
+{
+    const size_t bytes = 3000000;
+    char *text = padded(bytes - 1, bytes), *just = padded(VGPU_CONTROL_MAX_REQUEST_BYTES + 1, VGPU_CONTROL_MAX_REQUEST_BYTES + 2);
+
+    for (int gone = 0; gone < 2; gone++) {
+        int first = dial(), second = dial(), third = dial();
+        size_t had = push(first, text, 1000000);
+        cr_assert_eq(had, 1000000);
+        size_t waits = push(second, text, bytes);
+        cr_expect_lt(waits, 2 * VGPU_CONTROL_MAX_REQUEST_BYTES + 1000000, "the second is read on: %zu", waits);
+        push(third, just, VGPU_CONTROL_MAX_REQUEST_BYTES + 2);
+        answers("{\"command\":\"version\"}", "{\"version\":\"" VGPU_VERSION "\",\"abi\":\"1.0\"}");
+        if (gone) {
+            close(first);
+            vgpu_control_dispatch(rig.control);
+        } else {
+            cr_assert_eq(push(first, text + had, bytes - had), bytes - had);
+            cr_expect_not_null(strstr(receive(first), "\"ok\":true"));
+            close(first);
+        }
+        size_t rest = push(second, text + waits, bytes - waits);
+        cr_assert_eq(rest, bytes - waits, "%d: %zu of %zu, %s", gone, rest, bytes - waits, strerror(errno));
+        cr_expect_not_null(strstr(receive(second), "\"ok\":true"));
+        cr_expect_not_null(strstr(receive(third), "\"ok\":true"));
+        close(second);
+        close(third);
+    }
+    /* Who waits and goes away is forgotten. */
+    int first = dial(), second = dial();
+    push(first, text, 1000000);
+    push(second, text, bytes);
+    close(second);
+    for (int i = 0; i < 3; i++)
+        vgpu_control_dispatch(rig.control);
+    struct pollfd p = {.fd = vgpu_control_fd(rig.control), .events = POLLIN};
+    cr_expect_eq(poll(&p, 1, 20), 0, "it does not spin");
+    push(first, text + 1000000, bytes - 1000000);
+    cr_expect_not_null(strstr(receive(first), "\"ok\":true"));
+    close(first);
+    free(just);
     free(text);
 }
 
