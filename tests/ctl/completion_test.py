@@ -176,7 +176,8 @@ def questions_of(commands):
     yield 'vgpu-ctl set-pool --pool ', {'A', 'B'}
     yield 'vgpu-ctl show-vm --vm-id ', {'7'}
     for c in commands:
-        yield f'vgpu-ctl {c["name"]} --', {'--json', '--socket', '--db', '--config', '--help'} | {f'--{o["name"]}' for o in c['options']}
+        yield f'vgpu-ctl {c["name"]} --', ({'--json', '--socket', '--db', '--config', '--help'} |
+                                               {f'--{o["name"]}' for o in c['options']})
         for o in c['options']:
             if o['type'] == 'word':
                 yield f'vgpu-ctl {c["name"]} --{o["name"]} ', set(o['choices'].split('|'))
