@@ -29,17 +29,52 @@ static struct vgpu_log_limit life = {.about = "guests that came, went or broke a
 
 /* ---- tables ---- */
 
-static struct vgpu_poll_table *table_make(struct vgpud *d, uint32_t poller)
+static void table_free(struct vgpu_poll_table *t)
+{
+    if (!t)
+        return;
+    free(t->vms);
+    free(t->by_slot);
+    free(t->wants);
+    free(t);
+}
+
+static struct vgpu_poll_table *table_make(const struct vgpud *d)
 {
     struct vgpu_poll_table *t = calloc(1, sizeof(*t));
 
     if (!t)
-        abort(); /* a table of pointers: without it nothing can be taken out of use safely */
+        return NULL;
     t->vms = calloc(d->config.max_vms + 1, sizeof(*t->vms));
     t->by_slot = calloc(d->config.max_vms + 1, sizeof(*t->by_slot));
     t->wants = calloc(d->config.max_vms + 1, sizeof(*t->wants));
-    if (!t->vms || !t->by_slot || !t->wants)
-        abort();
+    if (t->vms && t->by_slot && t->wants)
+        return t;
+    table_free(t);
+    return NULL;
+}
+
+/*
+ * Two for each poll core, in turn: what is published later cannot fail for want of memory, and nothing could be taken out
+ * of use safely without publishing.
+ */
+static int tables_make(struct vgpud *d, struct vgpu_err *err)
+{
+    for (uint32_t i = 0; i < d->poller_count; i++)
+        for (int k = 0; k < 2; k++) {
+            d->tables_spare[i][k] = table_make(d);
+            if (!d->tables_spare[i][k])
+                return vgpu_err_set(err, ENOMEM, "no memory for the tables of %u VMs", d->config.max_vms);
+        }
+    return 0;
+}
+
+static struct vgpu_poll_table *table_fill(struct vgpud *d, uint32_t poller, struct vgpu_poll_table *t)
+{
+    t->vm_count = 0;
+    memset(t->by_slot, 0, (d->config.max_vms + 1) * sizeof(*t->by_slot));
+    memset(t->queues, 0, sizeof(t->queues));
+    memset(t->feeds, 0, sizeof(t->feeds));
     t->generation = ++d->table_generation;
     t->max_vms = d->config.max_vms;
     t->tuning = (struct vgpu_poll_tuning){.burst = d->config.burst,
@@ -61,25 +96,21 @@ static struct vgpu_poll_table *table_make(struct vgpud *d, uint32_t poller)
     return t;
 }
 
-static void table_free(struct vgpu_poll_table *t)
-{
-    if (!t)
-        return;
-    free(t->vms);
-    free(t->by_slot);
-    free(t->wants);
-    free(t);
-}
-
 void vgpud_tables_publish(struct vgpud *d)
 {
     struct vgpu_poll_table *old[VGPU_CONFIG_MAX_POLL_CORES];
 
-    for (uint32_t i = 0; i < d->poller_count; i++)
-        old[i] = vgpu_poller_publish(d->pollers[i], table_make(d, i));
+    for (uint32_t i = 0; i < d->poller_count; i++) {
+        struct vgpu_poll_table **spare = d->tables_spare[i];
+        struct vgpu_poll_table *next = spare[0];
+        spare[0] = spare[1]; /* only before the first one is in use there are two */
+        spare[1] = NULL;
+        old[i] = vgpu_poller_publish(d->pollers[i], table_fill(d, i, next));
+    }
     synchronize_rcu();
     for (uint32_t i = 0; i < d->poller_count; i++)
-        table_free(old[i]);
+        if (old[i])
+            d->tables_spare[i][0] = old[i];
 }
 
 /* ---- properties ---- */
@@ -765,6 +796,8 @@ int vgpud_attach_open(struct vgpud *d, struct vgpu_err *err)
     d->attachments = calloc(d->config.max_vms, sizeof(*d->attachments));
     if (!d->attachments)
         return vgpu_err_set(err, ENOMEM, "no memory for %u attachments", d->config.max_vms);
+    if (tables_make(d, err))
+        return -ENOMEM;
     const struct vgpu_transport_options options = {.address = d->config.attach_socket,
                                                    .strict_ro = d->config.strict_ro,
                                                    .make_devices = d->config.xen_devices};
@@ -796,8 +829,11 @@ void vgpud_attach_close(struct vgpud *d)
         d->transport_count--;
         d->transports[d->transport_count].ops->close(d->transports[d->transport_count].t);
     }
-    for (uint32_t i = 0; i < d->poller_count; i++)
+    for (uint32_t i = 0; i < d->poller_count; i++) {
         table_free(vgpu_poller_publish(d->pollers[i], NULL));
+        table_free(d->tables_spare[i][0]);
+        table_free(d->tables_spare[i][1]);
+    }
     free(d->attachments);
     d->attachments = NULL;
 }

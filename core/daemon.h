@@ -134,6 +134,7 @@ struct vgpud {
     uint64_t started_ns, serving_ns;
     uint64_t last_epoch, epochs_end; /* epochs below epochs_end are reserved for us, also over a crash */
     uint64_t table_generation;
+    struct vgpu_poll_table *tables_spare[VGPU_CONFIG_MAX_POLL_CORES][2]; /* not published; [1] is NULL after the first time */
     uint32_t vm_gen;
     uint32_t in_flight_max; /* limits.in_flight at the start: what rings and journals were made for */
     uint32_t poller_count;

@@ -117,6 +117,8 @@ struct e2e_host {
 void e2e_host_start(struct e2e_host *h, const struct e2e_options *o);
 /* Starts vgpud again with the configuration that is there. */
 void e2e_host_restart(struct e2e_host *h);
+/* The same; false when it ends with an error instead, leaving no process. */
+bool e2e_host_begin(struct e2e_host *h);
 /* Starts vgpud and kills it -9 that much later, whether or not it was ready. */
 void e2e_host_start_and_kill(const struct e2e_host *h, unsigned after_us);
 /* Starts another vgpud with this configuration that is expected to end by itself; its exit status. */

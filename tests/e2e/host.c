@@ -160,7 +160,10 @@ static bool pools_up(const struct e2e_host *h)
     return up;
 }
 
-void e2e_host_restart(struct e2e_host *h)
+static void check_no_process_left(void);
+
+/* True when it says that it is ready, false when it ends. */
+static bool becomes_ready(struct e2e_host *h)
 {
     char said[16] = "";
     int ready[2];
@@ -171,8 +174,27 @@ void e2e_host_restart(struct e2e_host *h)
     struct pollfd p = {.fd = ready[0], .events = POLLIN};
     e2e_check(poll(&p, 1, E2E_WAIT_MS) == 1, "vgpud does not become ready");
     ssize_t n = read(ready[0], said, sizeof(said) - 1);
-    e2e_check(n == 6 && strcmp(said, "ready\n") == 0, "vgpud ended instead of becoming ready");
     close(ready[0]);
+    return n == 6 && strcmp(said, "ready\n") == 0;
+}
+
+bool e2e_host_begin(struct e2e_host *h)
+{
+    int status = -1;
+
+    if (becomes_ready(h))
+        return true;
+    for (uint64_t until = e2e_now_ms() + E2E_WAIT_MS; waitpid(h->pid, &status, WNOHANG) != h->pid; e2e_sleep_ms(1))
+        e2e_check(e2e_now_ms() < until, "vgpud neither becomes ready nor ends");
+    h->pid = 0;
+    e2e_check(WIFEXITED(status) && WEXITSTATUS(status) != 0, "vgpud ended with status %x before it was ready", (unsigned)status);
+    check_no_process_left();
+    return false;
+}
+
+void e2e_host_restart(struct e2e_host *h)
+{
+    e2e_check(becomes_ready(h), "vgpud ended instead of becoming ready");
     /* A device's executor may take longer to start than vgpu_open() waits for a pool. */
     if (e2e_backend())
         e2e_eventually(pools_up(h), "not all pools are up");
