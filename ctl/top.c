@@ -262,6 +262,20 @@ static int run_frames(struct top *t, uint64_t frames)
     }
 }
 
+/* A pool that is not there has no VMs, which looks like one that is idle: better said at once. 0, or the exit code. */
+static int pool_check(struct vgpu_ctl_local *local, const char *pool)
+{
+    json_t *args = json_pack("{s:s}", "pool", pool), *result = NULL;
+    struct vgpu_err err;
+    int code = VGPU_CTL_OK;
+
+    if (vgpu_ctl_ask(local->line, "show-pool", args, &result, &code, &err))
+        vgpu_ctl_complain(local, &err, code);
+    json_decref(args);
+    json_decref(result);
+    return code;
+}
+
 int vgpu_ctl_top(struct vgpu_ctl_local *local, int argc, char **argv)
 {
     const json_t *args = local->line->args;
@@ -273,8 +287,11 @@ int vgpu_ctl_top(struct vgpu_ctl_local *local, int argc, char **argv)
 
     (void)argc;
     (void)argv;
+    int code = t.pool ? pool_check(local, t.pool) : VGPU_CTL_OK;
+    if (code)
+        return code;
     vgpu_ctl_terminal_open(&t.terminal, local->out, !local->line->json && frames == 0);
-    int code = run_frames(&t, frames);
+    code = run_frames(&t, frames);
     vgpu_ctl_terminal_close(&t.terminal);
     json_decref(t.before);
     return code;

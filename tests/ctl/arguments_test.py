@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Every command of vgpu-ctl with each class of wrong argument, made from its own table of commands (help --json): exit
-status 2, nothing on standard output, one clean line that says what is wrong, and a daemon that saw nothing of it.
+"""Every command of vgpu-ctl with each class of wrong argument, made from its own table of commands (help --json), so that a
+new command or option has its rows at once: exit status 2, nothing on standard output, one clean line that says what is wrong,
+and a daemon that saw nothing of it. Then what only the registry knows to be wrong, of every option that names something in
+it: exit status 1. An option of a kind that has no rows here is a failure.
 
 arguments_test.py VGPUD VGPU-CTL
 """
@@ -14,6 +16,63 @@ import rig
 GOOD = {'ids': '1-2', 'id': '1', 'name': 'A', 'count': None, 'size': '1M', 'user': '0', 'text': 'words', 'path': 'f',
         'uuid': '01234567-89ab-cdef-0123-456789abcdef', 'flag': None, 'since': '2h'}
 CONTROL = ['\x01', 'a\x1b[2Jb', 'a\nb', 'a\x7f', '\t']
+
+
+# What each option of a kind must have been tried with.
+CLASSES = {'flag': {'unknown', 'duplicate', 'range'}, 'path': {'missing', 'duplicate', 'unknown', 'too long', 'control'}}
+for KIND in ('ids', 'id', 'name', 'word', 'count', 'size', 'user', 'text', 'uuid', 'since'):
+    CLASSES[KIND] = {'missing', 'duplicate', 'unknown', 'too long', 'control'} | ({'range'} if KIND != 'text' else set())
+EVERY_COMMAND = {'unknown', 'positional', 'duplicate', 'missing', 'too long', 'control', 'range'}
+
+# Options that name what need not be there: by what they are for.
+NEW = {('register-vm', 'vm-id'), ('create-pool', 'pool'), ('history', 'vm-id'), ('watch', 'vm-id'), ('attach', 'vm-id'),
+       ('attach', 'pool'), ('detach', 'uuid')}
+# What two cannot share, command by command: each command that makes or renames something.
+TAKEN = (('register-vm', ['--vm-id=60', '--pool=A'], 'VM 60 is registered already'),
+         ('register-vm', ['--vm-id=59-61', '--pool=A'], 'VM 60 is registered already'),
+         ('register-vm', ['--vm-id=70', '--pool=A', '--name=vm-60'], 'the name vm-60 is taken'),
+         ('register-vm', ['--vm-id=70', '--pool=A', '--uuid=UUID'], 'another VM has the uuid'),
+         ('register-vm', ['--vm-id=70-71', '--pool=A', '--name=x'], 'cannot share one'),
+         ('update-vm', ['--vm-id=61', '--name=vm-60'], 'the name vm-60 is taken'),
+         ('update-vm', ['--vm-id=61', '--uuid=UUID'], 'another VM has the uuid'),
+         ('update-vm', ['--vm-id=60-61', '--uuid=UUID'], 'cannot share one'),
+         ('create-pool', ['--pool=A', '--executor=exec-A'], 'there is a pool A already'),
+         ('attach', ['--vm-id=70', '--pool=Nowhere'], 'there is no pool Nowhere'),
+         ('attach', ['--vm-id=70'], 'VM 70 is not registered'),
+         ('detach', ['--vm-id=70'], 'VM 70 is not registered'),
+         ('create-pool', ['--pool=New', '--executor=nobody'], 'there is no executor nobody'),
+         ('remove-pool', ['--pool=A'], "one of the configuration's"))
+UUID = '99999999-89ab-cdef-0123-456789abcdef'
+
+
+def registry_cases(commands):
+    """(command, arguments, message): each option that names a VM or a pool, naming one that is not there."""
+    for command in commands:
+        for option in command['options']:
+            name = option['name']
+            if (command['name'], name) in NEW:
+                continue
+            rest = [word.replace('--vm-id=1-2', '--vm-id=60').replace('--vm-id=1', '--vm-id=60')
+                    for word in needed(command, but=option)]
+            if option['type'] in ('ids', 'id'):
+                yield command['name'], rest + ['--vm-id=4000'], 'VM 4000 is not registered'
+            if option['type'] == 'ids':
+                yield command['name'], rest + ['--vm-id=60-61,4000'], 'VM 4000 is not registered'
+            if name == 'pool':
+                yield command['name'], rest + ['--pool=Nowhere'], 'there is no pool Nowhere; there are A, B'
+    for name, words, message in TAKEN:
+        yield name, [word.replace('UUID', UUID) for word in words], message
+
+
+def complete(commands, seen):
+    """Has every command been tried with each class, and every option with each class of its kind?"""
+    for command in commands:
+        missing = EVERY_COMMAND - seen[command['name'], None]
+        assert not missing, f'{command["name"]}: never tried with {missing}'
+        for option in command['options']:
+            assert option['type'] in CLASSES, f'{command["name"]} --{option["name"]}: no rows for the kind {option["type"]}'
+            missing = CLASSES[option['type']] - seen.get((command['name'], option['name']), set())
+            assert not missing, f'{command["name"]} --{option["name"]}: never tried with {missing}'
 
 
 def good_value(option):
@@ -104,63 +163,80 @@ def option_cases(command, option):
         yield kind, head + rest + [f'{name}={value}'], f'{name}: ' if not message else message
 
 
-def cases(commands):
+def cases(commands, seen):
+    """(class, arguments, message); seen: by command and option, the classes that there are."""
     for command in commands:
-        head = [command['name'], *needed(command)]
-        yield 'unknown', head + ['--no-such-option'], 'unknown option'
-        yield 'unknown', head + ['--no-such-option=1'], 'unknown option'
-        yield 'unknown', head + ['-x'], 'unknown option'
-        yield 'unknown', head + ['--jsno'], 'did you mean --json?'
-        yield 'positional', head + ['extra'], "unexpected argument 'extra'"
-        yield 'positional', head + ['\x1b[2J'], 'unexpected argument'
-        yield 'positional', head + ['--', '--json'], "unexpected argument '--json'"
-        yield 'positional', head + [''], "unexpected argument ''"
-        for name, most in (('--socket', 107), ('--db', 4095), ('--config', 4095)):
-            yield 'duplicate', head + [f'{name}=/a', f'{name}=/b'], f'{name}: given twice'
-            yield 'missing', head + [name], f'{name}: has no value'
-            yield 'missing', head + [f'{name}='], f'{name}: expected a path'
-            yield 'too long', head + [f'{name}=' + 'a' * (most + 1)], f'{name}: expected a path'
-            yield 'control', head + [f'{name}=a\x1b[2J'], f'{name}: '
-        yield 'range', head + ['--json=yes'], '--json: takes no value'
-        yield 'unknown', [command['name'] + '~'], f'did you mean {command["name"]}?'
-        if command['words']:
-            yield 'missing', [command['name']], 'is missing'
-            yield 'range', [command['name'], 'frobnicate'], 'unexpected argument'
-        if command['change']:
-            required = [w for o in command['options'] if o['required'] for w in given(o)]
-            yield 'missing', [command['name'], *required], 'nothing to change was given'
-        if command['either']:
-            first, second = command['options'][:2]
-            message = f'expected --{first["name"]} or --{second["name"]}'
-            yield 'missing', [command['name']], message
-            others = [w for o in command['options'][2:] for w in given(o)]
-            yield 'missing', [command['name'], *others], message
-        for option in command['options']:
-            yield from option_cases(command, option)
+        for option, case in command_cases(command):
+            seen.setdefault((command['name'], option), set()).add(case[0])
+            yield case
     yield 'unknown', ['frobnicate'], "unknown command 'frobnicate'"
     yield 'control', ['\x1b[2J'], 'unknown command'
     yield 'too long', ['x' * 10000], 'unknown command'
     yield 'missing', [], 'no command'
 
 
+def command_cases(command):
+    """(option or None, case) of all of its cases."""
+    for case in common_cases(command):
+        yield None, case
+    for option in command['options']:
+        for case in option_cases(command, option):
+            yield option['name'], case
+
+
+def common_cases(command):
+    head = [command['name'], *needed(command)]
+    yield 'unknown', head + ['--no-such-option'], 'unknown option'
+    yield 'unknown', head + ['--no-such-option=1'], 'unknown option'
+    yield 'unknown', head + ['-x'], 'unknown option'
+    yield 'unknown', head + ['--jsno'], 'did you mean --json?'
+    yield 'positional', head + ['extra'], "unexpected argument 'extra'"
+    yield 'positional', head + ['\x1b[2J'], 'unexpected argument'
+    yield 'positional', head + ['--', '--json'], "unexpected argument '--json'"
+    yield 'positional', head + [''], "unexpected argument ''"
+    for name, most in (('--socket', 107), ('--db', 4095), ('--config', 4095)):
+        yield 'duplicate', head + [f'{name}=/a', f'{name}=/b'], f'{name}: given twice'
+        yield 'missing', head + [name], f'{name}: has no value'
+        yield 'missing', head + [f'{name}='], f'{name}: expected a path'
+        yield 'too long', head + [f'{name}=' + 'a' * (most + 1)], f'{name}: expected a path'
+        yield 'control', head + [f'{name}=a\x1b[2J'], f'{name}: '
+    yield 'range', head + ['--json=yes'], '--json: takes no value'
+    yield 'unknown', [command['name'] + '~'], f'did you mean {command["name"]}?'
+    if command['words']:
+        yield 'missing', [command['name']], 'is missing'
+        yield 'range', [command['name'], 'frobnicate'], 'unexpected argument'
+    if command['change']:
+        required = [w for o in command['options'] if o['required'] for w in given(o)]
+        yield 'missing', [command['name'], *required], 'nothing to change was given'
+    if command['either']:
+        first, second = command['options'][:2]
+        message = f'expected --{first["name"]} or --{second["name"]}'
+        yield 'missing', [command['name']], message
+        others = [w for o in command['options'][2:] for w in given(o)]
+        yield 'missing', [command['name'], *others], message
+
+
 def main():
     with rig.Daemon(*sys.argv[1:3]) as daemon:
         commands = daemon.json('help')['commands']
-        daemon.good('register-vm', '--vm-id=60', '--pool=A')
+        daemon.good('register-vm', '--vm-id=60-61', '--pool=A')
+        daemon.good('update-vm', '--vm-id=60', f'--uuid={UUID}')
         before = daemon.json('list-vms'), daemon.json('list-pools')
-        by_class, faults = {}, []
+        by_class, seen, faults, registry_faults = {}, {}, [], []
 
-        def one(case):
+        def one(case, status=2, where=faults):
             try:
-                daemon.fails(2, case[2], *case[1])
+                daemon.fails(status, case[2], *case[1])
             except (AssertionError, ValueError, UnicodeDecodeError) as fault:
-                faults.append(str(fault))
+                where.append(str(fault))
 
-        every = list(cases(commands))
+        every = list(cases(commands, seen))
+        registry = [('registry', [name, *words], message) for name, words, message in registry_cases(commands)]
         for case in every:
             by_class[case[0]] = by_class.get(case[0], 0) + 1
         with concurrent.futures.ThreadPoolExecutor(2 * (os.cpu_count() or 1)) as pool:
             list(pool.map(one, every))
+            list(pool.map(lambda case: one(case, 1, registry_faults), registry))
 
         def each():
             assert not faults, f'{len(faults)} of {len(every)}:\n' + '\n'.join(faults[:20])
@@ -169,10 +245,15 @@ def main():
         def unchanged():
             assert (daemon.json('list-vms'), daemon.json('list-pools')) == before
 
+        def of_the_registry():
+            assert not registry_faults, f'{len(registry_faults)} of {len(registry)}:\n' + '\n'.join(registry_faults)
+
         status = rig.run_tests([('every_command_and_each_wrong_argument', each),
+                                ('no_command_or_option_is_left_out', lambda: complete(commands, seen)),
+                                ('what_is_not_there_or_is_taken', of_the_registry),
                                 ('nothing_of_it_reached_the_daemon', unchanged)])
         print(f'shows: {len(every)} wrong command lines of {len(commands)} commands refused: ' +
-              ', '.join(f'{n} {kind}' for kind, n in sorted(by_class.items())))
+              ', '.join(f'{n} {kind}' for kind, n in sorted(by_class.items())) + f'; {len(registry)} refused by the registry')
     return status
 
 

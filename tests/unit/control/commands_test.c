@@ -9,6 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "control/control_int.h"
 #include "control_rig.h"
 
 #define UUID_1 "01234567-89ab-cdef-0123-456789abcdef"
@@ -419,4 +420,126 @@ Test(commands, without_a_daemon)
     char path[128];
     snprintf(path, sizeof(path), "%s/tokens/vm-1.token", rig.dir);
     cr_assert_eq(access(path, R_OK), 0, "%s", path);
+}
+
+/* ---- every argument of every command, from the daemon's own table ---- */
+
+static json_t *good_value(const struct vgpu_arg *a)
+{
+    static const char *const texts[] = {
+        [VGPU_ARG_NAME] = "A", [VGPU_ARG_PRIORITY] = "high", [VGPU_ARG_ENGINE] = "auto", [VGPU_ARG_UUID] = UUID_1,
+        [VGPU_ARG_TEXT] = "text"};
+
+    switch (a->type) {
+    case VGPU_ARG_INT:
+    case VGPU_ARG_LIMIT:
+        return json_integer(a->min);
+    case VGPU_ARG_VM_IDS:
+        return json_pack("[i]", 1);
+    case VGPU_ARG_WORD:
+        return json_stringn(a->words, strcspn(a->words, "|"));
+    case VGPU_ARG_BOOL:
+        return json_true();
+    case VGPU_ARG_OBJECT:
+        return json_object();
+    case VGPU_ARG_NAME:
+    case VGPU_ARG_PRIORITY:
+    case VGPU_ARG_ENGINE:
+    case VGPU_ARG_UUID:
+    case VGPU_ARG_TEXT:
+        return json_string(texts[a->type]);
+    }
+    return NULL; /* a type that this test does not know */
+}
+
+/* Wrong for every type, for texts, for numbers, for lists. NULL: ends. */
+static const char *const wrong_for_all[] = {"null", "1.5", "[[1]]", "\"\"", "\"a\\u0001b\"", "\"a\\nb\"", "\"a\\u001b[2J\"", NULL};
+static const char *const wrong_numbers[] = {"\"1\"", "-9223372036854775808", "{}", "[1]", "true", NULL};
+static const char *const wrong_texts[] = {"1", "true", "{}", "[\"A\"]", NULL};
+static const char *const wrong_lists[] = {"[]", "1", "[0]", "[65536]", "[1,1]", "[1,\"2\"]", "[1,null]", "{\"a\":1}", NULL};
+static const char *const wrong_others[] = {"1", "0", "\"true\"", "[true]", NULL};
+
+static void refused_args(const struct vgpu_command *command, const json_t *args, const char *words, uint32_t *count)
+{
+    json_t *request = json_pack("{s:s,s:O}", "command", command->name, "args", args);
+    char *text = json_dumps(request, JSON_COMPACT);
+    json_t *response = ask_as(&me, rig.control, text);
+    const json_t *error = json_object_get(response, "error");
+    const char *code = json_string_value(json_object_get(error, "code"));
+    const char *message = json_string_value(json_object_get(error, "message"));
+
+    cr_expect(code && !strcmp(code, "EINVAL"), "%s: %s", text, code ? code : "was done");
+    cr_expect(message && strstr(message, words), "%s: %s: expected %s", text, message, words);
+    for (const char *c = message; c && *c; c++)
+        cr_expect((unsigned char)*c >= 0x20 && *c != 0x7f, "%s: control characters", text);
+    (*count)++;
+    json_decref(response);
+    json_decref(request);
+    free(text);
+}
+
+/* This argument with each of these values. */
+static void each_wrong(const struct vgpu_command *command, const struct vgpu_arg *a, json_t *args,
+                       const char *const *values, uint32_t *count)
+{
+    for (; *values; values++) {
+        json_object_set_new(args, a->name, json_loads(*values, JSON_DECODE_ANY, NULL));
+        refused_args(command, args, a->name, count);
+    }
+}
+
+static void arg_tried(const struct vgpu_command *command, const struct vgpu_arg *a, uint32_t *count)
+{
+    json_t *args = json_object();
+    char *long_text = malloc(5001);
+
+    for (const struct vgpu_arg *other = command->args; other->name; other++)
+        if (other->required && other != a)
+            json_object_set_new(args, other->name, good_value(other));
+    cr_assert_not_null(good_value(a), "%s %s: a type without rows here", command->name, a->name);
+    if (a->required)
+        refused_args(command, args, a->name, count);
+    each_wrong(command, a, args, wrong_for_all, count);
+    bool number = a->type == VGPU_ARG_INT || a->type == VGPU_ARG_LIMIT;
+    bool other = a->type == VGPU_ARG_BOOL || a->type == VGPU_ARG_OBJECT;
+    each_wrong(command, a, args,
+               number                       ? wrong_numbers
+               : a->type == VGPU_ARG_VM_IDS ? wrong_lists
+               : other                      ? wrong_others
+                                            : wrong_texts,
+               count);
+    if (number && a->max < INT64_MAX) {
+        json_object_set_new(args, a->name, json_integer(a->max + 1));
+        refused_args(command, args, a->name, count);
+    }
+    if (number) {
+        json_object_set_new(args, a->name, json_integer(a->min - 1));
+        refused_args(command, args, a->name, count);
+    }
+    memset(long_text, 'a', 5000);
+    long_text[5000] = 0;
+    json_object_set_new(args, a->name, json_string(long_text));
+    refused_args(command, args, a->name, count);
+    json_object_set_new(args, a->name, good_value(a));
+    json_object_set_new(args, "frobnicate", json_true());
+    refused_args(command, args, "takes no argument \"frobnicate\"", count);
+    json_decref(args);
+    free(long_text);
+}
+
+Test(commands, each_argument_of_each_command)
+{
+    size_t before_history, after_history;
+    uint32_t count = 0, arguments = 0;
+
+    three_vms();
+    char *before = stored(&before_history);
+    for (uint32_t i = 0; i < vgpu_command_count; i++)
+        for (const struct vgpu_arg *a = vgpu_commands[i].args; a->name; a++, arguments++)
+            arg_tried(&vgpu_commands[i], a, &count);
+    char *after = stored(&after_history);
+    cr_expect_str_eq(before, after, "something was changed");
+    cr_expect_gt(count, 12 * arguments, "%u for %u arguments", count, arguments);
+    free(before);
+    free(after);
 }
