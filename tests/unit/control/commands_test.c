@@ -453,7 +453,8 @@ static json_t *good_value(const struct vgpu_arg *a)
 }
 
 /* Wrong for every type, for texts, for numbers, for lists. NULL: ends. */
-static const char *const wrong_for_all[] = {"null", "1.5", "[[1]]", "\"\"", "\"a\\u0001b\"", "\"a\\nb\"", "\"a\\u001b[2J\"", NULL};
+static const char *const wrong_for_all[] = {"null", "1.5", "[[1]]", "\"\"", "\"a\\u0001b\"",
+                                            "\"a\\nb\"", "\"a\\u001b[2J\"", NULL};
 static const char *const wrong_numbers[] = {"\"1\"", "-9223372036854775808", "{}", "[1]", "true", NULL};
 static const char *const wrong_texts[] = {"1", "true", "{}", "[\"A\"]", NULL};
 static const char *const wrong_lists[] = {"[]", "1", "[0]", "[65536]", "[1,1]", "[1,\"2\"]", "[1,null]", "{\"a\":1}", NULL};
