@@ -79,6 +79,8 @@ struct vgpu_control_ops {
     bool (*pool_live)(void *ctx, const char *pool, struct vgpu_pool_live *out);
     /* What VFIO-bound devices reach; NULL, or an answer of NULL: there are none. Valid until the loop goes on. */
     const struct vgpu_iommu *(*iommu)(void *ctx);
+    /* Gives a file to this uid where the server may not; fd stays the caller's. 0 or -errno. NULL: nobody can. */
+    int (*give)(void *ctx, int fd, uint32_t uid);
 };
 
 struct vgpu_control_params {
@@ -89,6 +91,7 @@ struct vgpu_control_params {
     const struct vgpu_config *config; /* likewise */
     const struct vgpu_control_ops *ops;
     void *ctx;
+    int64_t later_uid;                /* the user that the process will be; 0: stays who it is */
 };
 
 /*

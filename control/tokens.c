@@ -26,6 +26,16 @@ json_t *vgpu_token_path(const struct vgpu_control *c, uint32_t vm_id)
     return json_sprintf("%s/vm-%u.token", c->params.config->token_dir, vm_id);
 }
 
+/* Makes the file that uid's, by ourselves or by who may. 0 or -errno. */
+static int give(struct vgpu_control *c, int fd, uint32_t uid)
+{
+    if (fchown(fd, uid, (gid_t)-1) == 0)
+        return 0;
+    if (errno != EPERM || !c->params.ops || !c->params.ops->give)
+        return -errno;
+    return c->params.ops->give(c->params.ctx, fd, uid);
+}
+
 int vgpu_token_write(struct vgpu_control *c, const struct vgpu_vm_record *vm, struct vgpu_err *err)
 {
     const char *dir = c->params.config->token_dir;
@@ -48,10 +58,10 @@ int vgpu_token_write(struct vgpu_control *c, const struct vgpu_vm_record *vm, st
         rc = vgpu_err_set(err, e, "cannot write %s/%s: %s", dir, name, strerror(e));
     } else if (fchmod(fd, 0600) < 0) { /* whatever the umask took away */
         rc = vgpu_err_set(err, errno, "cannot write %s/%s: %s", dir, name, strerror(errno));
-    } else if (vm->uid != (int64_t)geteuid() && fchown(fd, (uid_t)vm->uid, (gid_t)-1) < 0) {
-        rc = vgpu_err_set(err, errno,
+    } else if (vm->uid != (int64_t)geteuid() && (rc = give(c, fd, (uint32_t)vm->uid)) < 0) {
+        rc = vgpu_err_set(err, -rc,
                           "cannot give %s/%s to uid %lld: %s; run vgpud as root, or register with its own uid %u", dir,
-                          name, (long long)vm->uid, strerror(errno), (unsigned)geteuid());
+                          name, (long long)vm->uid, strerror(-rc), (unsigned)geteuid());
     } else if (renameat(c->token_dir_fd, fresh, c->token_dir_fd, name) < 0) {
         rc = vgpu_err_set(err, errno, "cannot write %s/%s: %s", dir, name, strerror(errno));
     }
@@ -133,7 +143,7 @@ int vgpu_tokens_open(struct vgpu_control *c, struct vgpu_err *err)
     c->token_dir_fd = open(dir, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (c->token_dir_fd < 0 || fstat(c->token_dir_fd, &st) < 0)
         return vgpu_err_set(err, errno, "cannot open the token directory %s: %s", dir, strerror(errno));
-    if (st.st_uid != geteuid() && st.st_uid != 0)
+    if (st.st_uid != geteuid() && st.st_uid != 0 && st.st_uid != (uid_t)c->params.later_uid)
         return vgpu_err_set(err, EPERM, "token directory %s belongs to uid %u; expected the daemon's own uid %u", dir,
                             (unsigned)st.st_uid, (unsigned)geteuid());
     /* A directory that was there keeps its mode: it may be one that others need. */

@@ -40,6 +40,13 @@ static const char options_doc[] =
     "  launcher_cpu=any  the CPU of the thread that calls the driver\n"
     "  driver=, cublas=, nvml= other files than libcuda.so.1, libcublas.so and libnvidia-ml.so.1";
 
+static const char *const sandbox_words[] = {"auto", "off", "require", NULL};
+static const char *const denied_words[] = {"error", "log", "kill", NULL};
+#define WORD(p, list, v, where, d)                                                                                     \
+    {                                                                                                                  \
+        .path = p, .type = VGPU_KEY_WORD, .unit = "", .value = v, .doc = d, .words = list, where                       \
+    }
+
 /* In the order of the reference. Sections and lists precede their keys. */
 const struct vgpu_key vgpu_keys[] = {
     SECTION("paths", "Where things are. Changing run_dir or state_dir moves what is derived from them."),
@@ -188,6 +195,30 @@ const struct vgpu_key vgpu_keys[] = {
     ROW("control.viewer_group", TEXT, "", 0, 0, "\"\"", CONFIG(viewer_group),
         "Members of this group may look, and change nothing; empty: no such group."),
 
+    SECTION("privileges", "What vgpud and its executors give up: docs/threat-model.md says what each part is good for."),
+    WORD("privileges.sandbox", sandbox_words, "auto", CONFIG(privileges.sandbox),
+        "auto: all of it that this host allows; the log and vgpu-ctl status say what it does not. require: or vgpud does not\n"
+        "start. off: nothing is given up."),
+    ROW("privileges.user", TEXT, "", 0, 0, "\"\"", CONFIG(privileges.user),
+        "The user, a name or a number, that vgpud becomes once it has started as root; it is given run_dir and state_dir.\n"
+        "Empty: it stays who it is, without capabilities."),
+    ROW("privileges.executor_user", TEXT, "", 0, 0, "\"\"", CONFIG(privileges.executor_user),
+        "The user that executors are. Empty: each has a uid of its own, from 60600 on, where vgpud starts as root. same:\n"
+        "vgpud's."),
+    ROW("privileges.mounts", TRI, "", 0, 0, "auto", CONFIG(privileges.mounts),
+        "Executors see libraries read-only, a private /tmp, the devices below, and no other file. true: or they do not start."),
+    ROW("privileges.network", TRI, "", 0, 0, "auto", CONFIG(privileges.network),
+        "Executors have no network. true: or they do not start."),
+    ROW("privileges.seccomp", TRI, "", 0, 0, "auto", CONFIG(privileges.seccomp),
+        "System calls that neither vgpud nor an executor has a use for are denied. true: or they do not start."),
+    WORD("privileges.denied", denied_words, "error", CONFIG(privileges.denied),
+        "What a denied call gets. log: the error too, and a line that names the call. kill: the end of the process."),
+    ROW("privileges.devices", TEXT, "", 0, 0, "/dev/nvidia*,/dev/nvidia-caps/*,/dev/dri/*", CONFIG(privileges.devices),
+        "Device nodes of executors, patterns with ',' between them."),
+    ROW("privileges.read", TEXT, "", 0, 0, "\"\"", CONFIG(privileges.read),
+        "More files and folders that executors may read, with ',' between them: libraries outside of /usr and /opt that the\n"
+        "loader does not list."),
+
     SECTION("debug", "For tests; leave them off."),
     ROW("debug.debug_ops", BOOL, "", 0, 0, "false", CONFIG(debug_ops),
         "Serve VGPU_OP_DEBUG: any guest may then stall or kill its executor."),
@@ -308,6 +339,11 @@ void vgpu_key_expected(const struct vgpu_key *k, char *out, size_t bytes)
         break;
     case VGPU_KEY_LEVEL:
         snprintf(out, bytes, "error, warn, info or debug");
+        break;
+    case VGPU_KEY_WORD:
+        out[0] = 0;
+        for (uint32_t i = 0, n = 0; k->words[i] && n < bytes; i++)
+            n += (uint32_t)snprintf(out + n, bytes - n, "%s%s", i == 0 ? "" : k->words[i + 1] ? ", " : " or ", k->words[i]);
         break;
     case VGPU_KEY_CPU:
         snprintf(out, bytes, "any, or a CPU number from 0 to %d", VGPU_CPU_MAX);
@@ -525,6 +561,13 @@ static const char *set_word(const struct vgpu_key *k, void *dst, const char *tex
         enum vgpu_sched v = !strcmp(text, "fifo") ? VGPU_SCHED_FIFO : VGPU_SCHED_OTHER;
         if (v == VGPU_SCHED_OTHER && strcmp(text, "other"))
             return "is no scheduling class";
+        memcpy(dst, &v, sizeof(v));
+    } else if (k->type == VGPU_KEY_WORD) {
+        int v = 0;
+        while (k->words[v] && strcmp(k->words[v], text))
+            v++;
+        if (!k->words[v])
+            return "is none of them";
         memcpy(dst, &v, sizeof(v));
     } else if (k->type == VGPU_KEY_DEVICE) {
         if (!vgpu_key_device(text, dst))

@@ -27,6 +27,17 @@ enum vgpu_tri { VGPU_TRI_AUTO = 0, VGPU_TRI_YES = 1, VGPU_TRI_NO = 2 };
 enum vgpu_sched { VGPU_SCHED_OTHER = 0, VGPU_SCHED_FIFO = 1 };
 enum vgpu_scope { VGPU_SCOPE_POOL = 0, VGPU_SCOPE_HOST = 1 };
 
+enum vgpu_sandbox_mode { VGPU_PRIVILEGES_AUTO = 0, VGPU_PRIVILEGES_OFF = 1, VGPU_PRIVILEGES_REQUIRE = 2 };
+/* What vgpud and executors give up; core/privileges.c makes policies of sandbox/ from it. */
+struct vgpu_privileges_config {
+    enum vgpu_sandbox_mode sandbox;
+    char user[VGPU_CONFIG_GROUP_BYTES];          /* "" : stays who it is */
+    char executor_user[VGPU_CONFIG_GROUP_BYTES]; /* "" : one each; "same": as vgpud */
+    enum vgpu_tri mounts, network, seccomp;      /* YES: or it does not start */
+    int denied;                                  /* enum vgpu_sandbox_denied */
+    char devices[256], read[256];
+};
+
 /* spin, then pause-spin, then sleep; UINT64_MAX in sleep_after means never sleep. */
 struct vgpu_idle_policy {
     uint64_t spin_ns;  /* busy polling after the last work */
@@ -103,6 +114,7 @@ struct vgpu_config {
     enum vgpu_log_level log_level;
     char admin_group[VGPU_CONFIG_GROUP_BYTES];  /* may do everything; "" : nobody but root and the daemon's user */
     char viewer_group[VGPU_CONFIG_GROUP_BYTES]; /* may look; "" : nobody else */
+    struct vgpu_privileges_config privileges;
     /* debug */
     bool debug_ops;
     bool expose_exec_seq;

@@ -32,6 +32,7 @@ enum vgpu_key_type {
     VGPU_KEY_SCOPE,
     VGPU_KEY_SCHED,
     VGPU_KEY_LEVEL, /* of the log */
+    VGPU_KEY_WORD,  /* one of the row's words; the struct has an enum that counts them from 0 */
     VGPU_KEY_CPU,  /* int: a CPU number or any */
     VGPU_KEY_CPUS, /* list of the former */
     VGPU_KEY_DEVICE,  /* struct vgpu_device_config */
@@ -49,6 +50,7 @@ struct vgpu_key {
     const char *doc;
     bool power_of_two;
     size_t count_offset; /* lists: of the uint32_t that counts the elements */
+    const char *const *words; /* VGPU_KEY_WORD; NULL at the end */
 };
 extern const struct vgpu_key vgpu_keys[];
 extern const uint32_t vgpu_key_count;

@@ -72,6 +72,9 @@ void vgpu_key_write(FILE *out, const struct vgpu_key *k, const void *base, const
         fputs(v == VGPU_LOG_ERROR ? "error" : v == VGPU_LOG_WARN ? "warn" : v == VGPU_LOG_INFO ? "info" : "debug", out);
         break;
     }
+    case VGPU_KEY_WORD:
+        fputs(k->words[*(const int *)p], out);
+        break;
     case VGPU_KEY_CPU:
         write_cpu(out, *(const int *)p);
         break;

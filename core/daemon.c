@@ -29,11 +29,11 @@
 #define LOCK_WAIT_MS 15000
 
 /* What the loop watches; executors are told apart by their address. */
-static char tag_transport[VGPU_TRANSPORTS_MAX], tag_control, tag_signals, tag_notify, tag_timer;
+static char tag_transport[VGPU_TRANSPORTS_MAX], tag_control, tag_signals, tag_notify, tag_timer, tag_spawner;
 
 /* ---- start ---- */
 
-static int make_dir(const char *path, mode_t mode, struct vgpu_err *err)
+static int make_dir(const struct vgpud *d, const char *path, mode_t mode, struct vgpu_err *err)
 {
     struct stat st;
 
@@ -41,7 +41,7 @@ static int make_dir(const char *path, mode_t mode, struct vgpu_err *err)
         return vgpu_err_set(err, errno, "cannot make the directory %s: %s (paths.run_dir, paths.state_dir)", path,
                             strerror(errno));
     /* Who owns it, or may write to it, could put their own socket, store or token in place of ours. */
-    if ((st.st_uid != geteuid() && st.st_uid != 0) || (st.st_mode & S_IWOTH))
+    if ((st.st_uid != geteuid() && st.st_uid != 0 && st.st_uid != d->drop.uid) || (st.st_mode & S_IWOTH))
         return vgpu_err_set(err, EPERM, "the directory %s belongs to uid %u and has mode %04o: nobody but uid %u and root "
                             "may write to it (paths.run_dir, paths.state_dir)", path, (unsigned)st.st_uid,
                             (unsigned)st.st_mode & 07777u, (unsigned)geteuid());
@@ -122,6 +122,11 @@ static void raise_limits(struct vgpud *d)
         r.rlim_cur = r.rlim_max;
         setrlimit(RLIMIT_NOFILE, &r);
     }
+    /* What is locked later, and what devices reach, counts against us once we are no longer privileged. */
+    if (d->config.lock_memory || d->config.device_count) {
+        r.rlim_cur = r.rlim_max = RLIM_INFINITY;
+        setrlimit(RLIMIT_MEMLOCK, &r);
+    }
     if (d->config.lock_memory && mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT))
         vgpu_log(VGPU_LOG_WARN, "memory.lock: cannot lock memory (%s): a page fault may cost a poll core milliseconds",
                  strerror(errno));
@@ -150,7 +155,8 @@ static int loop_open(struct vgpud *d, struct vgpu_err *err)
     d->signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
     d->notify_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (d->epoll < 0 || d->timer < 0 || d->signals < 0 || d->notify_fd < 0 || watch(d, d->timer, &tag_timer) ||
-        watch(d, d->signals, &tag_signals) || watch(d, d->notify_fd, &tag_notify))
+        watch(d, d->signals, &tag_signals) || watch(d, d->notify_fd, &tag_notify) ||
+        watch(d, vgpu_spawner_fd(d->spawner), &tag_spawner))
         return vgpu_err_set(err, errno, "cannot make the control loop: %s", strerror(errno));
     return 0;
 }
@@ -217,7 +223,8 @@ static int control_open(struct vgpud *d, struct vgpu_err *err)
                                          .store = d->store,
                                          .config = &d->config,
                                          .ops = &vgpud_control_ops,
-                                         .ctx = d};
+                                         .ctx = d,
+                                         .later_uid = d->drop.uid == VGPU_SANDBOX_SAME_USER ? 0 : d->drop.uid};
 
     int rc = vgpu_control_open(&params, &d->control, err);
     if (rc == 0 && watch(d, vgpu_control_fd(d->control), &tag_control))
@@ -281,14 +288,44 @@ static void placement_report(struct vgpud *d)
     }
 }
 
+/* Who we are to become, while a mistake in it costs nothing. */
+static int user_find(struct vgpud *d, struct vgpu_err *err)
+{
+    vgpu_sandbox_defaults(&d->drop);
+    return vgpu_privileges_daemon(&d->config, &d->drop, &d->keep_caps, err);
+}
+
+/* All is open, bound and locked, and the spawner starts the executors: nothing that follows takes a privilege. */
+static int privileges_drop(struct vgpud *d, struct vgpu_err *err)
+{
+    struct vgpu_sandbox_report r;
+    char text[512];
+    int rc = 0;
+
+    if (d->drop.uid != VGPU_SANDBOX_SAME_USER && d->drop.want[VGPU_SANDBOX_USER] != VGPU_SANDBOX_OFF)
+        rc = vgpu_privileges_give_dirs(&d->config, d->drop.uid, d->drop.gid, err);
+    if (rc == 0)
+        rc = vgpu_sandbox_drop(&d->drop, d->keep_caps, &r, err);
+    if (rc)
+        return rc;
+    vgpu_sandbox_report_text(&r, text, sizeof(text));
+    size_t at = strlen(d->startup_report);
+    snprintf(d->startup_report + at, sizeof(d->startup_report) - at, "vgpud's privileges: %s\n", text);
+    return 0;
+}
+
 int vgpud_open(struct vgpud *d, struct vgpu_err *err)
 {
     d->epoll = d->timer = d->signals = d->notify_fd = d->lock_fd = -1;
     d->started_ns = vgpu_now_ns();
     executor_path_find(d);
-    int rc = make_dir(d->config.run_dir, 0755, err);
+    int rc = user_find(d, err);
     if (rc == 0)
-        rc = make_dir(d->config.state_dir, 0700, err);
+        rc = vgpu_spawner_open(&d->config, d->executor_path, &d->spawner, err); /* while we are small and alone */
+    if (rc == 0)
+        rc = make_dir(d, d->config.run_dir, 0755, err);
+    if (rc == 0)
+        rc = make_dir(d, d->config.state_dir, 0700, err);
     if (rc == 0)
         rc = take_lock(d, err);
     if (rc == 0)
@@ -321,6 +358,8 @@ int vgpud_open(struct vgpud *d, struct vgpu_err *err)
             rc = vgpu_err_set(err, errno, "cannot watch transport %s: %s", d->transports[i].ops->name, strerror(errno));
     if (rc == 0)
         rc = control_open(d, err);
+    if (rc == 0)
+        rc = privileges_drop(d, err);
     if (rc)
         goto err_close;
     return 0;
@@ -406,6 +445,17 @@ static void on_signals(struct vgpud *d)
     }
 }
 
+/* It says nothing unasked: it is gone, and executors with it. No other can be started with our privileges; the next daemon
+ * has its own. */
+static void on_spawner_lost(struct vgpud *d)
+{
+    if (d->spawner_lost)
+        return;
+    vgpu_log(VGPU_LOG_ERROR, "the process that starts executors (pid %d) ended: stopping, since none can be started any more",
+             (int)vgpu_spawner_pid(d->spawner));
+    d->spawner_lost = d->stopping = d->stop_done = true;
+}
+
 static void tick(struct vgpud *d)
 {
     uint64_t now = vgpu_now_ns();
@@ -438,6 +488,8 @@ static void dispatch(struct vgpud *d, void *tag)
         vgpu_control_dispatch(d->control);
     else if (tag == &tag_signals)
         on_signals(d);
+    else if (tag == &tag_spawner)
+        on_spawner_lost(d);
     else if (tag == &tag_notify)
         drain_fd(d->notify_fd);
     else if (tag == &tag_timer)
@@ -511,6 +563,7 @@ void vgpud_close(struct vgpud *d)
     for (uint32_t i = 0; i < d->poller_count; i++)
         vgpu_poller_close(d->pollers[i]);
     vgpu_eal_close();
+    vgpu_spawner_close(d->spawner);
     vgpu_store_close(d->store);
     json_decref(d->waits);
     while (d->totals) {

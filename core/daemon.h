@@ -12,7 +12,9 @@
 #include "core/config.h"
 #include "core/dma.h"
 #include "core/poller.h"
+#include "core/privileges.h"
 #include "core/probe.h"
+#include "core/spawner.h"
 #include "core/startup.h"
 #include "core/vm.h"
 #include "pmd-gpu/proto.h"
@@ -43,6 +45,7 @@ struct vgpu_executor {
     struct vgpu_backend_choice choice; /* what runs: "auto" resolved */
     char fault[256];        /* why it is down, for people */
     char last_fault[256];   /* why it ended the last time; stays while it is up */
+    char sandbox[256];      /* what it gave up, and what not and why, as it said when it became ready */
     /* this incarnation */
     struct vgpu_xchg_header *xchg;
     uint64_t xchg_bytes;
@@ -118,6 +121,7 @@ struct vgpu_vm_totals {
 struct vgpu_control;
 struct vgpud {
     struct vgpu_config config;
+    struct vgpu_spawner *spawner;
     struct vgpu_store *store;
     struct vgpu_control *control;
     uint32_t transport_count; /* open ones */
@@ -127,6 +131,7 @@ struct vgpud {
     } transports[VGPU_TRANSPORTS_MAX];
     int epoll, timer, signals, notify_fd, lock_fd;
     bool stopping, stop_done;
+    bool spawner_lost; /* we cannot go on without it */
     bool verbose; /* asked for on the command line */
     json_t *waits;  /* of the last reload: what needs a restart; NULL: nothing */
     uint64_t watchdog_ns, watchdog_next_ns; /* how often systemd wants to hear of us; 0: never */
@@ -147,6 +152,8 @@ struct vgpud {
     struct vgpu_vm_totals *totals;
     struct vgpu_iommu *iommu; /* NULL: no VFIO-bound devices */
     char executor_path[PATH_MAX];
+    struct vgpu_sandbox_policy drop; /* what we give up once all is open */
+    uint64_t keep_caps;              /* of it: capabilities that stay */
     char startup_report[8192]; /* what was placed where, what was degraded */
     struct vgpu_startup startup; /* the latter, one by one */
 };

@@ -4,8 +4,6 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <poll.h>
-#include <signal.h>
-#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,14 +11,11 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "core/base/fdpass.h"
 #include "core/daemon.h"
-
-extern char **environ;
 
 static void close_fd(int *fd)
 {
@@ -165,78 +160,30 @@ static void incarnation_close(struct vgpud *d, struct vgpu_executor *e)
 
 /* ---- start ---- */
 
-static int spawn(struct vgpud *d, struct vgpu_executor *e, int child_control, struct vgpu_err *err)
-{
-    char args[12][320];
-    char *argv[14];
-    int n = 0;
-    posix_spawn_file_actions_t fa;
-    posix_spawnattr_t attr;
-    sigset_t none;
-
-    /* The child's descriptors 3 to 6; the lock travels so that it is held while any executor lives. */
-    const int inherit[4] = {child_control, e->xchg_fd, e->event_fd, d->lock_fd};
-    snprintf(args[0], sizeof(args[0]), "vgpu-exec");
-    snprintf(args[1], sizeof(args[1]), "--control-fd=3");
-    snprintf(args[2], sizeof(args[2]), "--xchg-fd=4");
-    snprintf(args[3], sizeof(args[3]), "--event-fd=5");
-    snprintf(args[4], sizeof(args[4]), "--backend=%s", e->choice.backend);
-    snprintf(args[5], sizeof(args[5]), "--options=%s", e->choice.options);
-    snprintf(args[6], sizeof(args[6]), "--name=%s", e->config->name);
-    snprintf(args[7], sizeof(args[7]), "--cpu=%d", e->config->cpu);
-    snprintf(args[8], sizeof(args[8]), "--heap-bytes=%" PRIu64, e->config->heap_bytes);
-    snprintf(args[9], sizeof(args[9]), "--spin-ns=%" PRIu64, d->config.exec_idle.spin_ns);
-    snprintf(args[10], sizeof(args[10]), "--pause-ns=%" PRIu64, d->config.exec_idle.pause_ns);
-    snprintf(args[11], sizeof(args[11]), "--sleep=%d", d->config.exec_idle.sleep);
-    for (; n < 12; n++)
-        argv[n] = args[n];
-    argv[n] = NULL;
-
-    posix_spawn_file_actions_init(&fa);
-    posix_spawnattr_init(&attr);
-    /* First above all of them, then down to 3..6: neither step may hit a source that is still needed. */
-    int above = 7;
-    for (int i = 0; i < 4; i++)
-        above = inherit[i] >= above ? inherit[i] + 1 : above;
-    for (int i = 0; i < 4; i++)
-        posix_spawn_file_actions_adddup2(&fa, inherit[i], above + i);
-    for (int i = 0; i < 4; i++)
-        posix_spawn_file_actions_adddup2(&fa, above + i, 3 + i);
-    /* Libraries of ours open files that every child inherits, EAL's memory among them: none of that is for an executor.
-     */
-    posix_spawn_file_actions_addclosefrom_np(&fa, 7);
-    sigemptyset(&none);
-    posix_spawnattr_setsigmask(&attr, &none);
-    posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK);
-    int rc = posix_spawn(&e->pid, d->executor_path, &fa, &attr, argv, environ);
-    posix_spawn_file_actions_destroy(&fa);
-    posix_spawnattr_destroy(&attr);
-    if (rc) {
-        e->pid = 0;
-        return vgpu_err_set(err, rc, "cannot start %s: %s (paths.executor names it)", d->executor_path, strerror(rc));
-    }
-    return 0;
-}
-
 static int start_process(struct vgpud *d, struct vgpu_executor *e, struct vgpu_err *err)
 {
+    const struct vgpu_spawn what = {.index = e->index,
+                                    .fallback = e->choice.fallback[0] != 0,
+                                    .without = e->choice.without,
+                                    .spin_ns = d->config.exec_idle.spin_ns,
+                                    .pause_ns = d->config.exec_idle.pause_ns,
+                                    .sleep = d->config.exec_idle.sleep};
     int pair[2];
 
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair))
         return vgpu_err_set(err, errno, "cannot make a socket pair: %s", strerror(errno));
     e->control_fd = pair[0];
-    int rc = spawn(d, e, pair[1], err);
+    /* The lock travels so that it is held while any executor lives. */
+    const int inherit[VGPU_SPAWN_FDS] = {pair[1], e->xchg_fd, e->event_fd, d->lock_fd};
+    int rc = vgpu_spawner_start(d->spawner, &what, inherit, &e->pid, &e->pid_fd, err);
     close(pair[1]);
     if (rc)
         return rc;
-    e->pid_fd = (int)syscall(SYS_pidfd_open, e->pid, 0);
     struct epoll_event ev = {.events = EPOLLIN, .data.ptr = e};
-    if (e->pid_fd < 0 || epoll_ctl(d->epoll, EPOLL_CTL_ADD, e->pid_fd, &ev) ||
-        epoll_ctl(d->epoll, EPOLL_CTL_ADD, e->control_fd, &ev)) {
-        rc = vgpu_err_set(err, errno, "cannot watch executor %s (Linux 5.3 or later is needed): %s", e->config->name,
-                          strerror(errno));
-        kill(e->pid, SIGKILL);
-        waitpid(e->pid, NULL, 0);
+    if (epoll_ctl(d->epoll, EPOLL_CTL_ADD, e->pid_fd, &ev) || epoll_ctl(d->epoll, EPOLL_CTL_ADD, e->control_fd, &ev)) {
+        rc = vgpu_err_set(err, errno, "cannot watch executor %s: %s", e->config->name, strerror(errno));
+        vgpu_spawner_kill(d->spawner, e->index);
+        vgpu_spawner_reap(d->spawner, e->index);
         return rc;
     }
     e->state = VGPU_EXECUTOR_STARTING;
@@ -332,11 +279,10 @@ static void executor_start(struct vgpud *d, struct vgpu_executor *e)
 
 static void executor_died(struct vgpud *d, struct vgpu_executor *e)
 {
-    int status = 0;
     char how[64] = "ended";
 
     /* Its pidfd says that the kernel has ended all of it: nothing else writes into a guest's memory now. */
-    waitpid(e->pid, &status, 0);
+    int status = vgpu_spawner_reap(d->spawner, e->index);
     if (WIFSIGNALED(status))
         snprintf(how, sizeof(how), "was killed by signal %d", WTERMSIG(status));
     else if (WIFEXITED(status) && WEXITSTATUS(status))
@@ -369,7 +315,7 @@ void vgpud_executor_kill(struct vgpud *d, struct vgpu_executor *e, const char *w
         return;
     executor_fault(e, why);
     vgpu_log(VGPU_LOG_ERROR, "executor %s: %s: killing it", e->config->name, why);
-    kill(e->pid, SIGKILL); /* its pidfd tells us when it is over */
+    vgpu_spawner_kill(d->spawner, e->index); /* its pidfd tells us when it is over */
 }
 
 /* ---- messages ---- */
@@ -382,6 +328,10 @@ static void on_message(struct vgpud *d, struct vgpu_executor *e, const struct vg
         e->fault[0] = 0;
         vgpu_log(VGPU_LOG_INFO, "executor %s is ready (backend %s, pid %d)", e->config->name, e->choice.backend,
                  (int)e->pid);
+        if (strncmp(e->sandbox, m->text, sizeof(e->sandbox))) { /* not with each restart */
+            snprintf(e->sandbox, sizeof(e->sandbox), "%s", m->text);
+            vgpu_log(VGPU_LOG_INFO, "executor %s: sandbox: %s", e->config->name, e->sandbox);
+        }
         vgpud_tables_publish(d);
         vgpud_vms_resume(d, e);
         break;
@@ -414,7 +364,7 @@ void vgpud_executor_event(struct vgpud *d, struct vgpu_executor *e)
             break;
         if (n != sizeof(m)) {
             /* It is ending, or talks nonsense. How long a device driver holds it up is not known: the pidfd tells. */
-            kill(e->pid, SIGKILL);
+            vgpu_spawner_kill(d->spawner, e->index);
             epoll_ctl(d->epoll, EPOLL_CTL_DEL, e->control_fd, NULL);
             close_fd(&e->control_fd);
             break;
@@ -536,10 +486,16 @@ static int resolve_backend(struct vgpud *d, struct vgpu_executor *e, struct vgpu
     if (like) {
         e->choice = like->choice;
     } else {
-        int rc = vgpu_backend_choose(e->config, d->executor_path, VGPU_PROBE_TIMEOUT_NS, &e->choice, err);
+        struct vgpu_sandbox_policy sandbox;
+        int rc = vgpu_privileges_executor(&d->config, e->index, 0, &sandbox, err);
+        if (rc == 0)
+            rc = vgpu_backend_choose(e->config, d->executor_path, &sandbox, VGPU_PROBE_TIMEOUT_NS, &e->choice, err);
         if (rc)
             return rc;
     }
+    if (e->choice.without)
+        vgpu_log(VGPU_LOG_WARN, "executor %s: the backend does not work in its whole sandbox (%s): parts are left out",
+                 e->config->name, e->choice.without_text);
     if (e->choice.fallback[0])
         vgpu_log(VGPU_LOG_WARN, "executor %s: backend auto: using %s%s: %s", e->config->name, e->choice.backend,
                  e->config->options[0] ? " without options" : "", e->choice.fallback);
@@ -547,6 +503,27 @@ static int resolve_backend(struct vgpud *d, struct vgpu_executor *e, struct vgpu
         vgpu_log(VGPU_LOG_INFO, "executor %s: backend %s: using %s (%s)", e->config->name, e->config->backend,
                  e->choice.backend, e->choice.device);
     return 0;
+}
+
+/* Does this host let executors into the sandbox that they are to have? Told before guests come; an error where it is required.
+ * One stands for all: they differ in name and uid. */
+static int sandbox_try(struct vgpud *d, struct vgpu_err *err)
+{
+    struct vgpu_sandbox_policy p;
+    char text[1024] = "";
+    uint32_t i = 0;
+
+    while (i < d->executor_count && d->executors[i].config->in_process)
+        i++;
+    if (i == d->executor_count || d->config.privileges.sandbox == VGPU_PRIVILEGES_OFF)
+        return 0;
+    int rc = vgpu_privileges_executor(&d->config, i, d->executors[i].choice.without, &p, err);
+    if (rc == 0)
+        rc = vgpu_backend_probe(d->executor_path, "sandbox", "", &p, VGPU_PROBE_TIMEOUT_NS, text, sizeof(text), err);
+    size_t at = strlen(d->startup_report);
+    snprintf(d->startup_report + at, sizeof(d->startup_report) - at, "executors' sandbox: %s\n", rc ? err->text : text);
+    /* That vgpu-exec does not start at all is told where executors are started. */
+    return rc == -ENOENT || rc == -EACCES ? 0 : rc;
 }
 
 int vgpud_executors_open(struct vgpud *d, struct vgpu_err *err)
@@ -577,7 +554,7 @@ int vgpud_executors_open(struct vgpud *d, struct vgpu_err *err)
         if (rc)
             return rc;
     }
-    return 0;
+    return sandbox_try(d, err);
 }
 
 void vgpud_executors_stop(struct vgpud *d)
@@ -590,8 +567,8 @@ void vgpud_executors_stop(struct vgpud *d)
         close_fd(&e->control_fd);
         struct pollfd p = {.fd = e->pid_fd, .events = POLLIN};
         if (poll(&p, 1, 2000) != 1)
-            kill(e->pid, SIGKILL);
-        waitpid(e->pid, NULL, 0);
+            vgpu_spawner_kill(d->spawner, e->index);
+        vgpu_spawner_reap(d->spawner, e->index);
         e->pid = 0;
         e->state = VGPU_EXECUTOR_DOWN;
     }

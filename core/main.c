@@ -69,7 +69,7 @@ static int serve(const char *config_path, int ready_fd)
     vgpud_run(&d, ready_fd);
     vgpud_close(&d);
     vgpu_log(VGPU_LOG_INFO, "stopped");
-    return 0;
+    return d.spawner_lost; /* systemd starts us again */
 }
 
 int main(int argc, char **argv)

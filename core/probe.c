@@ -29,10 +29,11 @@ struct probe {
 };
 
 static int probe_start(struct probe *p, const char *executor, const char *backend, const char *options,
-                       struct vgpu_err *err)
+                       const struct vgpu_sandbox_policy *sandbox, struct vgpu_err *err)
 {
+    char sandbox_arg[VGPU_SANDBOX_TEXT_BYTES + 16] = "--sandbox=";
     char backend_arg[VGPU_NAME_BYTES + 16], options_arg[sizeof(((struct vgpu_executor_config *)0)->options) + 16];
-    char *argv[] = {"vgpu-exec", backend_arg, options_arg, NULL};
+    char *argv[] = {"vgpu-exec", backend_arg, options_arg, sandbox ? sandbox_arg : NULL, NULL};
     posix_spawn_file_actions_t fa;
     posix_spawnattr_t attr;
     sigset_t none;
@@ -40,6 +41,8 @@ static int probe_start(struct probe *p, const char *executor, const char *backen
 
     snprintf(backend_arg, sizeof(backend_arg), "--probe=%s", backend);
     snprintf(options_arg, sizeof(options_arg), "--options=%s", options);
+    if (sandbox && vgpu_sandbox_format(sandbox, sandbox_arg + 10, sizeof(sandbox_arg) - 10))
+        return vgpu_err_set(err, EINVAL, "privileges.devices and privileges.read are too long, or have a ';'");
     if (pipe2(out, O_CLOEXEC))
         return vgpu_err_set(err, errno, "cannot make a pipe: %s", strerror(errno));
     posix_spawn_file_actions_init(&fa);
@@ -126,13 +129,14 @@ static void last_line(struct probe *p, char *out, size_t bytes)
     out[n] = 0;
 }
 
-int vgpu_backend_probe(const char *executor, const char *backend, const char *options, uint64_t timeout_ns, char *what,
-                       size_t bytes, struct vgpu_err *err)
+int vgpu_backend_probe(const char *executor, const char *backend, const char *options,
+                       const struct vgpu_sandbox_policy *sandbox, uint64_t timeout_ns, char *what, size_t bytes,
+                       struct vgpu_err *err)
 {
     struct probe p = {.pid_fd = -1, .out_fd = -1};
-    char said[400];
+    char said[1024];
     int status = 0;
-    int rc = probe_start(&p, executor, backend, options, err);
+    int rc = probe_start(&p, executor, backend, options, sandbox, err);
 
     if (rc)
         return rc;
@@ -156,8 +160,44 @@ int vgpu_backend_probe(const char *executor, const char *backend, const char *op
     return 0;
 }
 
-int vgpu_backend_choose(const struct vgpu_executor_config *config, const char *executor, uint64_t timeout_ns,
-                        struct vgpu_backend_choice *out, struct vgpu_err *err)
+/* It fails in the sandbox. Does it work without, and which layer is it? 0: it works in what is left of the sandbox. */
+static int try_without(const struct vgpu_executor_config *config, const char *executor,
+                       const struct vgpu_sandbox_policy *sandbox, uint64_t timeout_ns, struct vgpu_backend_choice *out)
+{
+    static const enum vgpu_sandbox_layer one[] = {VGPU_SANDBOX_SECCOMP, VGPU_SANDBOX_NETWORK, VGPU_SANDBOX_USER,
+                                                  VGPU_SANDBOX_MOUNTS};
+    const uint32_t all = (1u << VGPU_SANDBOX_LAYERS) - 1, files = 1u << VGPU_SANDBOX_MOUNTS | 1u << VGPU_SANDBOX_USER;
+    uint32_t tries[7] = {all}, n = 1;
+    struct vgpu_err ignored;
+    int rc = -ENODEV;
+
+    for (uint32_t i = 0; i < 4; i++)
+        tries[n++] = 1u << one[i];
+    tries[n++] = files;
+    tries[n++] = all;
+    for (uint32_t t = 0; t < n; t++) {
+        struct vgpu_sandbox_policy p = *sandbox;
+        uint32_t without = 0;
+        for (uint32_t i = 0; i < VGPU_SANDBOX_LAYERS; i++)
+            if (tries[t] >> i & 1 && p.want[i] == VGPU_SANDBOX_AUTO) {
+                p.want[i] = VGPU_SANDBOX_OFF;
+                without |= 1u << i;
+            }
+        rc = without ? vgpu_backend_probe(executor, "cuda", config->options, &p, timeout_ns, out->device,
+                                          sizeof(out->device), &ignored)
+                     : -ENODEV;
+        if (t == 0 && rc)
+            return rc; /* not the sandbox's doing */
+        out->without = without;
+        if (t && rc == 0)
+            return 0;
+    }
+    return rc;
+}
+
+int vgpu_backend_choose(const struct vgpu_executor_config *config, const char *executor,
+                        const struct vgpu_sandbox_policy *sandbox, uint64_t timeout_ns, struct vgpu_backend_choice *out,
+                        struct vgpu_err *err)
 {
     bool automatic = strcmp(config->backend, "auto") == 0;
     struct vgpu_err why = {0};
@@ -167,9 +207,15 @@ int vgpu_backend_choose(const struct vgpu_executor_config *config, const char *e
     snprintf(out->options, sizeof(out->options), "%s", config->options);
     if (!automatic && strcmp(config->backend, "cuda") != 0)
         return 0;
-    int rc = vgpu_backend_probe(executor, "cuda", config->options, timeout_ns, out->device, sizeof(out->device), &why);
+    int rc = vgpu_backend_probe(executor, "cuda", config->options, sandbox, timeout_ns, out->device, sizeof(out->device),
+                                &why);
+    if (rc && rc != -EINVAL && sandbox && try_without(config, executor, sandbox, timeout_ns, out) == 0) {
+        snprintf(out->without_text, sizeof(out->without_text), "%.250s", why.text);
+        rc = 0;
+    }
     if (rc == 0)
         return 0;
+    out->without = 0;
     const char *text = strncmp(why.text, "backend cuda: ", 14) == 0 ? why.text + 14 : why.text;
     if (rc == -EINVAL)
         return vgpu_err_set(err, EINVAL, "executor %s: backend cuda: %.350s; correct executors.options", config->name, text);

@@ -233,14 +233,15 @@ json_t *vgpud_executors_json(struct vgpud *d)
         uint64_t sleeps = e->xchg ? vgpu_load_relaxed(&e->xchg->sleeps) : 0;
         uint64_t started = e->xchg ? vgpu_load_relaxed(&e->xchg->exec_seq) : 0;
         json_array_append_new(
-            list, json_pack("{s:s, s:s, s:s, s:i, s:i, s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:s, s:s}", "name",
+            list, json_pack("{s:s, s:s, s:s, s:i, s:i, s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:s, s:s, s:o}", "name",
                             e->config->name, "backend", e->choice.backend, "state", executor_state(e), "pid",
                             (int)e->pid, "cpu", e->config->cpu, "in_process", e->config->in_process, "device_generation",
                             (json_int_t)e->generation, "restarts",
                             (json_int_t)e->restarts, "rounds", (json_int_t)heartbeat, "sleeps", (json_int_t)sleeps,
                             "started", (json_int_t)started, "heap_bytes", (json_int_t)e->heap.bytes, "heap_used_bytes",
                             (json_int_t)e->heap.used, "device", text_or_null(e->choice.device), "fallback",
-                            text_or_null(e->choice.fallback), "fault", e->fault, "last_fault", e->last_fault));
+                            text_or_null(e->choice.fallback), "fault", e->fault, "last_fault", e->last_fault, "sandbox",
+                            text_or_null(e->sandbox)));
     }
     return list;
 }
@@ -321,6 +322,11 @@ static const struct vgpu_iommu *iommu(void *ctx)
     return ((const struct vgpud *)ctx)->iommu;
 }
 
+static int give(void *ctx, int fd, uint32_t uid)
+{
+    return vgpu_spawner_give(((struct vgpud *)ctx)->spawner, fd, uid);
+}
+
 const struct vgpu_control_ops vgpud_control_ops = {.vm_check = vgpud_vm_check,
                                                   .vm_apply = vgpud_vm_apply,
                                                   .pool_check = vgpud_pool_check,
@@ -330,4 +336,5 @@ const struct vgpu_control_ops vgpud_control_ops = {.vm_check = vgpud_vm_check,
                                                   .stats = stats,
                                                   .vm_live = vm_live,
                                                   .pool_live = pool_live,
-                                                  .iommu = iommu};
+                                                  .iommu = iommu,
+                                                  .give = give};

@@ -37,6 +37,10 @@ static void degraded_executors(const struct vgpud *d, json_t *list)
                      e->fault[0] ? e->fault : "starting");
             add(list, what, text);
         }
+        if (strstr(e->sandbox, "; not: ")) {
+            snprintf(text, sizeof(text), "its sandbox lacks layers (privileges): %s", strstr(e->sandbox, "; not: ") + 7);
+            add(list, what, text);
+        }
         if (e->choice.fallback[0]) {
             snprintf(text, sizeof(text), "backend auto: using %s: %s", e->choice.backend, e->choice.fallback);
             add(list, what, text);

@@ -23,10 +23,12 @@
 #include "core/base/idle.h"
 #include "core/base/sigbus.h"
 #include "pmd-gpu/proto.h"
+#include "sandbox/sandbox.h"
 
 struct main_state {
     int control_fd, xchg_fd, event_fd, cpu;
-    const char *backend, *options, *name, *probe;
+    const char *backend, *options, *name, *probe, *sandbox;
+    char sandbox_text[sizeof(((struct vgpu_exec_msg *)0)->text)]; /* what came of it */
     uint64_t heap_bytes, spin_ns, pause_ns;
     bool sleep;
     struct vgpu_xchg_header *xchg;
@@ -194,18 +196,21 @@ static void control_loop(struct main_state *m)
 static void help(void)
 {
     printf("vgpu-exec is started by vgpud, not by hand. Backends: %s\n\n"
-           "  vgpu-exec --probe=BACKEND [--options=OPTIONS]   say whether this backend works here, and on what device\n",
+           "  vgpu-exec --probe=BACKEND [--options=OPTIONS]   say whether this backend works here, and on what device\n"
+           "  vgpu-exec --probe=sandbox --sandbox=POLICY      say which parts of a sandbox this host lets us into\n"
+           "  vgpu-exec --probe=sandbox-try --sandbox=POLICY  try from inside what it must deny; exit status 1: it does not\n",
            vgpu_backend_names());
 }
 
 static int parse(struct main_state *m, int argc, char **argv)
 {
-    enum { CONTROL = 1, XCHG, EVENT, BACKEND, OPTIONS, NAME, CPU, HEAP, SPIN, PAUSE, SLEEP, PROBE };
+    enum { CONTROL = 1, XCHG, EVENT, BACKEND, OPTIONS, NAME, CPU, HEAP, SPIN, PAUSE, SLEEP, PROBE, SANDBOX };
     static const struct option longs[] = {
         {"control-fd", 1, 0, CONTROL}, {"xchg-fd", 1, 0, XCHG},    {"event-fd", 1, 0, EVENT}, {"backend", 1, 0, BACKEND},
         {"options", 1, 0, OPTIONS},    {"name", 1, 0, NAME},       {"cpu", 1, 0, CPU},        {"heap-bytes", 1, 0, HEAP},
         {"spin-ns", 1, 0, SPIN},       {"pause-ns", 1, 0, PAUSE},  {"sleep", 1, 0, SLEEP},    {"version", 0, 0, 'V'},
-        {"help", 0, 0, 'h'},           {"probe", 1, 0, PROBE},    {0}};
+        {"help", 0, 0, 'h'},           {"probe", 1, 0, PROBE},    {"sandbox", 1, 0, SANDBOX},
+        {0}};
     int c;
 
     m->control_fd = m->xchg_fd = m->event_fd = m->cpu = -1;
@@ -225,6 +230,7 @@ static int parse(struct main_state *m, int argc, char **argv)
         case PAUSE: m->pause_ns = strtoull(optarg, NULL, 10); break;
         case SLEEP: m->sleep = atoi(optarg) != 0; break;
         case PROBE: m->probe = optarg; break;
+        case SANDBOX: m->sandbox = optarg; break;
         case 'V': printf("vgpu-exec %s\n", VGPU_VERSION); exit(0);
         case 'h': help(); exit(0);
         default: return -EINVAL;
@@ -239,14 +245,45 @@ static int parse(struct main_state *m, int argc, char **argv)
     return 0;
 }
 
+/* Before anything else: from here on all is done with what is left to us. Without a policy: as we were started. */
+static int enter_sandbox(struct main_state *m, struct vgpu_sandbox_policy *policy, struct vgpu_sandbox_report *report,
+                         struct vgpu_err *err)
+{
+    if (!m->sandbox)
+        return 0;
+    int rc = vgpu_sandbox_parse(m->sandbox, policy, err);
+    if (rc == 0)
+        rc = vgpu_sandbox_enter(policy, report, err);
+    if (rc == 0)
+        vgpu_sandbox_report_text(report, m->sandbox_text, sizeof(m->sandbox_text));
+    return rc;
+}
+
 /* One line that says what there is, or why it does not work, and the exit status. vgpud asks before it starts us. */
-static int probe(const char *name, const char *options)
+static int probe(struct main_state *m, const char *name, const char *options)
 {
     const struct vgpu_backend_ops *ops = vgpu_backend_find(name);
-    char what[128] = "";
+    char what[128] = "", text[1024] = "none";
+    struct vgpu_sandbox_policy policy;
+    struct vgpu_sandbox_report report = {0};
     struct vgpu_err err = {0};
 
     prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (enter_sandbox(m, &policy, &report, &err)) {
+        printf("%s\n", err.text);
+        return 1;
+    }
+    if (m->sandbox)
+        vgpu_sandbox_report_text(&report, text, sizeof(text));
+    if (strcmp(name, "sandbox-try") == 0 && m->sandbox) {
+        uint32_t holes = vgpu_sandbox_try(&policy, &report, stdout);
+        printf("%s\n", text);
+        return holes ? 1 : 0;
+    }
+    if (strcmp(name, "sandbox") == 0) {
+        printf("%s\n", text);
+        return 0;
+    }
     if (!ops) {
         printf("no backend '%s' in this build (it has: %s)\n", name, vgpu_backend_names());
         return 1;
@@ -269,7 +306,7 @@ int main(int argc, char **argv)
     if (parse(&m, argc, argv))
         return 2;
     if (m.probe)
-        return probe(m.probe, m.options);
+        return probe(&m, m.probe, m.options);
     vgpu_log_name = m.name;
     /* vgpud's death ends us, whatever state we are in: its successor waits for that. SIGTERM and SIGINT go to the whole
      * foreground group; vgpud decides when we stop. */
@@ -277,6 +314,13 @@ int main(int argc, char **argv)
     signal(SIGPIPE, SIG_IGN);
     signal(SIGINT, SIG_IGN);
     signal(SIGTERM, SIG_IGN);
+    struct vgpu_sandbox_policy policy;
+    struct vgpu_sandbox_report report;
+    int rc = enter_sandbox(&m, &policy, &report, &err);
+    if (rc) {
+        reply(&m, VGPU_EXEC_MSG_FAILED, 0, rc, err.text);
+        return 1;
+    }
     vgpu_sigbus_install();
     vgpu_clock_init();
     struct vgpu_xchg_header *h = mmap(NULL, sizeof(*h), PROT_READ, MAP_SHARED, m.xchg_fd, 0);
@@ -293,7 +337,7 @@ int main(int argc, char **argv)
         reply(&m, VGPU_EXEC_MSG_FAILED, 0, -ENOENT, text);
         return 1;
     }
-    int rc = vgpu_exec_open(m.xchg, ops, m.heap_bytes, m.options, &m.exec, &err);
+    rc = vgpu_exec_open(m.xchg, ops, m.heap_bytes, m.options, &m.exec, &err);
     if (rc) {
         reply(&m, VGPU_EXEC_MSG_FAILED, 0, rc, err.text);
         return 1;
@@ -302,7 +346,7 @@ int main(int argc, char **argv)
         reply(&m, VGPU_EXEC_MSG_FAILED, 0, -EAGAIN, "cannot start the loop thread");
         return 1;
     }
-    reply(&m, VGPU_EXEC_MSG_READY, 0, 0, NULL);
+    reply(&m, VGPU_EXEC_MSG_READY, 0, 0, m.sandbox_text);
     control_loop(&m);
     return 0;
 }

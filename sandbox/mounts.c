@@ -145,15 +145,17 @@ static void list_add(struct root *r, const char *list, enum place_kind kind)
         pattern_add(r, one, kind);
 }
 
-/* Folders that hold what is not ours to see: of these the file alone. */
-static bool too_wide(const char *folder)
+/* Folders that hold what is not ours to see, or that our user could not enter: of these the file alone. */
+static bool file_alone(const struct root *r, const char *folder)
 {
+    bool other = r->policy->uid != VGPU_SANDBOX_SAME_USER && r->policy->want[VGPU_SANDBOX_USER] != VGPU_SANDBOX_OFF;
+    struct stat st;
     static const char *const wide[] = {"/tmp", "/var", "/var/tmp", "/dev/shm", "/dev", "/root", "/home", "/etc", "/run", "/srv"};
 
     for (size_t i = 0; i < sizeof(wide) / sizeof(wide[0]); i++)
         if (strcmp(folder, wide[i]) == 0)
             return true;
-    return false;
+    return other && stat(folder, &st) == 0 && (st.st_mode & (S_IROTH | S_IXOTH)) != (S_IROTH | S_IXOTH);
 }
 
 /* The folder of a library, or of a named file, since it may load its neighbours; and where a link leads to. */
@@ -167,7 +169,7 @@ static void folder_add(void *ctx, const char *path)
         char *slash = strrchr(folder, '/');
         if (slash)
             *slash = 0;
-        place_add(ctx, slash == folder || too_wide(folder) ? (i ? real : path) : folder, PLACE_READ);
+        place_add(ctx, slash == folder || file_alone(ctx, folder) ? (i ? real : path) : folder, PLACE_READ);
         memcpy(folder, real, sizeof(folder));
     }
 }
@@ -355,13 +357,14 @@ int vgpu_sandbox_mounts(const struct vgpu_sandbox_policy *p, char *why, size_t b
     struct root r = {.policy = p, .why = why, .why_bytes = bytes};
 
     if (unshare(CLONE_NEWNS)) {
-        snprintf(why, bytes, "a mount namespace is refused: %s%s", strerror(errno),
-                 errno == EPERM ? " (needs root, and CAP_SYS_ADMIN in a container)" : "");
-        return -errno;
+        int error = errno;
+        snprintf(why, bytes, "refused: %s", error == EPERM ? "no CAP_SYS_ADMIN" : strerror(error));
+        return -error;
     }
     if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL)) {
-        snprintf(why, bytes, "mounts cannot be made private: %s", strerror(errno));
-        return -errno;
+        int error = errno;
+        snprintf(why, bytes, "mounts cannot be made private: %s", strerror(error));
+        return -error;
     }
     r.place = calloc(PLACES_MAX, sizeof(*r.place));
     if (!r.place) {

@@ -198,6 +198,15 @@ bool vgpu_sandbox_reachable(const char *path, uint32_t uid, uint32_t gid)
 
 /* ---- layers ---- */
 
+/* Before anything else is taken: taking from this set needs a capability. Without that one the set stays, and no_new_privs
+ * makes it mean nothing. */
+static void bound(uint64_t keep)
+{
+    for (unsigned cap = 0; cap < 64; cap++)
+        if (!(keep >> cap & 1) && prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) && errno == EINVAL)
+            break;
+}
+
 int vgpu_sandbox_caps_set(uint64_t keep)
 {
     struct __user_cap_header_struct h = {.version = _LINUX_CAPABILITY_VERSION_3};
@@ -205,11 +214,7 @@ int vgpu_sandbox_caps_set(uint64_t keep)
 
     if (syscall(SYS_capget, &h, have))
         return -errno;
-    /* The bounding set first: taking from it needs a capability. Without that one the set stays, and no_new_privs makes it
-     * mean nothing. */
-    for (unsigned cap = 0; cap < 64; cap++)
-        if (!(keep >> cap & 1) && prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) && errno == EINVAL)
-            break;
+    bound(keep);
     prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
     for (int i = 0; i < 2; i++) {
         d[i].permitted = d[i].effective = have[i].permitted & (uint32_t)(keep >> 32 * i);
@@ -220,6 +225,7 @@ int vgpu_sandbox_caps_set(uint64_t keep)
 
 int vgpu_sandbox_become(uint32_t uid, uint32_t gid, uint64_t keep_caps)
 {
+    bound(keep_caps);
     if (keep_caps && prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0))
         return -errno;
     if (syscall(SYS_setgroups, 0, NULL) || syscall(SYS_setresgid, gid, gid, gid) || syscall(SYS_setresuid, uid, uid, uid))
@@ -271,7 +277,7 @@ static int user_layer(const struct vgpu_sandbox_policy *p, bool own_files, char 
     prctl(PR_GET_PDEATHSIG, &death);
     int rc = vgpu_sandbox_become(p->uid, p->gid, 0);
     if (rc) {
-        snprintf(why, bytes, "cannot become uid %u: %s%s", p->uid, strerror(-rc), rc == -EPERM ? " (needs root)" : "");
+        snprintf(why, bytes, "cannot become uid %u: %s", p->uid, rc == -EPERM ? "not root" : strerror(-rc));
         return rc;
     }
     prctl(PR_SET_PDEATHSIG, death); /* a change of user clears it */
@@ -311,9 +317,9 @@ static int network_layer(char *why, size_t bytes)
 {
     if (unshare(CLONE_NEWNET) == 0)
         return 0;
-    snprintf(why, bytes, "a network namespace is refused: %s%s", strerror(errno),
-             errno == EPERM ? " (needs root, and CAP_SYS_ADMIN in a container)" : "");
-    return -errno;
+    int error = errno;
+    snprintf(why, bytes, "refused: %s", error == EPERM ? "no CAP_SYS_ADMIN" : strerror(error));
+    return -error;
 }
 
 static int layer_enter(const struct vgpu_sandbox_policy *p, enum vgpu_sandbox_layer layer, struct vgpu_sandbox_report *r)
@@ -404,7 +410,7 @@ void vgpu_sandbox_report_text(const struct vgpu_sandbox_report *r, char *out, si
     put(out, bytes, &at, "%s", first ? "nothing" : "");
     first = true;
     for (uint32_t i = 0; i < VGPU_SANDBOX_LAYERS; i++)
-        if (!r->in_force[i]) {
+        if (!r->in_force[i] && r->why[i][0]) {
             put(out, bytes, &at, "%s%s (%s)", first ? "; not: " : ", ", layer_names[i], r->why[i]);
             first = false;
         }

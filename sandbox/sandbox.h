@@ -12,6 +12,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #include "core/base/log.h"
 
@@ -67,7 +68,7 @@ struct vgpu_sandbox_policy {
 /* What came of it. */
 struct vgpu_sandbox_report {
     bool in_force[VGPU_SANDBOX_LAYERS];
-    char why[VGPU_SANDBOX_LAYERS][128]; /* of those that are not; "" : in force */
+    char why[VGPU_SANDBOX_LAYERS][128]; /* of those that are not; "" : in force, or not asked about */
     uint32_t uid;                       /* who we are now */
 };
 
@@ -89,6 +90,10 @@ const char *vgpu_sandbox_layer_name(enum vgpu_sandbox_layer layer);
 int vgpu_sandbox_enter(const struct vgpu_sandbox_policy *p, struct vgpu_sandbox_report *report, struct vgpu_err *err);
 /* "user 60600, mounts, seccomp; not network: ..." */
 void vgpu_sandbox_report_text(const struct vgpu_sandbox_report *r, char *out, size_t bytes);
+
+/* From inside: tries what the layers in force must deny, a line each ("denied: ...", "ALLOWED: ...", "not tried: ...").
+ * Returns how many were allowed all the same: a hole. What is allowed may have changed this process: end it. */
+uint32_t vgpu_sandbox_try(const struct vgpu_sandbox_policy *p, const struct vgpu_sandbox_report *r, FILE *out);
 
 /*
  * For a process with threads that has done what needed privileges: the layers user, caps, no_new and seccomp, in all of its

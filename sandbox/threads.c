@@ -127,10 +127,7 @@ int vgpu_sandbox_drop(const struct vgpu_sandbox_policy *p, uint64_t keep_caps, s
 {
     const enum vgpu_sandbox_layer layers[] = {VGPU_SANDBOX_USER, VGPU_SANDBOX_CAPS, VGPU_SANDBOX_NO_NEW};
 
-    memset(r, 0, sizeof(*r));
-    for (uint32_t i = 0; i < VGPU_SANDBOX_SECCOMP; i++)
-        if (i < VGPU_SANDBOX_USER)
-            snprintf(r->why[i], VGPU_SANDBOX_WHY_BYTES, "off");
+    memset(r, 0, sizeof(*r)); /* of the other layers there is nothing to say */
     what.become = what.caps = what.no_new = false;
     what.uid = p->uid;
     what.gid = p->gid;

@@ -67,6 +67,11 @@ const char *e2e_backend(void)
     return text && *text ? text : NULL;
 }
 
+const char *e2e_dir(void)
+{
+    return e2e_shared->dir;
+}
+
 uint64_t e2e_seed(void)
 {
     return seed;

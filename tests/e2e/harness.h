@@ -58,6 +58,8 @@ uint64_t e2e_scaled(uint64_t n);
 uint64_t e2e_number(const char *variable, uint64_t otherwise);
 /* VGPU_E2E_BACKEND, or NULL. */
 const char *e2e_backend(void);
+/* The test's own folder, mode 0700. */
+const char *e2e_dir(void);
 void e2e_sleep_ms(unsigned ms);
 uint64_t e2e_now_ms(void);
 /* A seeded generator; the seed is VGPU_TEST_SEED or the clock, and printed when a test fails. */
@@ -104,6 +106,7 @@ struct e2e_options {
     unsigned budget[VGPU_PRIO_COUNT];
     const char *arena_bytes, *max_arena_bytes, *device_bytes, *heap_bytes;
     bool hugepages;
+    const char *privileges;  /* a line of YAML: "{sandbox: off}" */
     unsigned breaker_deaths, retry_s; /* recovery.deaths; 0: never, since tests kill what they like */
 };
 

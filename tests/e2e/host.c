@@ -90,6 +90,8 @@ static void write_config(const struct e2e_host *h, const struct e2e_options *o)
         fprintf(f, "  max_arena_bytes: %s\n", o->max_arena_bytes);
     fprintf(f, "recovery: {backoff_min_us: 10000, backoff_max_us: 100000, deaths: %u, window_s: 60, retry_s: %u}\n",
             o->breaker_deaths, o->retry_s ? o->retry_s : 60);
+    if (o->privileges)
+        fprintf(f, "privileges: %s\n", o->privileges);
     fprintf(f, "memory:\n  hugepages: %s\n", o->hugepages ? "true" : "false");
     fprintf(f, "debug:\n  debug_ops: %s\n  exec_seq: %s\n", o->debug ? "true" : "false", o->debug ? "true" : "false");
     e2e_check(fclose(f) == 0, "%s: %s", h->config, strerror(errno));

@@ -322,11 +322,12 @@ static void check_books(const struct e2e_host *h, const struct campaign_survivor
 
 static const char *const pool_names[CAMPAIGN_EXECUTORS] = {"A", "B"};
 
-/* What vgpud and its libraries have open is not the executors': they got four descriptors. */
+/* What vgpud and its libraries have open is not the executors': they got four descriptors, each once. */
 static void inherits_nothing(const struct e2e_host *h, pid_t executor)
 {
     char path[300], ours[256], theirs[256];
     struct dirent *a, *b;
+    unsigned exchanges = 0;
 
     snprintf(path, sizeof(path), "/proc/%d/fd", (int)executor);
     DIR *list = opendir(path);
@@ -339,6 +340,7 @@ static void inherits_nothing(const struct e2e_host *h, pid_t executor)
         theirs[n] = 0;
         e2e_check(!strstr(theirs, "memfd:nohuge") && !strstr(theirs, "rtemap"),
                   "an executor has vgpud's own memory open");
+        exchanges += strstr(theirs, "memfd:vgpu-exchange") != NULL;
         if (strncmp(theirs, "pipe:", 5) != 0)
             continue;
         snprintf(path, sizeof(path), "/proc/%d/fd", (int)h->pid);
@@ -353,6 +355,7 @@ static void inherits_nothing(const struct e2e_host *h, pid_t executor)
         closedir(daemon);
     }
     closedir(list);
+    e2e_check(exchanges == 1, "an executor has %u exchanges open", exchanges);
 }
 
 static struct campaign_before look_before(const struct e2e_host *h)

@@ -132,7 +132,7 @@ MUTANTS = [
     ('fd-leak', 'descriptors that nobody wanted stay open', 'core/base/fdpass.c',
      '        vgpu_fd_discard(all, got);\n        return -EMSGSIZE;', '        return -EMSGSIZE;', 'base-fdpass',
      [], 'plain'),
-    ('executor-inherits', 'executors inherit what the daemon has open', 'core/executor.c',
+    ('executor-inherits', 'executors inherit what the daemon has open', 'core/spawner.c',
      '    posix_spawn_file_actions_addclosefrom_np(&fa, 7);\n', '', 'kill', ['executors_and_guests'], 'plain'),
     ('breaker-off-by-one', 'a crash loop gets one life more', 'core/breaker.c', '>= p->deaths;', '> p->deaths;',
      'core-breaker', [], 'plain'),

@@ -371,12 +371,12 @@ Test(config, unknown_keys_are_refused_with_the_nearest)
             "t.yaml:2:33: pools[0]: \"buget\" is no key here; expected one like it: budget\n");
     refused("\"a\\0b\": 1\n", "t.yaml:1:1: \"a?b\" is no key here; expected one of paths, transports, ring, "
                               "poll_cores, executors, executor_idle, recovery, scheduler, pools, limits, memory, "
-                              "iommu, log, control, debug\n");
+                              "iommu, log, control, privileges, debug\n");
     refused("? [x]\n: 1\n", "t.yaml:1:3: a key is not a word; expected a key's name\n");
     refused(
         "<<: {limits: {handles: 1}}\n",
         "t.yaml:1:1: \"<<\" is no key here; expected one of paths, transports, ring, poll_cores, executors, "
-        "executor_idle, recovery, scheduler, pools, limits, memory, iommu, log, control, debug\n");
+        "executor_idle, recovery, scheduler, pools, limits, memory, iommu, log, control, privileges, debug\n");
 }
 
 Test(config, duplicate_keys_are_refused)

@@ -52,7 +52,7 @@ static void executor(const char *body)
 static int probe(const char *body, uint64_t timeout_ns)
 {
     executor(body);
-    return vgpu_backend_probe(script, "cuda", "device=1", timeout_ns, what, sizeof(what), &err);
+    return vgpu_backend_probe(script, "cuda", "device=1", NULL, timeout_ns, what, sizeof(what), &err);
 }
 
 Test(probe, its_last_line_counts)
@@ -80,7 +80,7 @@ Test(probe, a_no_is_a_no)
     cr_assert(strstr(err.text, "--probe=cuda exited with status 2"), "%s", err.text);
     cr_assert_eq(probe("kill -KILL $$", SOON_NS), -ENODEV);
     cr_assert(strstr(err.text, "ended with signal 9"), "%s", err.text);
-    cr_assert_eq(vgpu_backend_probe("/no/such/program", "cuda", "", SOON_NS, what, sizeof(what), &err), -ENOENT);
+    cr_assert_eq(vgpu_backend_probe("/no/such/program", "cuda", "", NULL, SOON_NS, what, sizeof(what), &err), -ENOENT);
     cr_assert(strstr(err.text, "/no/such/program"), "%s", err.text);
     cr_assert_str_eq(what, "");
 }
@@ -112,7 +112,7 @@ static int choose(const char *backend, const char *body, struct vgpu_backend_cho
 
     snprintf(config.backend, sizeof(config.backend), "%s", backend);
     executor(body);
-    return vgpu_backend_choose(&config, script, SOON_NS, out, &err);
+    return vgpu_backend_choose(&config, script, NULL, SOON_NS, out, &err);
 }
 
 Test(probe, what_is_chosen)
