@@ -184,6 +184,20 @@ def options_exist(daemon, root):
     return seen
 
 
+def by_hand(root, build, where):
+    """The README's block under "By hand", word by word but for where the programs are and where it may write."""
+    with open(os.path.join(root, 'README.md'), encoding='utf-8') as f:
+        text = f.read()
+    block = text.split('## By hand')[1].split('```sh\n')[1].split('```')[0]
+    here = os.path.join(where, 'try')
+    script = 'set -em\ntrap \'kill %1 2>/dev/null\' EXIT\n' + block.replace('/tmp/vgpu-try', here).replace('build/', build + '/')
+    done = subprocess.run(['bash', '-c', script], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout
+    for words in ('registered VM 7', 'vm-7  A     high', '1048576 floats', ' right', ' 3  A     low', 'COMPLETED'):
+        assert words in done.stdout, f'{words!r} is missing in:\n{done.stdout}'
+
+
 def main():
     vgpud, ctl, guide, examples = sys.argv[1:5]
     root = os.path.dirname(os.path.dirname(os.path.abspath(guide)))
@@ -194,6 +208,8 @@ def main():
             return 0
         shown = {}
         status = rig.run_tests([('the_guide_shows_what_is_printed', lambda: shown.update(run=follow(host, guide, False))),
+                                ('the_readme_by_hand', lambda: by_hand(root, os.path.dirname(os.path.dirname(
+                                    os.path.abspath(ctl))), daemon.where)),
                                 ('command_lines_of_the_docs_exist', lambda: shown.update(seen=options_exist(daemon, root)))])
         print(f'shows: {shown.get("run")} commands of the guide run, options of {shown.get("seen")} command lines looked up')
     return status

@@ -69,12 +69,21 @@ def rooms():
             yield f'{readme}: {len(common.lines(readme))} lines; some 20 are wanted, the rest belongs to docs/'
 
 
+def unfound():
+    """Documents, man pages, schemas and examples that a reader of docs/README.md would not come across."""
+    there = {os.path.normpath(os.path.join('docs', target.split('#')[0])) for _, target in links('docs/README.md')}
+    for path in common.files('.md', '.scd', '.json', '.py'):
+        if path.startswith('docs/') and path != 'docs/README.md' and path not in there:
+            yield f'docs/README.md does not link to {path}'
+
+
 def main():
     tally = common.Tally()
     paths = common.files('.md')
     tally.rule('links resolve', dead_links(paths))
     tally.rule('files named in backticks exist', dead_names(paths))
     tally.rule('each room has a short README', rooms())
+    tally.rule('docs/README.md leads to every document', unfound())
     top = ['README.md', 'LICENSE', 'CONTRIBUTING.md', 'SECURITY.md', 'docs/architecture.md', 'docs/hacking.md']
     tally.rule('the top files are there', (f'{name} is missing' for name in top
                                            if not os.path.exists(os.path.join(common.root(), name))))
