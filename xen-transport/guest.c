@@ -15,39 +15,11 @@
 #include "core/base/atomic.h"
 #include "core/base/clock.h"
 #include "rings/abi/vgpu_xen.h"
-#include "xen-transport/api.h"
+#include "xen-transport/guest_int.h"
 
-#define GRANT_DEVICE "/dev/xen/gntalloc"
-#define GRANT_LIMIT "/sys/module/xen_gntalloc/parameters/limit"
 #define LOOK_INTERVAL_NS UINT64_C(1000000)    /* at xenstore, in the handshake */
 #define WATCH_INTERVAL_NS UINT64_C(1000000000) /* at xenstore, while attached */
-#define OWN_PAGES 2u                           /* directory and host page */
 #define START_MAX (UINT64_C(1) << 62)
-
-enum share { SHARE_HEAD, SHARE_HOST_CTRL, SHARE_SQ, SHARE_CQ, SHARE_ARENA, SHARE_INDEX, SHARE_COUNT };
-
-struct xen_guest {
-    struct vgpu_carrier base; /* first */
-    struct vgpu_xen_api api;
-    struct xs_handle *xs;
-    xengntshr_handle *share;
-    xenevtchn_handle *events;
-    int lock_fd; /* one process of this domain at a time */
-    int port;
-    uint32_t backend_id;
-    char back[128];
-    char request[24];
-    bool strict_ro, abandoned;
-    uint64_t look_ns;
-    /* the region */
-    struct {
-        void *at;
-        uint32_t pages;
-    } shares[SHARE_COUNT];
-    struct vgpu_xen_directory *directory;
-    uint32_t directory_ref;
-    struct vgpu_xen_host_page *host_page;
-};
 
 static struct xen_guest *of(struct vgpu_carrier *base)
 {
@@ -56,7 +28,7 @@ static struct xen_guest *of(struct vgpu_carrier *base)
 
 bool vgpu_xen_guest_here(void)
 {
-    return access(GRANT_DEVICE, F_OK) == 0;
+    return access(VGPU_XEN_GRANT_DEVICE, F_OK) == 0;
 }
 
 static bool front_write(struct xen_guest *g, const char *node, uint64_t value)
@@ -64,11 +36,48 @@ static bool front_write(struct xen_guest *g, const char *node, uint64_t value)
     return vgpu_xen_node_write(&g->api, g->xs, VGPU_XEN_FRONTEND, node, "%" PRIu64, value);
 }
 
+/*
+ * Are our nodes gone, or not as we wrote them? Then this domain was saved and restored: nobody has our pages any more, no
+ * grant and no event channel is left of those that we had. (Or the toolstack took the device and gave it again, where it
+ * does no harm to think so.)
+ */
+static bool look_moved(struct xen_guest *g)
+{
+    char request[24];
+
+    if (g->request[0] && !g->moved) {
+        vgpu_xen_node_read(&g->api, g->xs, VGPU_XEN_FRONTEND, VGPU_XEN_NODE_REQUEST, request, sizeof(request));
+        g->moved = strcmp(request, g->request) != 0;
+    }
+    return g->moved;
+}
+
+/* Of what is left of an event channel after a restore nothing may be closed: Linux's xen-evtchn stops a process that does
+ * (BUG in evtchn_unbind_from_user). So that handle stays open, emptied, until the process ends. */
+static void port_drop(struct xen_guest *g)
+{
+    if (g->port < 0)
+        return;
+    if (look_moved(g)) {
+        while (g->api.xenevtchn_pending(g->events) >= 0)
+            ;
+        g->events = NULL;
+        g->base.doorbell_fd = -1;
+    } else {
+        g->api.xenevtchn_unbind(g->events, (evtchn_port_t)g->port);
+    }
+    g->port = -1;
+}
+
+/* Holds neither port nor directory afterwards: a domain that is saved now can be restored. The host waits for the state. */
 static void xen_close(struct vgpu_carrier *base)
 {
     struct xen_guest *g = of(base);
 
-    if (g->base.step != VGPU_CARRIER_IDLE && g->xs && !g->abandoned)
+    bool said = g->base.step != VGPU_CARRIER_IDLE && g->xs && !look_moved(g);
+    vgpu_xen_directory_drop(g);
+    port_drop(g);
+    if (said)
         front_write(g, VGPU_XEN_NODE_STATE, VGPU_XEN_CLOSED);
     g->base.props = NULL;
     g->base.step = VGPU_CARRIER_IDLE;
@@ -85,12 +94,12 @@ static int fail(struct xen_guest *g, int rc)
 /* One struct vgpu at a time uses the device of this domain: the lock is on the device node, where each can reach it. */
 static int lock_take(struct xen_guest *g, struct vgpu_err *err)
 {
-    if (g->lock_fd >= 0 || access(GRANT_DEVICE, F_OK))
+    if (g->lock_fd >= 0 || access(VGPU_XEN_GRANT_DEVICE, F_OK))
         return 0;
-    g->lock_fd = open(GRANT_DEVICE, O_RDWR | O_CLOEXEC);
+    g->lock_fd = open(VGPU_XEN_GRANT_DEVICE, O_RDWR | O_CLOEXEC);
     if (g->lock_fd < 0)
-        return vgpu_err_set(err, errno, "cannot open " GRANT_DEVICE ": %s; it takes root, or the rights of the group that the "
-                            "udev rule of vgpu names", strerror(errno));
+        return vgpu_err_set(err, errno, "cannot open " VGPU_XEN_GRANT_DEVICE ": %s; it takes root, or the rights of the group "
+                            "that the udev rule of vgpu names", strerror(errno));
     if (flock(g->lock_fd, LOCK_EX | LOCK_NB) == 0)
         return 0;
     close(g->lock_fd);
@@ -108,7 +117,7 @@ static int handles_open(struct xen_guest *g, struct vgpu_err *err)
     if (!g->share)
         g->share = g->api.xengntshr_open(NULL, 0);
     if (!g->share)
-        return vgpu_err_set(err, errno, "cannot open " GRANT_DEVICE ": %s (module xen-gntalloc)", strerror(errno));
+        return vgpu_err_set(err, errno, "cannot open " VGPU_XEN_GRANT_DEVICE ": %s (module xen-gntalloc)", strerror(errno));
     if (!g->events)
         g->events = vgpu_xen_events_open(&g->api);
     if (!g->events)
@@ -117,186 +126,74 @@ static int handles_open(struct xen_guest *g, struct vgpu_err *err)
     return 0;
 }
 
-static uint64_t grant_limit(void)
-{
-    char text[32] = "";
-    int fd = open(GRANT_LIMIT, O_RDONLY | O_CLOEXEC);
-
-    if (fd < 0)
-        return 0;
-    ssize_t n = read(fd, text, sizeof(text) - 1);
-    close(fd);
-    return n > 0 ? strtoull(text, NULL, 10) : 0;
-}
-
 static int device_find(struct xen_guest *g, struct vgpu_err *err)
 {
-    uint64_t id;
+    uint64_t id, online = 1;
 
     if (!vgpu_xen_node_read(&g->api, g->xs, VGPU_XEN_FRONTEND, VGPU_XEN_NODE_BACKEND, g->back, sizeof(g->back)) ||
         !vgpu_xen_node_number(&g->api, g->xs, VGPU_XEN_FRONTEND, VGPU_XEN_NODE_BACKEND_ID, UINT16_MAX, &id))
         return vgpu_err_set(err, EAGAIN, "this domain has no vGPU (no xenstore node " VGPU_XEN_FRONTEND "); register it on the "
                             "host with its UUID: vgpu-ctl register-vm --uuid=..., and see that vgpud runs");
-    if (g->port < 0 || id != g->backend_id) {
-        if (g->port >= 0)
-            g->api.xenevtchn_unbind(g->events, (evtchn_port_t)g->port);
-        g->port = g->api.xenevtchn_bind_unbound_port(g->events, (uint32_t)id);
-        if (g->port < 0)
-            return vgpu_err_set(err, errno, "cannot make an event channel: %s", strerror(errno));
-        g->backend_id = (uint32_t)id;
-    }
+    /* Nothing is held meanwhile: the host may be about to save this domain. */
+    vgpu_xen_node_number(&g->api, g->xs, g->back, VGPU_XEN_NODE_ONLINE, 1, &online);
+    if (!online)
+        return vgpu_err_set(err, EAGAIN, "the host has taken this domain's vGPU away for now (node online of %.100s is 0)",
+                            g->back);
+    g->backend_id = (uint32_t)id;
     return 0;
+}
+
+/* An event channel, and the region granted to whom it belongs to now. */
+static int means_make(struct xen_guest *g, struct vgpu_err *err)
+{
+    int rc;
+
+    g->port = g->api.xenevtchn_bind_unbound_port(g->events, g->backend_id);
+    if (g->port < 0)
+        return vgpu_err_set(err, errno, "cannot make an event channel: %s", strerror(errno));
+    rc = vgpu_xen_region_regrant(g, err);
+    return rc ? rc : vgpu_xen_directory_share(g, err);
+}
+
+static void request_name(struct xen_guest *g)
+{
+    uint64_t id;
+
+    if (getrandom(&id, sizeof(id), 0) != sizeof(id))
+        id = vgpu_now_ns();
+    snprintf(g->request, sizeof(g->request), "%016" PRIx64, id);
 }
 
 static int xen_connect(struct vgpu_carrier *base, struct vgpu_err *err)
 {
     struct xen_guest *g = of(base);
-    uint64_t id;
     int rc = lock_take(g, err);
 
     if (rc == 0)
         rc = handles_open(g, err);
-    if (rc == 0)
-        rc = device_find(g, err);
     if (rc)
         return rc;
-    if (getrandom(&id, sizeof(id), 0) != sizeof(id))
-        id = vgpu_now_ns();
-    snprintf(g->request, sizeof(g->request), "%016" PRIx64, id);
-    g->abandoned = false;
+    if (look_moved(g)) {
+        g->regrant = true;
+        g->moved = false;
+        g->request[0] = '\0';
+    }
+    rc = device_find(g, err);
+    if (rc == 0)
+        rc = means_make(g, err);
+    if (rc)
+        return fail(g, rc);
+    request_name(g);
     g->look_ns = 0;
     if (!front_write(g, VGPU_XEN_NODE_PROTOCOL, VGPU_XEN_PROTOCOL) || !front_write(g, VGPU_XEN_NODE_ABI, VGPU_ABI_VERSION) ||
         !vgpu_xen_node_write(&g->api, g->xs, VGPU_XEN_FRONTEND, VGPU_XEN_NODE_REQUEST, "%s", g->request) ||
-        !front_write(g, VGPU_XEN_NODE_STATE, VGPU_XEN_INITIALISING))
-        return vgpu_err_set(err, errno, "cannot write to this domain's nodes " VGPU_XEN_FRONTEND " in xenstore: %s",
-                            strerror(errno));
-    g->base.step = VGPU_CARRIER_HELLO_SENT;
-    return 0;
-}
-
-/* ---- the region ---- */
-
-static void region_drop(struct xen_guest *g)
-{
-    for (int i = 0; i < SHARE_COUNT; i++)
-        if (g->shares[i].at)
-            g->api.xengntshr_unshare(g->share, g->shares[i].at, g->shares[i].pages);
-    if (g->host_page)
-        g->api.xengntshr_unshare(g->share, g->host_page, 1);
-    if (g->directory)
-        g->api.xengntshr_unshare(g->share, g->directory, 1);
-    memset(g->shares, 0, sizeof(g->shares));
-    g->host_page = NULL;
-    g->directory = NULL;
-}
-
-static void xen_region_free(struct vgpu_carrier *base, struct vgpu_carrier_region *r)
-{
-    region_drop(of(base));
-    r->header = NULL;
-}
-
-static int share_error(uint64_t pages, int code, struct vgpu_err *err)
-{
-    uint64_t limit = grant_limit();
-
-    if (limit && pages > limit)
-        return vgpu_err_set(err, ENOSPC,
-                            "a region of %" PRIu64 " pages is more than this kernel lets programs grant (%" PRIu64
-                            " pages of 4 KiB in all); ask for a smaller arena, or load xen-gntalloc with limit=%" PRIu64,
-                            pages, limit, pages + 256);
-    if (code == ENOSPC || code == ENOMEM)
-        return vgpu_err_set(err, ENOSPC,
-                            "cannot grant %" PRIu64 " pages: %s; ask for a smaller arena, raise the parameter limit of "
-                            "xen-gntalloc (now %" PRIu64 " pages, all programs together), or this domain's max_grant_frames (512 "
-                            "pages each) and Xen's gnttab_max_frames",
-                            pages, strerror(code), limit);
-    return vgpu_err_set(err, code, "cannot grant %" PRIu64 " pages: %s", pages, strerror(code));
-}
-
-/* Shares whole pages for [off, off + bytes) of the region; their references go into refs, by page of the region. */
-static int part_share(struct xen_guest *g, enum share which, uint64_t off, uint64_t bytes, bool writable, uint32_t *refs,
-                      void **out)
-{
-    uint32_t pages = (uint32_t)((bytes + VGPU_PAGE_BYTES - 1) / VGPU_PAGE_BYTES);
-
-    *out = NULL;
-    if (pages == 0)
-        return 0;
-    void *at = g->api.xengntshr_share_pages(g->share, g->backend_id, (int)pages, refs + off / VGPU_PAGE_BYTES, writable);
-    if (!at)
-        return -(errno ? errno : ENOSPC);
-    g->shares[which].at = *out = at;
-    g->shares[which].pages = pages;
-    return 0;
-}
-
-static int pages_share(struct xen_guest *g, const struct vgpu_region_header *h, uint32_t index_pages, uint32_t *refs,
-                       struct vgpu_carrier_region *r)
-{
-    uint32_t index_refs[VGPU_XEN_INDEX_MAX], host_ref;
-    void *index = NULL, *head = NULL;
-
-    g->directory = g->api.xengntshr_share_page_notify(g->share, g->backend_id, &g->directory_ref, 0,
-                                                      offsetof(struct vgpu_xen_directory, guest_alive), (evtchn_port_t)g->port);
-    if (!g->directory)
-        return -(errno ? errno : ENOSPC);
-    g->host_page = g->api.xengntshr_share_pages(g->share, g->backend_id, 1, &host_ref, 1);
-    if (!g->host_page)
-        return -(errno ? errno : ENOSPC);
-    /* Header and guest control page are ours alone to write; of the rest the host writes to each page. */
-    int rc = part_share(g, SHARE_HEAD, 0, 2 * VGPU_PAGE_BYTES, false, refs, &head);
-    if (rc == 0)
-        rc = part_share(g, SHARE_HOST_CTRL, h->host_ctrl_off, VGPU_PAGE_BYTES, true, refs, &r->host_ctrl);
-    if (rc == 0)
-        rc = part_share(g, SHARE_SQ, h->sq_off, (uint64_t)h->sq_slots * VGPU_SLOT_BYTES, !g->strict_ro, refs, &r->sq);
-    if (rc == 0)
-        rc = part_share(g, SHARE_CQ, h->cq_off, (uint64_t)h->cq_slots * VGPU_SLOT_BYTES, true, refs, &r->cq);
-    if (rc == 0)
-        rc = part_share(g, SHARE_ARENA, h->arena_off, h->arena_bytes, true, refs, &r->arena);
-    if (rc == 0)
-        rc = part_share(g, SHARE_INDEX, 0, (uint64_t)index_pages * VGPU_PAGE_BYTES, false, index_refs, &index);
-    if (rc)
-        return rc;
-    r->header = head;
-    r->guest_ctrl = (char *)head + VGPU_PAGE_BYTES;
-    memcpy(index, refs, (size_t)(h->region_bytes / VGPU_PAGE_BYTES) * sizeof(*refs));
-    memset(g->directory, 0, sizeof(*g->directory));
-    g->directory->magic = VGPU_XEN_DIRECTORY_MAGIC;
-    g->directory->version = VGPU_XEN_PROTOCOL;
-    g->directory->flags = g->strict_ro ? VGPU_XEN_SQ_READ_ONLY : 0;
-    g->directory->region_bytes = h->region_bytes;
-    g->directory->region_pages = (uint32_t)(h->region_bytes / VGPU_PAGE_BYTES);
-    g->directory->index_pages = index_pages;
-    g->directory->host_page_ref = host_ref;
-    memcpy(g->directory->index_ref, index_refs, index_pages * sizeof(*index_refs));
-    return 0;
-}
-
-static int xen_region_make(struct vgpu_carrier *base, const struct vgpu_region_header *h, bool hugepages,
-                           struct vgpu_carrier_region *r, struct vgpu_err *err)
-{
-    struct xen_guest *g = of(base);
-    uint64_t pages = h->region_bytes / VGPU_PAGE_BYTES;
-    uint64_t index_pages = (pages + VGPU_XEN_INDEX_REFS - 1) / VGPU_XEN_INDEX_REFS;
-
-    (void)hugepages; /* grants are of 4 KiB */
-    if (h->guest_ctrl_off != VGPU_PAGE_BYTES)
-        return vgpu_err_set(err, EINVAL, "a region whose guest control page is not the second page cannot be granted");
-    if (index_pages > VGPU_XEN_INDEX_MAX)
-        return vgpu_err_set(err, E2BIG, "a Xen guest's region has at most 3.5 GiB; ask for a smaller arena");
-    uint32_t *refs = calloc(pages, sizeof(*refs));
-    if (!refs)
-        return vgpu_err_set(err, ENOMEM, "no memory for %" PRIu64 " grant references", pages);
-    int rc = pages_share(g, h, (uint32_t)index_pages, refs, r);
-    free(refs);
-    if (rc) {
-        region_drop(g);
-        r->header = NULL;
-        return share_error(pages + index_pages + OWN_PAGES, -rc, err);
+        !front_write(g, VGPU_XEN_NODE_STATE, VGPU_XEN_INITIALISING)) {
+        rc = vgpu_err_set(err, errno, "cannot write to this domain's nodes " VGPU_XEN_FRONTEND " in xenstore: %s",
+                          strerror(errno));
+        g->request[0] = '\0'; /* it may stand there or not */
+        return fail(g, rc);
     }
-    r->bytes = h->region_bytes;
-    r->fd = -1;
+    g->base.step = VGPU_CARRIER_HELLO_SENT;
     return 0;
 }
 
@@ -453,10 +350,9 @@ static bool byte_set(const uint8_t *byte)
 static bool xen_alive(struct vgpu_carrier *base, struct vgpu_err *err)
 {
     struct xen_guest *g = of(base);
-    char request[24];
 
     err->text[0] = '\0';
-    if (g->base.step != VGPU_CARRIER_ATTACHED || g->abandoned || !byte_set(&g->host_page->daemon_alive))
+    if (g->base.step != VGPU_CARRIER_ATTACHED || g->moved || !byte_set(&g->host_page->daemon_alive))
         return false;
     uint64_t now = vgpu_now_ns();
     if (now < g->look_ns)
@@ -464,9 +360,7 @@ static bool xen_alive(struct vgpu_carrier *base, struct vgpu_err *err)
     g->look_ns = now + WATCH_INTERVAL_NS;
     if (backend_state(g) == VGPU_XEN_CONNECTED)
         return true;
-    /* Other nodes than those that we wrote: this domain was restored elsewhere, where nobody has mapped our pages. */
-    vgpu_xen_node_read(&g->api, g->xs, VGPU_XEN_FRONTEND, VGPU_XEN_NODE_REQUEST, request, sizeof(request));
-    g->abandoned = strcmp(request, g->request) != 0;
+    look_moved(g);
     return false;
 }
 
@@ -474,7 +368,7 @@ static bool xen_released(struct vgpu_carrier *base)
 {
     struct xen_guest *g = of(base);
 
-    return !g->host_page || g->abandoned ||
+    return !g->host_page || g->moved ||
            (!byte_set(&g->host_page->daemon_alive) && !byte_set(&g->host_page->executor_alive));
 }
 
@@ -490,7 +384,8 @@ static void xen_drain(struct vgpu_carrier *base)
 {
     struct xen_guest *g = of(base);
 
-    vgpu_xen_events_take(&g->api, g->events);
+    if (g->events)
+        vgpu_xen_events_take(&g->api, g->events);
 }
 
 /* Has the backend taken leave? Unknown: it ended, or answers no more. */
@@ -504,7 +399,7 @@ static void xen_goodbye(struct vgpu_carrier *base, uint64_t timeout_ns)
     struct xen_guest *g = of(base);
     uint64_t deadline = vgpu_now_ns() + timeout_ns;
 
-    if (g->base.step == VGPU_CARRIER_ATTACHED && !g->abandoned && front_write(g, VGPU_XEN_NODE_STATE, VGPU_XEN_CLOSING))
+    if (g->base.step == VGPU_CARRIER_ATTACHED && !look_moved(g) && front_write(g, VGPU_XEN_NODE_STATE, VGPU_XEN_CLOSING))
         while (!(xen_released(base) && left(backend_state(g))) && vgpu_now_ns() < deadline)
             nanosleep(&(struct timespec){.tv_nsec = LOOK_INTERVAL_NS}, NULL);
     xen_close(base);
@@ -517,12 +412,9 @@ static void xen_free(struct vgpu_carrier *base)
     if (!g)
         return;
     xen_close(base);
-    region_drop(g);
-    if (g->events) {
-        if (g->port >= 0)
-            g->api.xenevtchn_unbind(g->events, (evtchn_port_t)g->port);
+    vgpu_xen_region_free(base, &(struct vgpu_carrier_region){0});
+    if (g->events)
         g->api.xenevtchn_close(g->events);
-    }
     if (g->share)
         g->api.xengntshr_close(g->share);
     if (g->xs)
@@ -536,8 +428,8 @@ static void xen_free(struct vgpu_carrier *base)
 static const struct vgpu_carrier_ops xen_ops = {
     .name = "xen",
     .connect = xen_connect,
-    .region_make = xen_region_make,
-    .region_free = xen_region_free,
+    .region_make = vgpu_xen_region_make,
+    .region_free = vgpu_xen_region_free,
     .attach = xen_attach,
     .advance = xen_advance,
     .await = xen_await,

@@ -395,6 +395,7 @@ struct xenevtchn_handle {
 };
 static struct port {
     bool used, masked, pending;
+    bool lost; /* in a restore: what is left of it in the guest's kernel */
     uint32_t domid, remote_domid;
     uint32_t remote; /* 0: unbound */
     struct core *core;
@@ -466,6 +467,8 @@ int xenevtchn_unbind(xenevtchn_handle *h, evtchn_port_t port)
 {
     if (port >= PORTS || !ports[port].used || ports[port].core != h->core)
         return -1;
+    if (ports[port].lost)
+        abort();
     if (ports[port].remote)
         ports[ports[port].remote].remote = 0;
     memset(&ports[port], 0, sizeof(ports[port]));
@@ -587,17 +590,44 @@ static struct map *map_make(void *at, uint32_t pages)
     abort();
 }
 
-static void map_end(void *at)
+/* The file that is mapped at an address: a mapping may have been moved since it was made. */
+static ino_t inode_at(const void *at)
+{
+    FILE *list = fopen("/proc/self/maps", "r");
+    unsigned long long from, to, inode = 0;
+    char line[512];
+
+    while (list && fgets(line, sizeof(line), list) && !inode)
+        if (sscanf(line, "%llx-%llx %*s %*s %*s %llu", &from, &to, &inode) != 3 || from > (uintptr_t)at || to <= (uintptr_t)at)
+            inode = 0;
+    if (list)
+        fclose(list);
+    return (ino_t)inode;
+}
+
+static bool map_is(const struct map *m, const void *at, bool shared)
+{
+    struct stat st;
+
+    if (!m->at || m->shared != shared)
+        return false;
+    if (!shared)
+        return m->at == at;
+    return fstat(m->fd, &st) == 0 && st.st_ino == inode_at(at);
+}
+
+static void map_end(void *at, bool shared)
 {
     for (int i = 0; i < MAPS; i++) {
         struct map *m = &maps[i];
-        if (m->at != at)
+        if (!map_is(m, at, shared))
             continue;
+        m->at = at;
         if (m->notice.port) {
             ((uint8_t *)m->at)[m->notice.off] = 0;
             send_event(m->notice.port);
         }
-        for (uint32_t p = 0; m->shared && p < m->pages; p++)
+        for (uint32_t p = 0; m->shared && p < m->pages && m->first_ref; p++)
             memset(&grants[m->first_ref + p], 0, sizeof(grants[0]));
         munmap(m->at, (size_t)m->pages * PAGE);
         if (m->fd >= 0)
@@ -679,7 +709,7 @@ void *xengnttab_map_grant_ref_notify(xengnttab_handle *h, uint32_t domid, uint32
 
 int xengnttab_unmap(xengnttab_handle *h, void *start, uint32_t count)
 {
-    map_end(start);
+    map_end(start, false);
     return 0;
 }
 
@@ -725,8 +755,24 @@ void *xengntshr_share_page_notify(xengntshr_handle *h, uint32_t domid, uint32_t 
 
 int xengntshr_unshare(xengntshr_handle *h, void *start, uint32_t count)
 {
-    map_end(start);
+    map_end(start, true);
     return 0;
+}
+
+void fake_xen_domain_restore(uint32_t domid, const char *uuid)
+{
+    for (uint32_t p = 1; p < PORTS; p++)
+        if (ports[p].used && ports[p].domid == domid) {
+            ports[p].lost = true;
+            ports[p].remote = 0;
+        }
+    for (uint32_t i = 0; i < MAPS; i++)
+        if (maps[i].at && maps[i].shared && grants[maps[i].first_ref].domid == domid) {
+            for (uint32_t p = 0; p < maps[i].pages; p++)
+                memset(&grants[maps[i].first_ref + p], 0, sizeof(grants[0]));
+            maps[i].first_ref = 0;
+        }
+    fake_xen_domain_create(domid, uuid);
 }
 
 void fake_xen_revoke(uint32_t ref)

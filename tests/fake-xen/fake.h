@@ -16,6 +16,9 @@ void fake_xen_domain(uint32_t domid);
 void fake_xen_domain_create(uint32_t domid, const char *uuid);
 /* Its nodes go; what others have mapped of it stays. */
 void fake_xen_domain_destroy(uint32_t domid);
+/* What a save and restore leave of a domain: its memory. Its nodes are new, and its grants and ports are void; to unbind or
+ * close one of those ports aborts, as Linux's xen-evtchn does. Before: fake_xen_domain_destroy(). */
+void fake_xen_domain_restore(uint32_t domid, const char *uuid);
 /* Called after each write to xenstore. */
 void fake_xen_on_write(void (*hook)(const char *path, const char *value));
 /* Value of a node, or NULL; valid until it changes. */

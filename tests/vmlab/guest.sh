@@ -40,7 +40,7 @@ check() {
 }
 # wait_until SECONDS COMMAND...
 wait_until() {
-    local until=$(($(cut -d. -f1 /proc/uptime) + $1))
+    local until=$(($(cut -d. -f1 /proc/uptime) + $1 * ${PATIENCE:-1}))
     shift
     until "$@" >/dev/null 2>&1; do
         [ "$(cut -d. -f1 /proc/uptime)" -lt "$until" ] || return 1

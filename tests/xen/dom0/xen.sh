@@ -34,7 +34,7 @@ guest_create() {
     {
         printf 'name = "%s"\ntype = "%s"\nkernel = "/boot/vmlinux"\nramdisk = "/boot/domu.cpio"\n' "$name" "$type"
         printf 'memory = %s\nvcpus = 1\n' "$memory"
-        printf 'extra = "console=hvc0 quiet rdinit=/init %s"\n' "$args"
+        printf 'extra = "console=hvc0 quiet rdinit=/init lab.patience=%s %s"\n' "$PATIENCE" "$args"
         printf 'on_poweroff = "destroy"\non_crash = "destroy"\n'
         if [ -n "$uuid" ]; then printf 'uuid = "%s"\n' "$uuid"; fi
     } >"/etc/xen/$name.cfg"

@@ -5,6 +5,7 @@
 # Blocks in between: guests that poll take the CPU from each other.
 . /vmlab.sh
 vmlab_mounts
+export PATIENCE=$(vmlab_argument lab.patience 1)
 limit=$(vmlab_argument lab.grants)
 insmod /mod/xen-evtchn.ko
 insmod /mod/xen-gntalloc.ko ${limit:+limit=$limit}
