@@ -30,6 +30,8 @@ bool fake_xen_written(uint32_t ref);
 
 struct fake_xen_counts {
     uint32_t grants, mapped_pages, ports, handles;
+    /* Since the start: pages granted and mapped, calls that unmapped, events sent, channels taken in. */
+    uint64_t granted, mapped, unmaps, sends, takes;
 };
 void fake_xen_count(struct fake_xen_counts *out);
 

@@ -91,7 +91,7 @@ class Lab:
         for module in ('xen-privcmd', 'xen-evtchn', 'xen-gntdev', 'xen-gntalloc', 'xenfs'):
             image.file(f'mod/{module}.ko', self.kernel.module(module))
         tools = f'usr/lib/xen-{VERSION}/bin'
-        for tool in ('xenstored', 'xenconsoled', 'xl', 'xen-init-dom0', 'libxl-save-helper'):
+        for tool in ('xenstored', 'xenconsoled', 'xl', 'xen-init-dom0', 'libxl-save-helper', 'lsevtchn'):
             image.program(f'{tools}/{tool}', os.path.join(self.xen_root, tools, tool))
         image.library('/lib/x86_64-linux-gnu/libgcc_s.so.1')   # xl ends its threads through it
         for name in GUEST_LIBRARIES:
@@ -106,6 +106,8 @@ class Lab:
         for source in glob.glob(os.path.join(HERE, 'dom0', '*.sh')):
             image.file('lab/' + os.path.basename(source), source)
         image.link('init', 'lab/init.sh')
+        script = os.path.join(os.path.dirname(os.path.dirname(HERE)), 'config', 'xen', 'vgpu-xen-device')
+        image.file('lab/vgpu-xen-device', script, 0o755)
         image.file('lab/init.sh', os.path.join(HERE, 'dom0', 'init.sh'), 0o755)
         image.file('lab/scenario.sh', '\n'.join(part_text(part) for part in parts).encode())
         target = os.path.join(self.work, 'dom0.cpio')

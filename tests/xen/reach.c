@@ -6,12 +6,14 @@
  *   write DOMID REF           maps it read-only and writes to it: the CPU must refuse (a signal)
  *   bind DOMID PORT           binds an event channel
  *   offer DOMID SECONDS       opens an event channel for that domain alone, prints its port, and waits
+ *   nodes read|write PATH...  how many of these xenstore nodes it can read, or write to; "N of M"; 0: all, 1: not all
  *
  * Exit 0: reached; 1: refused (the line says how); 2: wrong arguments or no Xen here.
  */
 #include <errno.h>
 #include <setjmp.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,6 +23,7 @@
 
 #include <xenevtchn.h>
 #include <xengnttab.h>
+#include <xenstore.h>
 
 static sigjmp_buf refused;
 
@@ -99,12 +102,34 @@ static int offer_channel(uint32_t domid, uint32_t seconds)
     return 0;
 }
 
+static int nodes_reach(bool writing, char **paths, int n)
+{
+    struct xs_handle *xs = xs_open(0);
+    int reached = 0;
+
+    if (!xs) {
+        printf("xenstore: %s\n", strerror(errno));
+        return 2;
+    }
+    for (int i = 0; i < n; i++) {
+        unsigned bytes;
+        char *value = writing ? NULL : xs_read(xs, XBT_NULL, paths[i], &bytes);
+        reached += writing ? xs_write(xs, XBT_NULL, paths[i], "2", 1) : value != NULL;
+        free(value);
+    }
+    xs_close(xs);
+    printf("%d of %d\n", reached, n);
+    return reached == n ? 0 : 1;
+}
+
 int main(int argc, char **argv)
 {
     char *end = NULL;
 
     if (argc < 4)
         return 2;
+    if (strcmp(argv[1], "nodes") == 0)
+        return nodes_reach(strcmp(argv[2], "write") == 0, argv + 3, argc - 3);
     uint32_t domid = (uint32_t)strtoul(argv[2], NULL, 10), number = (uint32_t)strtoul(argv[3], &end, 10);
     if (end == argv[3] || *end != '\0') {
         printf("%s is no number\n", argv[3]);

@@ -39,7 +39,9 @@ while read -r name pool priority; do
 done </tmp/plan
 devices_up() { local n; for n; do wait_until 60 xenstore-exists "$(device "$n")/state" || return 1; done; }
 ten_up() { guests_up $NAMES && devices_up $NAMES; }
-check ten-up "$(xl list | grep -c ' g[0-9]') domains, $(free_mib) MiB left" ten_up
+ten_up
+status=$?
+check ten-up "$(xl list | grep -c '^g[0-9]') domains, $(free_mib) MiB left" [ $status -eq 0 ]
 mark ten
 
 # all SECONDS COMMAND: in all ten at once. WRONG: who did not end well.
@@ -50,19 +52,19 @@ all() {
     for name in $NAMES; do guest_wait "$name" "$1" || WRONG="$WRONG $name ($?: $REPLY)"; done
     [ -z "$WRONG" ]
 }
-all 240 'vgpu-vecadd'
+all 240 'patiently vgpu-vecadd'
 check ten-vecadd "ten at once, each sum checked${WRONG:+; wrong:$WRONG}" [ -z "$WRONG" ]
 mark vecadd
-all 240 'vgpu-gemm --size 48x32x64'
+all 240 'patiently vgpu-gemm --size 48x32x64'
 check ten-gemm "ten at once, each element checked${WRONG:+; wrong:$WRONG}" [ -z "$WRONG" ]
 mark gemm
-guest_run g10 120 'vgpu-vecadd --size 1048576'
+guest_run g10 120 'patiently vgpu-vecadd --size 1048576'
 check large-vectors "$REPLY" [ $? -eq 0 ]
 
 # All queue up behind a device that stands still. EACH is less than a quarter of the ring.
-EACH=200 STALL_S=45
+EACH=200 STALL_S=$((15 * PATIENCE))
 all 30 "rm -rf /tmp/o; mkdir /tmp/o"
-all 30 "(vgpu-lab-guest order $EACH /tmp/o </dev/null >/tmp/o/out 2>&1; echo \$? >/tmp/o/status) </dev/null >/dev/null 2>&1 &"
+all 30 "(patiently vgpu-lab-guest order $EACH /tmp/o >/tmp/o/out 2>&1; echo \$? >/tmp/o/status) </dev/null >/dev/null 2>&1 &"
 all 60 'while [ ! -e /tmp/o/attached ]; do sleep 0.2; done'
 vms() { $CTL stats --json | sed 's/{"vm_id"/\n&/g' | sed -n 's/^{"vm_id": *\([0-9]*\),.*"accepted": *\([0-9]*\).*/\1 \2/p'; }
 vms >/tmp/accepted.before
