@@ -319,20 +319,20 @@ def quarantine(t):
 
 def malformed(t):
     t.say('The control socket bounds its clients:')
-    for what, request, code in (('a request of 100 KB', b'x' * 100000 + b'\n', 'EMSGSIZE'),
-                                ('what is no JSON', b'{"command":\n', 'EINVAL'),
-                                ('a VM id of -1', b'{"command":"remove-vm","args":{"vm_ids":[-1]}}\n', 'EINVAL'),
-                                ('an argument that nobody knows', b'{"command":"list-vms","args":{"x":1}}\n', 'EINVAL')):
+    for what, request, codes in (('a request of 40 MB', b'x' * 40000000 + b'\n', ('EMSGSIZE', 'cut off')),
+                                 ('what is no JSON', b'{"command":\n', ('EINVAL',)),
+                                 ('a VM id of -1', b'{"command":"remove-vm","args":{"vm_ids":[-1]}}\n', ('EINVAL',)),
+                                 ('an unknown argument', b'{"command":"list-vms","args":{"x":1}}\n', ('EINVAL',))):
         with socket.socket(socket.AF_UNIX) as s:
-            s.settimeout(10)
+            s.settimeout(30)
             s.connect(t.control)
             try:
                 s.sendall(request)
                 answer = b''.join(iter(lambda: s.recv(65536), b''))
             except (BrokenPipeError, ConnectionResetError):
                 answer = b''  # closed with the rest unread, which may take its answer along
-        error = json.loads(answer)['error'] if answer else {'code': code if code == 'EMSGSIZE' else None, 'message': 'cut off'}
-        t.check(error['code'] == code, f'{what}: {error["code"]}: {error["message"][:90]}')
+        error = json.loads(answer)['error'] if answer else {'code': 'cut off', 'message': 'before it was read to its end'}
+        t.check(error['code'] in codes, f'{what}: {error["code"]}: {error["message"][:90]}')
     t.check(t.ask('version')['version'], 'and vgpud answers the next one', asked=True)
 
 
