@@ -13,6 +13,7 @@
 #include "bench/rings/rings.h"
 #include "bench/scale/scale.h"
 #include "bench/transport/transport.h"
+#include "bench/tune/tune.h"
 
 #define TAKES_GPU (BENCH_TAKES_DURATION | BENCH_TAKES_ENGINE)
 
@@ -36,6 +37,10 @@ const struct bench_suite bench_suites[] = {
      TAKES_GPU | BENCH_TAKES_PAYLOAD},
     {"control", "requests of administrators, and what guests notice of them", bench_control_run, bench_control_list,
      BENCH_TAKES_DURATION | BENCH_TAKES_VMS | BENCH_TAKES_CLIENTS},
+    {"steady", "so many guests at work for minutes: what drifts", bench_steady_run, bench_steady_list,
+     TAKES_GPU | BENCH_TAKES_VMS | BENCH_TAKES_MINUTES},
+    {"tune", "vgpud with one setting changed at a time: idle policy, cores, hugepages", bench_tune_run, bench_tune_list,
+     BENCH_TAKES_DURATION},
     {NULL, NULL, NULL, NULL, 0},
 };
 

@@ -5,13 +5,18 @@
   bench/report.py ROWS.jsonl... --html report.html   tables and plots in one file that loads nothing
   bench/report.py ROWS.jsonl... --csv rows.csv       one line a row, histograms left out
   bench/report.py ROWS.jsonl... --goals              goals and what was reached, as a Markdown table
+  bench/report.py --goals-into docs/performance.md   all goals of bench/goals.json, from the rows in bench/results/
+  bench/report.py --goals-into FILE --check          says whether FILE has that table as it would be now
 """
 import argparse
 import csv
 import html
 import json
 import math
+import os
 import sys
+
+import goals
 
 COLOURS = ('#2a78d6', '#d9622b', '#1f9d6b', '#b3489b', '#8a6d1d', '#5b5fd0', '#c43d4b', '#4b8a9c',
            '#77933c', '#8d6e63', '#00897b', '#6d4c41')
@@ -263,11 +268,25 @@ def report_html(rows, path):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('rows', nargs='+', metavar='ROWS.jsonl')
+    parser.add_argument('rows', nargs='*', metavar='ROWS.jsonl')
     parser.add_argument('--html', metavar='FILE')
     parser.add_argument('--csv', metavar='FILE')
     parser.add_argument('--goals', action='store_true')
+    parser.add_argument('--goals-into', metavar='FILE')
+    parser.add_argument('--check', action='store_true')
+    parser.add_argument('--results', metavar='FOLDER', default=os.path.dirname(os.path.abspath(__file__)),
+                        help='where goals.json and results/ are')
     args = parser.parse_args()
+    if args.goals_into:
+        try:
+            same = goals.block_put(args.goals_into, args.results, args.check)
+        except (goals.Missing, OSError, ValueError, KeyError) as error:
+            sys.exit(f'report: {error}')
+        if not same:
+            sys.exit(f'report: the goals in {args.goals_into} are not those of bench/results; run this without --check')
+        return
+    if not args.rows:
+        parser.error('no rows: give files that --json wrote')
     if not (args.html or args.csv or args.goals):
         parser.error('nothing to make: --html, --csv or --goals')
     rows = load(args.rows)

@@ -1,22 +1,24 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# ./run bench: suites rings, path and scale unless others are named; rows and a report beside the program unless --json says
-# where rows go. `compare`, --list and --help are passed on as they are.
+# ./run bench: suites rings, path, scale, transport and control unless others are named; rows and a report beside the program
+# unless --json says where rows go. `compare`, `plan`, --list and --help are passed on as they are.
 set -u
 root=$(cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/.." && pwd) || exit 1
 bench=$root/build/bench/vgpu-bench
+case ${1:-} in compare | plan) exec "$bench" "$@" ;; esac
 suites=no
 skip=no
 for argument in "$@"; do
     [ "$skip" = yes ] && { skip=no; continue; }
     case $argument in
-    compare | --list | --help | -h | --json | --json=*) exec "$bench" "$@" ;;
-    --filter | --reps | --seconds | --cores | --gpu-options) skip=yes ;;
+    --list | --help | -h | --json | --json=*) exec "$bench" "$@" ;;
+    --*=* | --gpu-small) ;;
+    --*) skip=yes ;; # its value comes next
     -*) ;;
     *) suites=yes ;;
     esac
 done
-[ "$suites" = yes ] || set -- rings path scale "$@"
+[ "$suites" = yes ] || set -- rings path scale transport control "$@"
 place=$root/build/bench
 [ -w "$place" ] || place=${TMPDIR:-/tmp}
 "$bench" "$@" --json="$place/rows.jsonl"

@@ -3,6 +3,7 @@
 #include "bench/gpu/gpu.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -62,7 +63,7 @@ void gpu_record(struct gpu *g, const struct gpu_cell *c, const struct outcome *o
     bench_record(g->b, c->bench, c->subject, c->params, "rate", "op/s", out->rate);
     for (size_t i = 0; i < sizeof(quantiles) / sizeof(quantiles[0]) && out->hist.count; i++)
         bench_record(g->b, c->bench, c->subject, c->params, quantiles[i].metric, "us",
-                     tenant_hist_quantile(&out->hist, quantiles[i].q) / 1e3);
+                     tenant_hist_quantile(&out->hist, fmin(quantiles[i].q, 1 - 0.5 / (double)out->hist.count)) / 1e3);
 }
 
 void gpu_measure(struct gpu *g, const struct gpu_cell *c)

@@ -257,7 +257,7 @@ int crew_prepare(struct gpu *g, const struct crew *c, const struct tenant_cell *
         struct member *m = member_of(g, c->kind, c->first + i);
         char byte = TENANT_PREPARE;
         m->shared->cell = *cell;
-        m->shared->cell.share = g->shared_cores;
+        m->shared->cell.share = g->shared_cores || c->count > (uint32_t)g->tenants_max;
         vgpu_store_relaxed(&m->shared->go, 0); /* it sleeps in read(), which orders this */
         if (send(m->fd, &byte, 1, MSG_NOSIGNAL) != 1)
             rc = said(out, -EPIPE, m, "ended");
@@ -298,6 +298,7 @@ int crew_collect(struct gpu *g, const struct crew *c, struct outcome *out)
         }
         const struct tenant_result *r = &m->shared->result;
         out->ops += r->ops;
+        out->least = i == 0 || r->ops < out->least ? r->ops : out->least;
         out->rate += r->elapsed_ns ? (double)r->ops * 1e9 / (double)r->elapsed_ns : 0;
         tenant_hist_merge(&out->hist, &r->hist);
     }

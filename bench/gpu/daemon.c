@@ -48,6 +48,11 @@ bool daemon_alive(const struct gpu *g)
     return g->daemon && waitpid(g->daemon->pid, &status, WNOHANG) == 0;
 }
 
+pid_t daemon_pid(const struct gpu *g)
+{
+    return g->daemon ? g->daemon->pid : 0;
+}
+
 static int huge_pages(void)
 {
     char line[128];
@@ -127,7 +132,7 @@ static int config_write(const struct gpu *g, const struct gpu_daemon *d, const c
         rc = executor_write(f, g, c, 1);
     fprintf(f, "pools:\n");
     for (int i = 0; i < (c->two_pools ? 2 : 1); i++) {
-        fprintf(f, "  - name: %c\n    executor: E%d\n", "AB"[i], c -> two_gpus ? i : 0);
+        fprintf(f, "  - name: %c\n    executor: E%d\n    capacity: 64\n", "AB"[i], c->two_gpus ? i : 0);
         if (c->budget)
             fprintf(f, "    budget: {high: %u, medium: %u, low: %u}\n", c->budget, c->budget, c->budget);
     }

@@ -18,6 +18,8 @@ void bench_gpu_list(FILE *to);
 int bench_priority_run(struct bench *b);
 int bench_isolation_run(struct bench *b);
 int bench_copy_run(struct bench *b);
+int bench_steady_run(struct bench *b); /* steady.c */
+void bench_steady_list(FILE *to);
 void bench_priority_list(FILE *to);
 void bench_isolation_list(FILE *to);
 void bench_copy_list(FILE *to);
@@ -125,6 +127,7 @@ bool daemon_alive(const struct gpu *g);
 /* Where it ended by itself: starts it again, some times. */
 int daemon_revive(struct gpu *g);
 void daemon_log_tail(const struct gpu *g);
+pid_t daemon_pid(const struct gpu *g); /* 0: none runs */
 /* Paths, into buffers of 128 bytes. */
 void daemon_paths(const struct gpu *g, uint32_t vm, char *socket_path, char *token_path);
 const struct gpu_vm *daemon_vm(const struct gpu *g, uint32_t vm);
@@ -143,6 +146,7 @@ struct outcome {
     int rc;
     double rate; /* operations a second, over all tenants */
     uint64_t ops;
+    uint64_t least; /* of one tenant */
     struct tenant_hist hist;
     char text[TENANT_TEXT_BYTES];
 };

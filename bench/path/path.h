@@ -63,6 +63,16 @@ void path_bare_host_main(void *arg);
 struct path_daemon;
 /* NULL, said aloud, when its program is not beside ours or does not start. executor_cpu < 0: in the poll core's loop. */
 struct path_daemon *path_daemon_start(struct bench *b, int poll_cpu, int executor_cpu);
+/* The same with an idle policy ("{spin_us: 0, ...}"; NULL: the default) of poll core and executor, poll_cpu < 0: where the
+ * kernel likes, and hugepages for what vgpud and the guest map. */
+struct path_daemon_options {
+    int poll_cpu, executor_cpu;
+    const char *idle;
+    bool hugepages;
+};
+struct path_daemon *path_daemon_start_with(struct bench *b, const struct path_daemon_options *o);
+struct vgpu *path_daemon_guest(struct path_daemon *d);
+pid_t path_daemon_pid(const struct path_daemon *d);
 void path_daemon_stop(struct path_daemon *d);
 /* As path_load's: hist and count are filled. 0 or -errno, said aloud. */
 int path_daemon_measure(struct path_daemon *d, struct bench *b, bool stream, struct path_load *load);

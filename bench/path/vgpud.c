@@ -27,23 +27,26 @@ struct path_daemon {
     uint32_t cap;
 };
 
-static int config_write(const struct path_daemon *d, const char *executor, int poll_cpu, int executor_cpu)
+static int config_write(const struct path_daemon *d, const char *executor, const struct path_daemon_options *o)
 {
-    char path[128], cpu[16] = "any";
+    char path[128], poll_cpu[16] = "any", cpu[16] = "any";
 
     snprintf(path, sizeof(path), "%s/vgpud.yaml", d->dir);
     FILE *f = fopen(path, "w");
     if (!f)
         return -errno;
-    if (executor_cpu >= 0)
-        snprintf(cpu, sizeof(cpu), "%d", executor_cpu);
+    if (o->poll_cpu >= 0)
+        snprintf(poll_cpu, sizeof(poll_cpu), "%d", o->poll_cpu);
+    if (o->executor_cpu >= 0)
+        snprintf(cpu, sizeof(cpu), "%d", o->executor_cpu);
+    fprintf(f, "paths:\n  run_dir: %s/run\n  state_dir: %s/state\n  executor: %s\npoll_cores:\n  cpus: [%s]\n", d->dir, d->dir,
+            executor, poll_cpu);
+    if (o->idle)
+        fprintf(f, "  idle: %s\nexecutor_idle: %s\n", o->idle, o->idle);
     fprintf(f,
-            "paths:\n  run_dir: %s/run\n  state_dir: %s/state\n  executor: %s\n"
-            "poll_cores:\n  cpus: [%d]\n"
-            "executors:\n  - name: E\n    backend: \"null\"\n    cpu: %s\n    in_process: %s\n"
+            "memory:\n  hugepages: %s\nexecutors:\n  - name: E\n    backend: \"null\"\n    cpu: %s\n    in_process: %s\n"
             "pools:\n  - name: A\n    executor: E\n    capacity: %u\n",
-            d->dir, d->dir, executor, poll_cpu, cpu, executor_cpu < 0 ? "true" : "false",
-            CAPACITY);
+            o->hugepages ? "true" : "false", cpu, o->executor_cpu < 0 ? "true" : "false", CAPACITY);
     return fclose(f) ? -errno : 0;
 }
 
@@ -102,11 +105,12 @@ static int vm_register(const struct path_daemon *d, char *ctl)
     return 0;
 }
 
-static int attach(struct path_daemon *d, struct bench *b)
+static int attach(struct path_daemon *d, struct bench *b, bool hugepages)
 {
     char sock[128], token[128], error[256] = "";
     struct vgpu_options options = {.vm_id = 1, .socket_path = sock, .token_path = token,
-                                   .ring_slots = path_plan.slots};
+                                   .ring_slots = path_plan.slots,
+                                   .flags = hugepages ? VGPU_OPEN_HUGEPAGES : 0};
     struct vgpu_properties props;
 
     snprintf(sock, sizeof(sock), "%s/run/attach.sock", d->dir);
@@ -161,10 +165,25 @@ static void log_show(const struct path_daemon *d, FILE *to)
         fclose(f);
 }
 
+struct vgpu *path_daemon_guest(struct path_daemon *d)
+{
+    return d->vgpu;
+}
+
+pid_t path_daemon_pid(const struct path_daemon *d)
+{
+    return d->pid;
+}
+
 struct path_daemon *path_daemon_start(struct bench *b, int poll_cpu, int executor_cpu)
 {
+    return path_daemon_start_with(b, &(struct path_daemon_options){.poll_cpu = poll_cpu, .executor_cpu = executor_cpu});
+}
+
+struct path_daemon *path_daemon_start_with(struct bench *b, const struct path_daemon_options *o)
+{
     char vgpud[PATH_MAX], exec[PATH_MAX], ctl[PATH_MAX], sub[128];
-    const char *subject = executor_cpu < 0 ? "vgpud" : "vgpud-split";
+    const char *subject = o->executor_cpu < 0 ? "vgpud" : "vgpud-split";
     struct path_daemon *d = calloc(1, sizeof(*d));
 
     if (!d)
@@ -182,13 +201,13 @@ struct path_daemon *path_daemon_start(struct bench *b, int poll_cpu, int executo
         return NULL;
     }
     snprintf(sub, sizeof(sub), "%s/state", d->dir);
-    int rc = mkdir(sub, 0700) ? -errno : config_write(d, exec, poll_cpu, executor_cpu);
+    int rc = mkdir(sub, 0700) ? -errno : config_write(d, exec, o);
     if (rc == 0)
         rc = daemon_spawn(d, vgpud);
     if (rc == 0)
         rc = vm_register(d, ctl);
     if (rc == 0)
-        rc = attach(d, b);
+        rc = attach(d, b, o->hugepages);
     if (rc == 0)
         return d;
     fprintf(b->text, "SKIPPED: %s: did not start:\n", subject);

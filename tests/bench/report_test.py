@@ -65,6 +65,37 @@ def run(program, rows, *options):
         return done.returncode, done.stdout + done.stderr, made
 
 
+def goals_block(program):
+    """The committed table is that of the committed rows; an edit by hand, a bound that moved and a row that is gone are found."""
+    root = os.path.dirname(os.path.dirname(os.path.abspath(program)))
+    document, bench = os.path.join(root, 'docs', 'performance.md'), os.path.join(root, 'bench')
+
+    def check(path, folder):
+        done = subprocess.run([sys.executable, program, '--goals-into', path, '--check', '--results', folder],
+                              stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+        return done.returncode, done.stderr
+    with open(document, encoding='utf-8') as text:
+        committed = text.read()
+    with open(os.path.join(bench, 'goals.json'), encoding='utf-8') as text:
+        spec = json.load(text)
+    found = [('the goals in docs/performance.md are those of the committed rows', check(document, bench)[0] == 0)]
+    with tempfile.TemporaryDirectory() as directory:
+        edited = os.path.join(directory, 'edited.md')
+        with open(edited, 'w', encoding='utf-8') as out:
+            out.write(committed.replace('**missed**', 'met', 1))
+        code, said = check(edited, bench)
+        found.append(('a verdict that somebody changed is found', code == 1 and 'not those of' in said))
+        os.symlink(os.path.join(bench, 'results'), os.path.join(directory, 'results'))
+        for what, change in (('a bound that moved is found', {'at_most': 1.36}), ('a row that is gone is said', {'ours': [
+                'rings.rtt', 'nobody', {}, 'p50']})):
+            other = [{**spec[0], 'goals': [{**spec[0]['goals'][0], **change}, *spec[0]['goals'][1:]]}, *spec[1:]]
+            with open(os.path.join(directory, 'goals.json'), 'w', encoding='utf-8') as out:
+                json.dump(other, out)
+            code, said = check(document, directory)
+            found.append((what, code == 1 and ('nobody' in said or 'ours' not in change)))
+    return found
+
+
 def main():
     program, failed, number = sys.argv[1], 0, 0
     rows = ''.join(json.dumps(r) + '\n' for r in ROWS)
@@ -87,6 +118,7 @@ def main():
     checks.append(('a line that is no row is named', code == 1 and ':5:' in text))
     code, text, _ = run(program, '', '--goals')
     checks.append(('a file without rows is refused', code == 1 and 'no rows' in text))
+    checks += goals_block(program)
     print(f'1..{len(checks)}')
     for number, (what, ok) in enumerate(checks, 1):
         failed += not ok
