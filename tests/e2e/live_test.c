@@ -198,6 +198,89 @@ static void to_another_executor_while_they_die(void)
     between_executors(E2E_VERIFIED, 100, true);
 }
 
+/* ---- device memory does not move along ---- */
+
+static struct vgpu_buffer take(struct vgpu *v, uint64_t bytes)
+{
+    struct vgpu_buffer b;
+
+    e2e_check(vgpu_arena_alloc(v, bytes, &b) == 0, "%s", vgpu_strerror(v));
+    return b;
+}
+
+static void good(struct vgpu *v, int rc, const char *what)
+{
+    e2e_check(rc == 0, "%s: %d %s", what, rc, vgpu_strerror(v));
+}
+
+static void check_pool(const struct e2e_host *h, struct vgpu *v, const char *pool)
+{
+    static const char *const args[] = {"show-vm", "--vm-id=1", NULL};
+    struct vgpu_properties p = {0};
+    json_t *answer;
+    char error[512];
+
+    e2e_eventually((good(v, vgpu_nop(v), "nop"), vgpu_properties_get(v, &p) == 0 && !strcmp(p.pool, pool)),
+                   "the guest is in pool %s, not %s", p.pool, pool);
+    e2e_check(e2e_ctl(h, &answer, error, sizeof(error), args) == 0, "show-vm: %s", error);
+    const char *said = json_string_value(json_object_get(json_object_get(answer, "vm"), "pool"));
+    e2e_check(said && !strcmp(said, pool), "the registry has pool %s", said);
+    json_decref(answer);
+}
+
+/* Who holds device memory is refused a move, as a whole and with what to do; what need not move it is done; once the
+ * buffers are freed the move is made, and device memory of the new executor is as good. */
+static void device_buffers(void)
+{
+    struct e2e_host h;
+    struct vgpu_buffer on_device, again;
+    char error[512];
+    const uint64_t bytes = 65536;
+
+    e2e_host_start(&h, &(struct e2e_options){.pools = 2});
+    e2e_register(&h, 1, 1, "A", "medium", (const char *const[]){"--device-bytes=1M", NULL});
+    struct vgpu *v = e2e_open(&h, 1, NULL);
+    struct vgpu_buffer from = take(v, bytes), back = take(v, bytes);
+    uint32_t *words = from.host_ptr;
+    for (uint32_t i = 0; i < bytes / 4; i++)
+        words[i] = i * 2654435761u;
+    good(v, vgpu_device_alloc(v, bytes, &on_device), "device_alloc");
+    good(v, vgpu_copy(v, &on_device, &from, bytes), "to the device");
+    for (int round = 0; round < 3; round++) {
+        e2e_check(!e2e_try(&h, 1, "pool", "B", 0, error, sizeof(error)), "a VM with device memory was moved");
+        e2e_check(strstr(error, "holds 65536 bytes of device memory, which cannot move along") &&
+                      strstr(error, "free its buffers, or drain the VM"),
+                  "%s", error);
+        e2e_check(!e2e_try(&h, 1, "device_bytes", NULL, 2 << 20, error, sizeof(error)), "its slice was replaced");
+        e2e_check(strstr(error, "another slice"), "%s", error);
+        check_pool(&h, v, "A");
+        e2e_set(&h, 1, "priority", priorities[round], 0);
+        e2e_set(&h, 1, "in_flight", NULL, 5 + round);
+        memset(back.host_ptr, 0, bytes);
+        good(v, vgpu_copy(v, &back, &on_device, bytes), "from the device");
+        e2e_check(memcmp(back.host_ptr, from.host_ptr, bytes) == 0, "what was on the device changed");
+    }
+    struct vgpu_buffer stale = on_device;
+    good(v, vgpu_device_free(v, &on_device), "device_free");
+    for (int round = 0; round < 4; round++) {
+        const char *pool = round % 2 ? "A" : "B";
+        e2e_set(&h, 1, "pool", pool, 0);
+        check_pool(&h, v, pool);
+        e2e_check(vgpu_copy(v, &back, &stale, 16) == -EBADF, "a handle of before the move");
+        good(v, vgpu_device_alloc(v, bytes, &again), "device_alloc after the move");
+        memset(back.host_ptr, 0xff, bytes);
+        good(v, vgpu_copy(v, &back, &again, bytes), "from the device");
+        for (uint64_t i = 0; i < bytes; i++)
+            e2e_check(((uint8_t *)back.host_ptr)[i] == 0, "device memory is not zeroed at %llu", (unsigned long long)i);
+        good(v, vgpu_copy(v, &again, &from, bytes), "to the device");
+        good(v, vgpu_copy(v, &back, &again, bytes), "from the device");
+        e2e_check(memcmp(back.host_ptr, from.host_ptr, bytes) == 0, "the way over the device changed the data");
+        good(v, vgpu_device_free(v, &again), "device_free");
+    }
+    vgpu_close(v);
+    e2e_host_stop(&h);
+}
+
 static const struct e2e_test tests[] = {
     {"a_thousand_changes", a_thousand_changes, 240},
     {"changes_with_three_poll_cores", changes_with_three_poll_cores, 240},
@@ -205,5 +288,6 @@ static const struct e2e_test tests[] = {
     {"to_another_executor", to_another_executor, 240},
     {"to_another_executor_verified", to_another_executor_verified, 240},
     {"to_another_executor_while_they_die", to_another_executor_while_they_die, 240},
+    {"device_buffers", device_buffers, 120},
 };
 E2E_MAIN(tests)

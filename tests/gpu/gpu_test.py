@@ -26,7 +26,7 @@ ENGINES = ('auto', 'stream', 'batch', 'resident', 'bounce', 'pools')
 HUGE_BYTES = 34 << 30         # of device memory: three arrays of 2^31 floats, and some
 LEVEL_BYTES = 32 << 20        # device memory may differ by so much before and after a part
 E2E = {'hello': (), 'errors': (), 'guest-kill': (), 'daemon-kill': (), 'memory': (), 'shutdown': (),
-       'exactly-once': ('device',),
+       'exactly-once': ('device',), 'live': ('to_another_executor_verified', 'device_buffers'),
        # Which layers of the sandbox are in force with this driver, and whether what they deny is denied.
        'privileges': ('given_up', 'tried_from_inside', 'still_recovers', 'another_user')}
 # Short cases of every kernel: a sanitizer slows each launch down.
