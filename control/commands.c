@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "control/records.h"
+#include "core/base/trace.h"
 
 #define PAGE_BYTES 4096
 #define BYTES_MAX  (INT64_C(1) << 40)
@@ -52,6 +53,33 @@ static json_t *run_reload(struct vgpu_control *c, const json_t *args, struct vgp
     if (!dry && vgpu_history_add(c, "reload-config", "configuration", json_incref(result), "ok", &ignored))
         vgpu_log(VGPU_LOG_WARN, "the reload is not in the history: %s", ignored.text);
     return vgpu_result(result, err);
+}
+
+/* Switching is in the history, a look is not. */
+static json_t *run_trace(struct vgpu_control *c, const json_t *args, struct vgpu_err *err)
+{
+    static const char *const actions[] = {"on", "off", "dump"};
+    struct vgpu_trace_ask ask = {.sample = (uint32_t)vgpu_arg_int(args, "sample", 1),
+                                 .limit = (uint32_t)vgpu_arg_int(args, "limit", VGPU_TRACE_SLOTS)};
+    uint32_t vm_id = (uint32_t)vgpu_arg_int(args, "vm_id", 0);
+    struct vgpu_vm_record vm;
+    struct vgpu_err ignored;
+    char object[32];
+
+    ask.action = (enum vgpu_trace_action)vgpu_arg_word(args, "action", actions, 3, VGPU_TRACE_DUMP);
+    if (lacking(c->params.ops->trace, "trace", err) || vgpu_store_get_vm(c->params.store, vm_id, &vm, err))
+        return NULL;
+    if ((json_object_get(args, "sample") && ask.action != VGPU_TRACE_ON) ||
+        (json_object_get(args, "limit") && ask.action != VGPU_TRACE_DUMP) || (ask.sample & (ask.sample - 1))) {
+        vgpu_err_set(err, EINVAL, "trace: sample, a power of two up to %u, is for on, and limit for dump",
+                     VGPU_TRACE_SAMPLE_MAX);
+        return NULL;
+    }
+    json_t *result = c->params.ops->trace(c->params.ctx, vm_id, &ask, err);
+    snprintf(object, sizeof(object), "vm %u", vm_id);
+    if (result && ask.action != VGPU_TRACE_DUMP && vgpu_history_add(c, "trace", object, json_incref(result), "ok", &ignored))
+        vgpu_log(VGPU_LOG_WARN, "trace of VM %u is not in the history: %s", vm_id, ignored.text);
+    return result;
 }
 
 static json_t *run_version(struct vgpu_control *c, const json_t *args, struct vgpu_err *err)
@@ -113,6 +141,12 @@ const struct vgpu_command vgpu_commands[] = {
      .changes = true},
     {"status", run_status, {{NULL, VGPU_ARG_INT, false, 0, 0, NULL}}, .changes = false},
     {"stats", run_stats, {ID(false)}, .changes = false},
+    {"trace",
+     run_trace,
+     {ID(true), {"action", VGPU_ARG_WORD, true, 0, 0, "on|off|dump"},
+      {"sample", VGPU_ARG_INT, false, 1, VGPU_TRACE_SAMPLE_MAX, NULL},
+      {"limit", VGPU_ARG_INT, false, 1, VGPU_TRACE_SLOTS, NULL}},
+     .changes = true},
     {"show-iommu-status", vgpu_run_iommu_status, {ID(false)}, .changes = false},
     {"reload-config", run_reload, {FLAG("dry_run")}, .changes = true},
     {"version", run_version, {{NULL, VGPU_ARG_INT, false, 0, 0, NULL}}, .changes = false},

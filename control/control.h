@@ -52,6 +52,13 @@ struct vgpu_pool_live {
     int64_t executor_pid;          /* -1: none, or in process */
 };
 
+enum vgpu_trace_action { VGPU_TRACE_ON = 0, VGPU_TRACE_OFF = 1, VGPU_TRACE_DUMP = 2 };
+struct vgpu_trace_ask {
+    enum vgpu_trace_action action;
+    uint32_t sample; /* ON: one of so many, a power of two */
+    uint32_t limit;  /* DUMP: the newest so many */
+};
+
 /*
  * Calls into the daemon, on the control thread, from inside vgpu_control_dispatch(). None may block or call back. A change
  * goes: *_check for each that changes (a refusal leaves all as it was), the store's commit, *_apply for each. NULL: there
@@ -77,6 +84,8 @@ struct vgpu_control_ops {
     bool (*vm_live)(void *ctx, uint32_t vm_id, struct vgpu_vm_live *out);
     /* False: not running. NULL: none ever is. */
     bool (*pool_live)(void *ctx, const char *pool, struct vgpu_pool_live *out);
+    /* The command `trace` of a registered VM: its result, a new reference, or NULL with err. NULL: nothing is ever traced. */
+    json_t *(*trace)(void *ctx, uint32_t vm_id, const struct vgpu_trace_ask *ask, struct vgpu_err *err);
     /* What VFIO-bound devices reach; NULL, or an answer of NULL: there are none. Valid until the loop goes on. */
     const struct vgpu_iommu *(*iommu)(void *ctx);
     /* Gives a file to this uid where the server may not; fd stays the caller's. 0 or -errno. NULL: nobody can. */

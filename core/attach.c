@@ -283,6 +283,7 @@ static struct vgpu_vm *vm_make(struct vgpud *d, struct vgpu_attachment *a, uint3
     vgpu_cons_init(&vm->sq, region->sq, region->layout.sq_slots, &region->host_ctrl->sq_head, vm->sq_start,
                    region->sq_read_only || !vgpu_ring_ownership_pays());
     vgpu_store_relaxed(vm->sq_event, vm->sq_start - 1); /* no doorbell wanted; relaxed: the guest is told later */
+    vgpud_trace_attach(d, vm);
     return vm;
 
 err_heap:

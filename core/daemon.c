@@ -206,6 +206,7 @@ static int pollers_open(struct vgpud *d, struct vgpu_err *err)
     for (uint32_t i = 0; i < d->config.poll_core_count; i++) {
         params.index = i;
         params.shares_cpu = d->config.poll_cpu[i] == VGPU_CPU_ANY;
+        params.trace = vgpud_trace_open(d, i);
         int rc = vgpu_poller_open(&params, &d->pollers[i]);
         if (rc)
             return vgpu_err_set(err, -rc, "no memory for poll core %u (limits.attached_vms x limits.in_flight)", i);
@@ -562,6 +563,7 @@ void vgpud_close(struct vgpud *d)
     vgpud_executors_close(d);
     for (uint32_t i = 0; i < d->poller_count; i++)
         vgpu_poller_close(d->pollers[i]);
+    vgpud_trace_close(d);
     vgpu_eal_close();
     vgpu_spawner_close(d->spawner);
     vgpu_store_close(d->store);

@@ -17,6 +17,7 @@
 #include "core/spawner.h"
 #include "core/startup.h"
 #include "core/vm.h"
+#include "control/control.h"
 #include "pmd-gpu/proto.h"
 #include "store/store.h"
 
@@ -49,6 +50,7 @@ struct vgpu_executor {
     /* this incarnation */
     struct vgpu_xchg_header *xchg;
     uint64_t xchg_bytes;
+    uint64_t trace_off;     /* of its trace ring in there; what the header says could be changed by the executor */
     int xchg_fd, event_fd, control_fd, pid_fd;
     pid_t pid;
     struct vgpu_exec *in_process;
@@ -116,6 +118,11 @@ struct vgpu_vm_totals {
     uint32_t deaths_in_flight, deaths_executor;
     uint64_t death_last;
     struct vgpu_hist latency, service;
+    /* Tracing (trace.c), as the operator wants it also before the VM attaches. */
+    uint32_t trace_sample; /* one of so many descriptors; 0: off */
+    uint64_t trace_since;  /* ticks: when it was switched on the last time */
+    uint64_t traced;       /* records ever, of attachments that are over */
+    uint64_t trace_before; /* how many there were then */
 };
 
 struct vgpu_control;
@@ -144,6 +151,8 @@ struct vgpud {
     uint32_t in_flight_max; /* limits.in_flight at the start: what rings and journals were made for */
     uint32_t poller_count;
     struct vgpu_poller *pollers[VGPU_CONFIG_MAX_POLL_CORES];
+    struct vgpu_trace_ring *traces[VGPU_CONFIG_MAX_POLL_CORES]; /* each poll core's, of VGPU_TRACE_SLOTS */
+    uint32_t traced_vms; /* for which tracing is on */
     uint32_t executor_count;
     struct vgpu_executor executors[VGPU_CONFIG_MAX_EXECUTORS];
     uint32_t pool_queue[VGPU_CONFIG_MAX_POOLS];    /* queue of the pool at its executor */
@@ -245,6 +254,17 @@ void vgpud_pool_apply(void *ctx, const struct vgpu_pool_record *old, const struc
 bool vgpud_pool_serve(struct vgpud *d, const struct vgpu_pool_config *p);
 /* At the start: pools that the store has and the file has not. 0 or -errno with err. */
 int vgpud_pools_adopt(struct vgpud *d, struct vgpu_err *err);
+
+/* trace.c */
+/* A ring for poll core i; NULL: no memory, and then it records nothing. */
+struct vgpu_trace_ring *vgpud_trace_open(struct vgpud *d, uint32_t poll_core);
+void vgpud_trace_close(struct vgpud *d);
+/* A VM is about to be polled for the first time. */
+void vgpud_trace_attach(struct vgpud *d, struct vgpu_vm *vm);
+/* It is not registered any more. */
+void vgpud_trace_forget(struct vgpud *d, uint32_t vm_id);
+/* The control server's `trace`. */
+json_t *vgpud_trace(void *ctx, uint32_t vm_id, const struct vgpu_trace_ask *ask, struct vgpu_err *err);
 
 /* status.c */
 /* What the daemon is and how it does, a new reference; NULL: no memory. */

@@ -60,10 +60,12 @@ static int exchange_open(struct vgpud *d, struct vgpu_executor *e, struct vgpu_e
                                    .queues_active = e->queues,
                                    .ring_slots = d->config.window,
                                    .max_vms = d->config.max_vms,
-                                   .journal_slots = journal_slots(d)};
+                                   .journal_slots = journal_slots(d),
+                                   .trace_slots = VGPU_TRACE_SLOTS};
     struct vgpu_xchg_header h = {0};
 
     e->xchg_bytes = vgpu_xchg_layout(&h, &g);
+    e->trace_off = h.off_trace;
     e->xchg_fd = memfd_create("vgpu-exchange", MFD_CLOEXEC);
     if (e->xchg_fd < 0 || ftruncate(e->xchg_fd, (off_t)e->xchg_bytes))
         return vgpu_err_set(err, errno, "cannot make the exchange of executor %s: %s", e->config->name,
@@ -76,6 +78,7 @@ static int exchange_open(struct vgpud *d, struct vgpu_executor *e, struct vgpu_e
     memcpy(e->xchg, &h, sizeof(h));
     e->xchg->expose_exec_seq = d->config.expose_exec_seq;
     e->xchg->generation = e->generation;
+    e->xchg->tracing = d->traced_vms;
     for (uint32_t i = 0; i < d->config.pool_count; i++)
         if (d->pool_executor[i] == e->index)
             memcpy(e->xchg->budget[d->pool_queue[i]], d->config.pools[i].budget, sizeof(e->xchg->budget[0]));
@@ -403,6 +406,7 @@ int vgpud_executor_attach(struct vgpud *d, struct vgpu_executor *e, uint32_t slo
         .heap_off = a->vm->space.base,
         .heap_bytes = a->vm->space.bytes,
         .engine = a->record.engine,
+        .vm_id = a->vm->vm_id,
     };
     a->session->ops->source(a->session, &m.region.source);
     if (e->in_process) {

@@ -366,6 +366,8 @@ void vgpud_vm_apply(void *ctx, const struct vgpu_vm_record *old, const struct vg
     struct vgpud *d = ctx;
     struct vgpu_attachment *a = now ? vgpud_attachment_of(d, now->vm_id) : NULL;
 
+    if (!now)
+        vgpud_trace_forget(d, old->vm_id);
     if (!a || a->gone || d->stopping)
         return;
     a->record = *now;

@@ -12,6 +12,8 @@
  * | vm.x->move, header.moves | poll core   | executor      | release / acquire        | M1    |
  * | vm.x->moved             | executor     | poll core     | release / acquire        | M2    |
  * | table                   | control      | poll core     | release / acquire, RCU   | T1    |
+ * | vm.trace                | control      | poll core     | relaxed: a number        |       |
+ * | trace ring              | poll core    | control       | see core/base/trace.h    | K1 K2 |
  * Progress: a step takes at most `burst` descriptors of each VM and allocates nothing.
  */
 #define URCU_INLINE_SMALL_FUNCTIONS
@@ -63,6 +65,7 @@ struct vgpu_poller {
     bool blocked; /* in the last round something could not move on */
     int epoll, wake;
     uint32_t stop;
+    uint32_t trace_mask;
     struct vgpu_poller_stats stats;
 };
 
@@ -112,6 +115,7 @@ int vgpu_poller_open(const struct vgpu_poller_params *params, struct vgpu_poller
     }
     if (p->params.burst > BURST_MAX)
         p->params.burst = BURST_MAX;
+    p->trace_mask = p->params.trace ? p->params.trace->slots - 1 : 0;
     p->epoll = epoll_create1(EPOLL_CLOEXEC);
     p->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     p->hot = calloc(params->max_vms, sizeof(*p->hot));
@@ -242,7 +246,8 @@ static void feed_put(struct vgpu_feed *feed, struct vgpu_vm *vm, const struct vg
 }
 
 /* Judges one descriptor and records it as accepted. */
-static void accept_one(struct vgpu_vm *vm, const struct vgpu_desc *d, uint64_t stamp, struct vgpu_work *w)
+static VGPU_ALWAYS_INLINE void accept_one(struct vgpu_vm *vm, const struct vgpu_desc *d, uint64_t stamp,
+                                          struct vgpu_work *w)
 {
     uint16_t status = vgpu_validate(d, &vm->view, w);
 
@@ -278,10 +283,65 @@ static void hold(struct vgpu_poller *p, struct vgpu_vm *vm, struct vgpu_feed *fe
     p->backlog++;
 }
 
+/* What is recorded of a burst of which some are traced. */
+struct traced_burst {
+    uint32_t sample, n;
+    uint64_t queued; /* ticks */
+    struct vgpu_trace_record record[BURST_MAX];
+};
+
+/* Accepts a burst and hands it on. traced: NULL at compile time where nothing is. */
+static VGPU_ALWAYS_INLINE void take(struct vgpu_poller *p, struct vgpu_poll_table *table, struct vgpu_vm *vm,
+                                    const struct vgpu_slot *burst, uint32_t n, struct traced_burst *traced)
+{
+    struct vgpu_feed *feed = table->feeds[vm->executor];
+    struct order *order = &p->order[vm->executor][vm->queue][vm->priority];
+    uint64_t stamp = vgpu_ticks() & ~VGPU_WORK_TRACED;
+    struct vgpu_work work[BURST_MAX];
+
+    for (uint32_t i = 0; i < n; i++) {
+        uint64_t position = vm->sq_start + vm->accepted;
+        accept_one(vm, (const struct vgpu_desc *)&burst[i], stamp, &work[i]);
+        if (!traced || !vgpu_trace_sampled(position, traced->sample))
+            continue;
+        work[i].stamp |= VGPU_WORK_TRACED;
+        traced->record[traced->n++] = (struct vgpu_trace_record){.position = position,
+                                                                 .vm_id = vm->vm_id,
+                                                                 .status = vgpu_work_status(&work[i]),
+                                                                 .opcode = work[i].opcode,
+                                                                 .at = {stamp, vgpu_ticks()}};
+    }
+    if (traced)
+        traced->queued = vgpu_ticks();
+    /* Straight through when nothing that arrived earlier waits. S1 pairs with C1 in exec.c next_work() */
+    int sent = 0;
+    if (order->head == order->tail && !vm->moving)
+        sent = vgpu_prod_push(&feed->ring[vm->queue][vm->priority], (const struct vgpu_slot *)work, n);
+    for (uint32_t i = sent > 0 ? (uint32_t)sent : 0; i < n; i++)
+        hold(p, vm, feed, order, &work[i]);
+    feed->touched = true;
+    vgpu_count(&vm->stat_accepted, n);
+}
+
+/* The same with records, which are written when the burst is on its way. Not inlined: none of it is near the other. */
+static VGPU_NEVER_INLINE void take_traced(struct vgpu_poller *p, struct vgpu_poll_table *table, struct vgpu_vm *vm,
+                                          const struct vgpu_slot *burst, uint32_t n, uint32_t sample)
+{
+    struct traced_burst traced;
+
+    traced.sample = sample;
+    traced.n = 0;
+    take(p, table, vm, burst, n, &traced);
+    for (uint32_t i = 0; i < traced.n; i++) {
+        traced.record[i].at[VGPU_HOP_QUEUED - VGPU_HOP_SEEN] = traced.queued;
+        vgpu_trace_put(p->params.trace, p->trace_mask, &traced.record[i]);
+    }
+    vgpu_count(&vm->stat_traced, traced.n);
+}
+
 static uint32_t poll_vm(struct vgpu_poller *p, struct vgpu_poll_table *table, struct vgpu_vm *vm)
 {
     struct vgpu_slot burst[BURST_MAX];
-    struct vgpu_work work[BURST_MAX];
 
     /* Most polls find nothing: that takes one load of the guest's line and one comparison. */
     int64_t ahead = vgpu_cons_ahead_of(&vm->sq);
@@ -303,19 +363,12 @@ static uint32_t poll_vm(struct vgpu_poller *p, struct vgpu_poll_table *table, st
         /* What was read may come from the page that replaced the guest's. */
         vm_break(p, vm, VGPU_BROKEN_MEMORY);
     }
-    struct vgpu_feed *feed = table->feeds[vm->executor];
-    struct order *order = &p->order[vm->executor][vm->queue][vm->priority];
-    uint64_t stamp = vgpu_ticks();
-    for (uint32_t i = 0; i < n; i++)
-        accept_one(vm, (const struct vgpu_desc *)&burst[i], stamp, &work[i]);
-    /* Straight through when nothing that arrived earlier waits. S1 pairs with C1 in exec.c next_work() */
-    int sent = 0;
-    if (order->head == order->tail && !vm->moving)
-        sent = vgpu_prod_push(&feed->ring[vm->queue][vm->priority], (const struct vgpu_slot *)work, n);
-    for (uint32_t i = sent > 0 ? (uint32_t)sent : 0; i < n; i++)
-        hold(p, vm, feed, order, &work[i]);
-    feed->touched = true;
-    vgpu_count(&vm->stat_accepted, n);
+    /* relaxed: a number; when it changes is not exact to the descriptor */
+    uint32_t sample = vgpu_load_relaxed(&vm->trace);
+    if (vgpu_unlikely(sample != 0) && p->params.trace)
+        take_traced(p, table, vm, burst, n, sample);
+    else
+        take(p, table, vm, burst, n, NULL);
     return n;
 }
 

@@ -10,6 +10,7 @@
 #define VGPU_CORE_POLLER_H
 
 #include "core/base/idle.h"
+#include "core/base/trace.h"
 #include "core/vm.h"
 #include "pmd-gpu/exec.h"
 
@@ -54,6 +55,7 @@ struct vgpu_poller_params {
     bool sleep;
     bool shares_cpu;     /* not pinned: yields between empty rounds */
     int notify_fd;       /* eventfd of the control thread: a VM broke a rule */
+    struct vgpu_trace_ring *trace; /* written by the poll core alone, outlives it; NULL: nothing is recorded */
     void *(*alloc)(size_t bytes); /* zeroed memory near the poll core; NULL: calloc and free */
     void (*release)(void *mem);
 };

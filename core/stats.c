@@ -36,6 +36,7 @@ static void add_live(struct vgpu_vm_totals *to, const struct vgpu_vm *vm)
     to->accepted += vgpu_load_relaxed(&vm->stat_accepted) - vm->folded_accepted;
     to->refused += vgpu_load_relaxed(&vm->stat_refused) - vm->folded_refused;
     to->doorbells_in += vgpu_load_relaxed(&vm->stat_doorbells_in) - vm->folded_doorbells_in;
+    to->traced += vgpu_load_relaxed(&vm->stat_traced) - vm->folded_traced;
     const struct vgpu_xchg_vm *x = vm->x;
     if (!x)
         return;
@@ -58,6 +59,7 @@ void vgpud_totals_fold(struct vgpud *d, const struct vgpu_vm *cvm)
     vm->folded_accepted = vm->stat_accepted;
     vm->folded_refused = vm->stat_refused;
     vm->folded_doorbells_in = vm->stat_doorbells_in;
+    vm->folded_traced = vm->stat_traced;
 }
 
 void vgpud_totals_death(struct vgpud *d, const struct vgpu_vm *vm, uint64_t death)
@@ -336,5 +338,6 @@ const struct vgpu_control_ops vgpud_control_ops = {.vm_check = vgpud_vm_check,
                                                   .stats = stats,
                                                   .vm_live = vm_live,
                                                   .pool_live = pool_live,
+                                                  .trace = vgpud_trace,
                                                   .iommu = iommu,
                                                   .give = give};

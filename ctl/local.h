@@ -24,6 +24,7 @@ int vgpu_ctl_export(struct vgpu_ctl_local *local, int argc, char **argv);
 int vgpu_ctl_import(struct vgpu_ctl_local *local, int argc, char **argv);
 int vgpu_ctl_completion(struct vgpu_ctl_local *local, int argc, char **argv);
 int vgpu_ctl_topology(struct vgpu_ctl_local *local, int argc, char **argv);
+int vgpu_ctl_trace(struct vgpu_ctl_local *local, int argc, char **argv);
 int vgpu_ctl_top(struct vgpu_ctl_local *local, int argc, char **argv);
 int vgpu_ctl_watch(struct vgpu_ctl_local *local, int argc, char **argv);
 

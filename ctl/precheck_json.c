@@ -83,7 +83,7 @@ static json_t *check(const struct vgpu_result *r)
 
     return json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s}", "id", c->id, "subsystem",
                      vgpu_subsystems[r->subsystem].id, "severity", vgpu_severity_name(r->severity), "status",
-                     vgpu_status_name(r->status), "title", c->title, "found", f->found, "wanted", c->wanted, "why",
+                     vgpu_check_status_name(r->status), "title", c->title, "found", f->found, "wanted", c->wanted, "why",
                      c->why, "remedy", f->remedy[0] ? f->remedy : c->remedy, "tradeoff", c->tradeoff, "effect",
                      f->effect[0] ? f->effect : c->effect, "source", c->source);
 }

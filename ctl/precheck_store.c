@@ -100,7 +100,7 @@ static json_t *shipped(const struct vgpu_reference *r)
     for (uint32_t s = 0; s < VGPU_SUBSYSTEMS; s++)
         for (uint32_t i = 0; i < vgpu_subsystem_checks(s); i++) {
             const char *id = vgpu_subsystems[s].checks[i].id;
-            json_object_set_new(checks, id, json_string(vgpu_status_name(vgpu_reference_status(r, id))));
+            json_object_set_new(checks, id, json_string(vgpu_check_status_name(vgpu_reference_status(r, id))));
         }
     return json_pack("{s:s, s:s, s:s, s:o}", "name", r->name, "about", r->about, "profile",
                      vgpu_profile_name(r->profile), "checks", checks);

@@ -7,6 +7,7 @@
  *   ring.c   submit, poll, wait, events; what happens when the host goes away
  *   arena.c  allocation inside the arena
  *   calls.c  blocking calls, device memory, request helpers
+ *   trace.c  when a descriptor was published and its completion seen (VGPU_TRACE)
  */
 #ifndef VGPU_GUEST_LIB_INTERNAL_H
 #define VGPU_GUEST_LIB_INTERNAL_H
@@ -20,6 +21,7 @@
 
 #include "core/base/log.h"
 #include "core/base/carrier.h"
+#include "core/base/trace.h"
 #include "rings/spsc.h"
 
 #define VGPU_RING_SLOTS_DEFAULT 1024u
@@ -72,6 +74,7 @@ struct vgpu {
     struct vgpu_outstanding *window;
     struct vgpu_guest_ctrl *guest_ctrl;
     struct vgpu_host_ctrl *host_ctrl;
+    struct vgpu_trace_ring *trace; /* NULL: nothing is traced, as mostly */
 
     /* Health. */
     enum vgpu_link after_losing;
@@ -86,6 +89,10 @@ struct vgpu {
     struct vgpu_carrier_region region;
     struct vgpu_region_header header; /* our own copy: what the shared one must say at each attach */
     struct vgpu_arena arena;
+
+    /* Where trace is set: when the descriptor at position & window_mask was published, in ticks. */
+    uint64_t *published;
+    uint32_t trace_sample, trace_vm_id;
 
     /* Device handles that vgpu_device_alloc() gave out. */
     uint64_t handle_used[(VGPU_HANDLE_MAX + 1) / 64];
@@ -107,6 +114,12 @@ struct vgpu {
 int vgpu_reattach(struct vgpu *v);
 /* Prepares the data path for the attachment that v->carrier just got. */
 int vgpu_link_begin(struct vgpu *v, struct vgpu_err *err);
+/* trace.c. 0 where VGPU_TRACE asks for nothing; after the first attach, the window is there. */
+int vgpu_guest_trace_open(struct vgpu *v, struct vgpu_err *err);
+void vgpu_guest_trace_close(struct vgpu *v);
+/* Where v->trace is set: it is about to be published; these were just fetched, at `now`. */
+void vgpu_guest_trace_published(struct vgpu *v, uint64_t position);
+void vgpu_guest_trace_seen(struct vgpu *v, const struct vgpu_slot *slots, uint32_t count, uint64_t now);
 /* ring.c: looks whether the host is there and the attachment whole; cheap when called often. */
 void vgpu_link_check(struct vgpu *v);
 /* arena.c. 0 or -ENOMEM. */

@@ -309,6 +309,7 @@ static void destroy(struct vgpu *v)
     if (v->event_fd >= 0)
         close(v->event_fd);
     vgpu_arena_fini(&v->arena);
+    vgpu_guest_trace_close(v);
     free(v->window);
     free(v);
 }
@@ -368,7 +369,13 @@ static int open_with(struct vgpu *v, const struct vgpu_options *o, struct vgpu_e
     v->event_fd = epoll_create1(EPOLL_CLOEXEC);
     if (v->event_fd < 0)
         return vgpu_err_set(err, errno, "cannot make an epoll descriptor: %s", strerror(errno));
-    return attach_first(v, o, err);
+    rc = attach_first(v, o, err);
+    if (rc == 0) {
+        rc = vgpu_guest_trace_open(v, err);
+        if (rc < 0) /* so that the VM may attach again at once */
+            v->carrier->ops->goodbye(v->carrier, VGPU_CLOSE_TIMEOUT_NS);
+    }
+    return rc;
 }
 
 static int open_once(const struct vgpu_options *opts, struct vgpu **out, struct vgpu_err *err)

@@ -126,6 +126,8 @@ static int harvest(struct vgpu *v, struct vgpu_completion *out, unsigned n)
     while (done < n) {
         uint32_t want = n - done < CHUNK ? n - done : CHUNK;
         uint32_t count = vgpu_cons_pop(&v->cq, got, want);
+        if (vgpu_unlikely(v->trace != NULL) && count)
+            vgpu_guest_trace_seen(v, got, count, vgpu_ticks());
         for (uint32_t i = 0; i < count; i++) {
             const struct vgpu_cpl *c = (const struct vgpu_cpl *)&got[i];
             if (vgpu_unlikely(!window_take(v, c->sq_pos, c->tag))) {
@@ -308,8 +310,15 @@ int vgpu_submit_burst(struct vgpu *v, const struct vgpu_request *reqs, unsigned 
         return (int)room;
     uint64_t from = v->sq.pos;
     struct vgpu_prod sq = v->sq; /* a copy, which lives in registers */
-    for (int64_t i = 0; i < room; i++)
-        put_one(v, &sq, &reqs[i]);
+    if (vgpu_likely(!v->trace)) {
+        for (int64_t i = 0; i < room; i++)
+            put_one(v, &sq, &reqs[i]);
+    } else {
+        for (int64_t i = 0; i < room; i++) {
+            vgpu_guest_trace_published(v, sq.pos);
+            put_one(v, &sq, &reqs[i]);
+        }
+    }
     v->sq.pos = sq.pos;
     v->outstanding += (uint64_t)room;
     v->submitted += (uint64_t)room;

@@ -50,7 +50,7 @@ const char *vgpu_severity_name(enum vgpu_severity severity)
     return severity_names[severity];
 }
 
-const char *vgpu_status_name(enum vgpu_check_status status)
+const char *vgpu_check_status_name(enum vgpu_check_status status)
 {
     return status_names[status];
 }

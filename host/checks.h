@@ -83,7 +83,7 @@ void vgpu_checks_run(const struct vgpu_facts *f, struct vgpu_report *out);
 uint32_t vgpu_severity_weight(enum vgpu_severity severity);
 
 const char *vgpu_severity_name(enum vgpu_severity severity);
-const char *vgpu_status_name(enum vgpu_check_status status);
+const char *vgpu_check_status_name(enum vgpu_check_status status);
 const char *vgpu_profile_name(enum vgpu_profile profile);
 /* -1: no such name. */
 int vgpu_severity_find(const char *name);

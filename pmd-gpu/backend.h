@@ -19,6 +19,7 @@
 #include <stdint.h>
 
 #include "core/base/log.h"
+#include "core/base/trace.h"
 #include "rings/abi/vgpu_abi.h"
 #include "rings/work.h"
 
@@ -45,6 +46,10 @@ struct vgpu_op {
     uint16_t status;        /* out: enum vgpu_status */
     uint64_t value;         /* out: completion value; MEM_ALLOC: bytes reserved, all others: 0 */
     uint64_t priv[6];       /* the backend's own */
+    /* Only where `traced` is set, which is rare: when it ran, in ticks. A backend that cannot tell leaves `device` 0. */
+    uint8_t traced;
+    uint8_t device;         /* out: enum vgpu_trace_device */
+    uint64_t device_start, device_end; /* out */
 };
 
 struct vgpu_backend_ops {
@@ -89,6 +94,8 @@ struct vgpu_backend_ops {
     int (*probe)(const char *options, char *what, size_t bytes, struct vgpu_err *err);
     /* Loop thread, once lost() is true: why, for people ("Xid 79"); stays the backend's, valid until close. May be NULL. */
     const char *(*lost_reason)(struct vgpu_backend *b);
+    /* Loop thread: how far, in ticks, a device time that is VGPU_TRACE_DEVICE_MAPPED may be off. May be NULL: there are none. */
+    uint32_t (*trace_error)(const struct vgpu_backend *b);
 };
 
 /* The registered backends by name; "fault:NAME" is the decorator over NAME. NULL when there is none. */

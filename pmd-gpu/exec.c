@@ -11,6 +11,8 @@
  * | credit.backlog      | poll core       | loop thread     | release / acquire            | Q1    |
  * | vm.detach           | both            | both            | release / acquire            | X1 X2 |
  * | x.move, x.moved     | poll core, loop | loop, poll core | release / acquire            | M1 M2 |
+ * | header.tracing      | vgpud           | loop thread     | relaxed: a number            |       |
+ * | trace ring          | loop thread     | vgpud           | see core/base/trace.h        | K1 K2 |
  * Progress: a step is bounded by budgets and bursts. Models: tests/model/complete.pml, doorbell.pml.
  */
 #include "pmd-gpu/exec.h"
@@ -48,6 +50,7 @@ struct exec_vm {
     const struct vgpu_region_ops *region_ops;
     struct vgpu_region_view *region;
     uint32_t broken;     /* set by the SIGBUS handler */
+    uint32_t vm_id;
     /* control thread */
     uint64_t heap_off, heap_bytes;
     /* both */
@@ -62,6 +65,7 @@ struct exec_op {
     uint16_t refused;    /* status decided before it ran, or 0 */
     uint8_t opcode;
     uint8_t queue;       /* ours; the backend's may have fewer */
+    uint64_t dequeued, submitted; /* ticks, where op.traced */
 };
 
 struct exec_feed {
@@ -106,6 +110,9 @@ struct vgpu_exec {
     uint32_t detach_pending; /* control thread increments, loop decrements (X1) */
     uint64_t steps;
     bool worked; /* in the last step */
+    struct vgpu_trace_ring *trace;
+    uint32_t trace_mask;
+    uint32_t traced; /* operations in flight that are */
 };
 
 int vgpu_exec_open(struct vgpu_xchg_header *xchg, const struct vgpu_backend_ops *ops, uint64_t heap_bytes,
@@ -129,6 +136,10 @@ int vgpu_exec_open(struct vgpu_xchg_header *xchg, const struct vgpu_backend_ops 
     e->n_feeds = xchg->feeds;
     e->n_queues = xchg->queues;
     e->generation = (uint32_t)xchg->generation;
+    e->trace = vgpu_xchg_trace(xchg);
+    e->trace_mask = xchg->trace_slots - 1;
+    if (e->trace)
+        vgpu_trace_init(e->trace, VGPU_TRACE_EXECUTOR, xchg->trace_slots);
     e->feeds = aligned_alloc(64, rings * sizeof(*e->feeds));
     e->vms = aligned_alloc(128, xchg->max_vms * sizeof(*e->vms));
     e->dirty = calloc(xchg->max_vms, sizeof(*e->dirty));
@@ -236,6 +247,7 @@ int vgpu_exec_attach(struct vgpu_exec *e, uint32_t slot, const struct vgpu_exec_
     vm->sq_pos = r->sq_pos;
     vm->heap_off = r->heap_off;
     vm->heap_bytes = r->heap_bytes;
+    vm->vm_id = r->vm_id;
     vm->x = vgpu_xchg_vm(e->xchg, slot);
     vm->journal = (struct vgpu_slot *)vgpu_xchg_journal(vm->x);
     vm->done = vgpu_xchg_done(e->xchg, vm->x);
@@ -293,8 +305,8 @@ struct recorded {
  * Records one completion: its place and the journal. It is built of words, because a load of a word that was just
  * written in smaller pieces waits until the pieces have left the store buffer.
  */
-static inline void record(struct vgpu_exec *e, struct exec_vm *vm, const struct exec_op *xop, uint16_t status,
-                          uint64_t latency_ns, struct recorded *out)
+static VGPU_ALWAYS_INLINE void record(struct vgpu_exec *e, struct exec_vm *vm, const struct exec_op *xop,
+                                      uint16_t status, uint64_t latency_ns, struct recorded *out)
 {
     uint64_t pos = vm->cq_pos++;
     uint64_t jmask = e->xchg->journal_slots - 1;
@@ -371,8 +383,8 @@ static void tally_flush(struct exec_tally *t)
 }
 
 /* Tallies one completion; returns its latency. */
-static uint64_t tally_add(struct exec_tally *t, struct exec_vm *vm, const struct exec_op *xop, uint16_t status,
-                          uint64_t now)
+static VGPU_ALWAYS_INLINE uint64_t tally_add(struct exec_tally *t, struct exec_vm *vm, const struct exec_op *xop,
+                                             uint16_t status, uint64_t now)
 {
     uint32_t kind = TALLY_KIND(status, xop->opcode, xop->refused != 0);
     uint64_t stamp = xop->op.work.stamp;
@@ -395,7 +407,7 @@ static uint64_t tally_add(struct exec_tally *t, struct exec_vm *vm, const struct
 }
 
 /* All but publishing. now: ticks, at most EXEC_STAMP_EVERY completions old. */
-static inline void finish(struct vgpu_exec *e, struct exec_op *xop, uint64_t now, struct recorded *out)
+static VGPU_ALWAYS_INLINE void finish(struct vgpu_exec *e, struct exec_op *xop, uint64_t now, struct recorded *out)
 {
     struct exec_vm *vm = &e->vms[xop->op.vm];
     uint16_t status = xop->refused ? xop->refused : xop->op.status;
@@ -445,12 +457,60 @@ static inline const struct vgpu_slot *next_work(struct exec_feed *feeds, uint32_
     return *held ? NULL : best;
 }
 
+/* ---- tracing: of operations whose item is marked. None of it is in what runs while nothing is traced ---- */
+
+static inline void trace_begin(struct exec_op *xop)
+{
+    xop->op.traced = (xop->op.work.stamp & VGPU_WORK_TRACED) != 0;
+    xop->op.device = VGPU_TRACE_DEVICE_NONE;
+    xop->op.device_start = xop->op.device_end = 0;
+    if (xop->op.traced)
+        xop->dequeued = vgpu_ticks();
+}
+
+/* It is in its guest's ring. A mapped time that contradicts ours by its error is moved up to it. */
+static void trace_end(struct vgpu_exec *e, struct exec_op *xop, const struct recorded *r, uint64_t completed)
+{
+    struct vgpu_trace_record rec = {.position = xop->sq_pos,
+                                    .vm_id = e->vms[xop->op.vm].vm_id,
+                                    .status = (uint16_t)(r->journal->w[0] >> 32),
+                                    .opcode = xop->opcode,
+                                    .device = xop->op.device,
+                                    .at = {xop->dequeued, xop->submitted, 0, 0, completed}};
+
+    if (rec.device != VGPU_TRACE_DEVICE_NONE) {
+        uint64_t start = xop->op.device_start, end = xop->op.device_end;
+        if (rec.device == VGPU_TRACE_DEVICE_MAPPED) {
+            end = (int64_t)(end - rec.at[4]) > 0 ? rec.at[4] : end;
+            end = (int64_t)(end - xop->submitted) < 0 ? xop->submitted : end;
+            start = (int64_t)(start - xop->submitted) < 0 ? xop->submitted : start;
+            start = (int64_t)(start - end) > 0 ? end : start;
+            e->trace->error_ticks = e->ops->trace_error ? e->ops->trace_error(e->backend) : 0;
+        }
+        rec.at[2] = start;
+        rec.at[3] = end;
+    }
+    xop->op.traced = 0;
+    vgpu_trace_put(e->trace, e->trace_mask, &rec);
+}
+
+/* The record of an operation is written when its group is published: writing it takes nothing from what it tells. */
+static void trace_group(struct vgpu_exec *e, struct vgpu_op *const *done, const struct recorded *r, uint32_t n,
+                        uint64_t completed)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (done[i]->traced) {
+            trace_end(e, (struct exec_op *)done[i], &r[i], completed);
+            e->traced--;
+        }
+}
+
 /*
  * Hands one item to the backend. now: ticks, at most EXEC_STAMP_EVERY submits old. False: the backend is full, the item
  * stays.
  */
-static inline bool start(struct vgpu_exec *e, const struct vgpu_slot *item, uint32_t queue, uint32_t backend_queue,
-                         uint32_t prio, uint64_t now)
+static VGPU_ALWAYS_INLINE bool start(struct vgpu_exec *e, const struct vgpu_slot *item, uint32_t queue,
+                                     uint32_t backend_queue, uint32_t prio, uint64_t now, const bool traced)
 {
     const struct vgpu_work *w = (const struct vgpu_work *)item;
     uint32_t slot = vgpu_work_vm(w);
@@ -478,8 +538,17 @@ static inline bool start(struct vgpu_exec *e, const struct vgpu_slot *item, uint
     if (vgpu_unlikely(refused)) /* takes its turn behind the VM's earlier ones, as an operation that does nothing */
         xop->op.work.opcode = VGPU_OP_NOP;
     bool direct = refused && vm->in_flight == 0;
-    if (!direct && e->ops->submit(e->backend, &xop->op) != 0)
+    if (traced)
+        trace_begin(xop);
+    if (traced && xop->op.traced)
+        xop->submitted = vgpu_ticks();
+    if (!direct && e->ops->submit(e->backend, &xop->op) != 0) {
+        if (traced)
+            xop->op.traced = 0;
         return false;
+    }
+    if (traced)
+        e->traced += xop->op.traced && !direct;
     e->exec_seq++;
     vm->sq_pos++;
     vm->in_flight++;
@@ -489,14 +558,17 @@ static inline bool start(struct vgpu_exec *e, const struct vgpu_slot *item, uint
     if (vgpu_unlikely(direct)) {
         struct recorded r;
         finish(e, xop, now, &r);
+        uint64_t completed = traced ? vgpu_ticks() : 0;
         publish(&r, 1);
+        if (traced && xop->op.traced)
+            trace_end(e, xop, &r, completed);
         tally_flush(&e->tally);
     }
     return true;
 }
 
 /* Strict priority inside a queue: nothing lower starts while something higher waits. */
-static uint32_t dispatch(struct vgpu_exec *e, uint32_t queue)
+static VGPU_ALWAYS_INLINE uint32_t dispatch(struct vgpu_exec *e, uint32_t queue, const bool traced)
 {
     struct exec_feed *feeds = &e->feeds[queue * VGPU_PRIO_COUNT * e->n_feeds];
     uint32_t backend_queue = vgpu_likely(queue < e->backend_queues) ? queue : queue % e->backend_queues;
@@ -526,7 +598,7 @@ static uint32_t dispatch(struct vgpu_exec *e, uint32_t queue)
                 return started;
             if (started % EXEC_STAMP_EVERY == 0)
                 now = vgpu_ticks();
-            if (!start(e, item, queue, backend_queue, prio, now))
+            if (!start(e, item, queue, backend_queue, prio, now, traced))
                 return started;
             if (vgpu_likely(from != NULL))
                 vgpu_cons_advance(from);
@@ -610,7 +682,7 @@ static void detach_serve(struct vgpu_exec *e)
 }
 
 /* Completes what the backend has finished. */
-static uint32_t harvest(struct vgpu_exec *e)
+static VGPU_ALWAYS_INLINE uint32_t harvest(struct vgpu_exec *e, const bool traced)
 {
     struct vgpu_op *done[EXEC_POLL_BURST];
     struct recorded r[EXEC_GROUP];
@@ -626,15 +698,23 @@ static uint32_t harvest(struct vgpu_exec *e)
                 now = vgpu_ticks();
             finish(e, (struct exec_op *)done[from + i], now, &r[i]);
         }
+        uint64_t completed = traced ? vgpu_ticks() : 0;
         publish(r, group);
+        if (traced)
+            trace_group(e, &done[from], r, group, completed);
         tally_flush(&e->tally);
     }
     return n;
 }
 
-uint32_t vgpu_exec_step(struct vgpu_exec *e)
+static uint32_t harvest_plain(struct vgpu_exec *e)
 {
-    uint32_t work = harvest(e);
+    return harvest(e, false);
+}
+
+static VGPU_ALWAYS_INLINE uint32_t step(struct vgpu_exec *e, const bool traced)
+{
+    uint32_t work = traced ? harvest(e, true) : harvest_plain(e);
     uint64_t moves = vgpu_load_acquire(&e->xchg->moves); /* M1 */
 
     if (vgpu_unlikely(moves != e->moves_seen))
@@ -642,8 +722,8 @@ uint32_t vgpu_exec_step(struct vgpu_exec *e)
     /* Relaxed: all rings are there from the start; what is in one that was just taken into use is found a round later. */
     uint32_t queues = vgpu_load_relaxed(&e->xchg->queues_active);
     for (uint32_t q = 0; q < queues; q++)
-        work += dispatch(e, q);
-    work += harvest(e); /* a backend that finishes at once: one hop less */
+        work += dispatch(e, q, traced);
+    work += traced ? harvest(e, true) : harvest_plain(e); /* a backend that finishes at once: one hop less */
     flush_dirty(e);
     if (vgpu_unlikely(vgpu_load_acquire(&e->detach_pending) != 0)) /* X1 */
         detach_serve(e);
@@ -657,6 +737,19 @@ uint32_t vgpu_exec_step(struct vgpu_exec *e)
     }
     e->worked = work != 0;
     return work;
+}
+
+static VGPU_NEVER_INLINE uint32_t step_traced(struct vgpu_exec *e)
+{
+    return step(e, true);
+}
+
+uint32_t vgpu_exec_step(struct vgpu_exec *e)
+{
+    /* What is in flight with a mark keeps us there until it is back. */
+    if (vgpu_unlikely(vgpu_load_relaxed(&e->xchg->tracing) | e->traced) && e->trace)
+        return step_traced(e);
+    return step(e, false);
 }
 
 bool vgpu_exec_lost(const struct vgpu_exec *e)

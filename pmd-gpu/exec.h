@@ -25,6 +25,7 @@ struct vgpu_exec_region {
     uint64_t cq_pos;     /* position of the first completion to write */
     uint64_t heap_off, heap_bytes; /* the VM's slice of device memory: zeroed at detach */
     uint32_t engine;     /* enum vgpu_engine: the VM's preference */
+    uint32_t vm_id;      /* for people: trace records and probes carry it */
 };
 
 /* Opens the backend. The exchange must be laid out. 0 or -errno with err. */

@@ -24,5 +24,11 @@ uint64_t vgpu_xchg_layout(struct vgpu_xchg_header *h, const struct vgpu_xchg_geo
     h->vm_stride = round_up(sizeof(struct vgpu_xchg_vm) + (uint64_t)g->journal_slots *
                             (sizeof(struct vgpu_cpl) + sizeof(struct vgpu_inflight) + sizeof(uint64_t)), 4096) + 256;
     h->bytes = round_up(h->off_vms + g->max_vms * h->vm_stride, 4096);
+    h->trace_slots = g->trace_slots;
+    h->off_trace = 0;
+    if (g->trace_slots) {
+        h->off_trace = h->bytes;
+        h->bytes = round_up(h->off_trace + vgpu_trace_bytes(g->trace_slots), 4096);
+    }
     return h->bytes;
 }

@@ -18,6 +18,7 @@
 #include <stdint.h>
 
 #include "core/base/hist.h"
+#include "core/base/trace.h"
 #include "rings/spsc.h"
 #include "rings/work.h"
 
@@ -41,11 +42,14 @@ struct vgpu_xchg_header {
     uint64_t off_rings;      /* slots [queue][priority][feed][ring_slots] */
     uint64_t off_vms;        /* vm records, vm_stride apart */
     uint64_t vm_stride;
+    uint64_t off_trace;      /* the executor's ring of trace records; 0: it has none */
+    uint32_t trace_slots;
     uint32_t budget_total;   /* in flight over all queues, at most; 0: the sum of the budgets at the start */
     /* Written by vgpud, at any time. */
     uint32_t idle_change;    /* goes up with each change of the next three (I1); 0: as the executor was started */
     uint32_t idle_sleep;
     uint64_t idle_spin_ns, idle_pause_ns;
+    uint32_t tracing;        /* VMs that are traced, anywhere; the executor looks at marks only where there are some */
     uint32_t queues_active;  /* the first so many are served; never fewer than before */
     uint32_t budget[VGPU_XCHG_MAX_QUEUES][VGPU_PRIO_COUNT]; /* in flight on the backend, per queue and priority */
     /* Written by the executor. */
@@ -107,6 +111,7 @@ struct vgpu_inflight {
 struct vgpu_xchg_geometry {
     uint32_t feeds, queues, ring_slots, max_vms, journal_slots;
     uint32_t queues_active; /* 0: all */
+    uint32_t trace_slots;   /* power of two; 0: no ring */
 };
 /* Fills the header's sizes and offsets; returns the total bytes. */
 uint64_t vgpu_xchg_layout(struct vgpu_xchg_header *h, const struct vgpu_xchg_geometry *g);
@@ -122,6 +127,11 @@ static inline struct vgpu_slot *vgpu_xchg_ring(struct vgpu_xchg_header *h, uint3
 {
     struct vgpu_slot *s = (struct vgpu_slot *)((char *)h + h->off_rings);
     return &s[(uint64_t)((queue * VGPU_PRIO_COUNT + prio) * h->feeds + feed) * h->ring_slots];
+}
+/* NULL: it has none. Executor-written, but for its header. */
+static inline struct vgpu_trace_ring *vgpu_xchg_trace(struct vgpu_xchg_header *h)
+{
+    return h->off_trace ? (struct vgpu_trace_ring *)((char *)h + h->off_trace) : NULL;
 }
 static inline struct vgpu_xchg_vm *vgpu_xchg_vm(struct vgpu_xchg_header *h, uint32_t slot)
 {

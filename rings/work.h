@@ -24,10 +24,13 @@ struct vgpu_work {
     uint64_t n;      /* as in the descriptor; GEMM: m | n << 21 | k << 42 */
     uint32_t arg[2]; /* FILL: pattern; AXPY: alpha; GEMM: alpha, beta; DEBUG: parameter. Programs: handle of the program
                       * or tensor, and EXECUTE: inputs, BUFFER_PUT at offset 0: rank. Its offset is in dst, GET's in src0 */
-    uint64_t stamp;  /* vgpu_ticks() when the poll core saw it */
+    uint64_t stamp;  /* vgpu_ticks() when the poll core saw it; its lowest bit: VGPU_WORK_TRACED */
     uint64_t seq;    /* ring lap */
 } VGPU_ALIGNED(64);
 VGPU_STATIC_ASSERT(sizeof(struct vgpu_work) == 64, "a work item is one cache line");
+
+/* In `stamp`: each component records when it had this one. A tick more or less is none to anybody else. */
+#define VGPU_WORK_TRACED UINT64_C(1)
 
 #define VGPU_WORK_HIGH(field) ((uint32_t)((field) >> 48))
 #define VGPU_WORK_LOW(field) ((field) & ((UINT64_C(1) << 48) - 1))

@@ -69,7 +69,8 @@ static int exchange_open(struct rig *rig, struct vgpu_err *err)
                                    .queues = rig->params.queues,
                                    .ring_slots = rig->params.window,
                                    .max_vms = rig->params.vms,
-                                   .journal_slots = 8};
+                                   .journal_slots = 8,
+                                   .trace_slots = rig->params.trace_slots};
     struct vgpu_xchg_header h = {0};
 
     while (g.journal_slots < rig->params.in_flight)
@@ -158,6 +159,7 @@ static int vm_open(struct rig *rig, uint32_t slot, struct vgpu_err *err)
                                  .guest_ctrl_off = at + h->guest_ctrl_off,
                                  .cq_off = at + h->cq_off,
                                  .cq_slots = h->cq_slots,
+                                 .vm_id = vm->vm_id,
                                  .sq_pos = vm->sq_start,
                                  .cq_pos = vm->cq_start};
     int rc = vgpu_exec_attach(rig->exec, slot, &r, err);
@@ -193,6 +195,13 @@ static int parts_open(struct rig *rig, struct vgpu_err *err)
                                    .spin_ns = rig->params.sleep ? 0 : SPIN_NS,
                                    .sleep = rig->params.sleep};
 
+    if (rig->params.trace_slots) {
+        rig->trace = take(vgpu_trace_bytes(rig->params.trace_slots));
+        if (!rig->trace)
+            return vgpu_err_set(err, ENOMEM, "no memory for the trace");
+        vgpu_trace_init(rig->trace, VGPU_TRACE_POLL_CORE, rig->params.trace_slots);
+        p.trace = rig->trace;
+    }
     rig->vms = calloc(rig->params.vms, sizeof(*rig->vms));
     rig->table.vms = rig->vms;
     rig->table.by_slot = rig->vms;
@@ -246,6 +255,7 @@ void rig_close(struct rig *rig)
         vm_close(rig, i);
     vgpu_exec_close(rig->exec);
     free(rig->feed);
+    free(rig->trace);
     free(rig->vms);
     free(rig->guests);
     if (rig->xchg)
@@ -283,6 +293,15 @@ uint32_t rig_broken(const struct rig *rig)
 void rig_stop(struct rig *rig)
 {
     vgpu_store_release(&rig->stop, 1);
+}
+
+void rig_trace(struct rig *rig, uint32_t vm, uint32_t sample)
+{
+    uint32_t was = vgpu_load_relaxed(&rig->vms[vm]->trace);
+
+    /* relaxed, both: numbers that say what is to be recorded; nothing hangs on when they are seen */
+    vgpu_store_relaxed(&rig->xchg->tracing, rig->xchg->tracing + (sample != 0) - (was != 0));
+    vgpu_store_relaxed(&rig->vms[vm]->trace, sample);
 }
 
 void rig_poll_main(void *arg)

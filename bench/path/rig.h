@@ -22,6 +22,7 @@ struct rig_params {
     uint32_t handles;    /* per VM */
     uint32_t queues;     /* pools; VMs start in the first. 0: 1 */
     const char *backend;
+    uint32_t trace_slots; /* of the trace rings of poll core and executor, power of two; 0: none */
     bool sleep;          /* the poll core sleeps as soon as there is nothing, instead of polling on */
 };
 /* What a guest has: its ends of the rings, as libvgpu keeps them, and what came through them. */
@@ -44,6 +45,7 @@ struct rig {
     struct vgpu_feed *feed;
     struct vgpu_exec *exec;
     struct vgpu_poller *poller;
+    struct vgpu_trace_ring *trace; /* the poll core's; the executor's is in the exchange */
     struct vgpu_vm **vms;
     uint32_t attached;       /* of them, at the executor */
     struct vgpu_poll_table table;
@@ -60,6 +62,9 @@ void rig_publish(struct rig *rig, uint32_t vms, bool in_process);
 char *rig_region(const struct rig *rig, uint32_t i);
 /* 0, or enum vgpu_broken_reason of the first VM that the host gave up on. */
 uint32_t rig_broken(const struct rig *rig);
+
+/* One thread, also while the loops run: record one of `sample` descriptors of this VM; 0: none. */
+void rig_trace(struct rig *rig, uint32_t vm, uint32_t sample);
 
 void rig_poll_main(void *rig);
 void rig_exec_main(void *rig);

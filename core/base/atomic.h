@@ -15,6 +15,9 @@
 #define VGPU_ALIGNED(n) __attribute__((aligned(n)))
 #define vgpu_likely(x) __builtin_expect(!!(x), 1)
 #define vgpu_unlikely(x) __builtin_expect(!!(x), 0)
+/* For the one or two variants of a function whose constant arguments shall vanish, and for code that shall stay away. */
+#define VGPU_ALWAYS_INLINE inline __attribute__((always_inline))
+#define VGPU_NEVER_INLINE __attribute__((noinline))
 
 #define vgpu_load_relaxed(p) __atomic_load_n((p), __ATOMIC_RELAXED)
 #define vgpu_load_acquire(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
@@ -57,6 +60,16 @@ static inline void vgpu_fence_release(void)
     vgpu_fence_full();
 #else
     __atomic_thread_fence(__ATOMIC_RELEASE);
+#endif
+}
+
+/* Load-load and load-store order of what comes before against what comes after. */
+static inline void vgpu_fence_acquire(void)
+{
+#ifdef VGPU_TSAN
+    vgpu_fence_full();
+#else
+    __atomic_thread_fence(__ATOMIC_ACQUIRE);
 #endif
 }
 

@@ -1,6 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "core/base/clock.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 struct vgpu_clock vgpu_clock = {.ticks_hz = 1000000000u, .mult = 1, .shift = 0};
 
 /* Several short windows, the one with the least delay around its two readings wins: a preemption in one window
@@ -41,4 +45,15 @@ void vgpu_clock_init(void)
     while (vgpu_clock.shift > 1 && 1e9 / hz * (double)(1u << vgpu_clock.shift) >= 4294967296.0)
         vgpu_clock.shift--;
     vgpu_clock.mult = (uint64_t)(1e9 / hz * (double)(1u << vgpu_clock.shift));
+}
+
+bool vgpu_clock_invariant(void)
+{
+#if defined(__x86_64__)
+    unsigned a, b, c, d;
+
+    return __get_cpuid(0x80000007, &a, &b, &c, &d) && (d >> 8 & 1);
+#else
+    return true; /* CNTVCT and CLOCK_MONOTONIC are */
+#endif
 }

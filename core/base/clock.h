@@ -7,6 +7,7 @@
 #ifndef VGPU_BASE_CLOCK_H
 #define VGPU_BASE_CLOCK_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <time.h>
 #if defined(__x86_64__)
@@ -43,6 +44,10 @@ extern struct vgpu_clock vgpu_clock;
 
 /* Measures the tick rate against CLOCK_MONOTONIC, some 10 ms. Idempotent. */
 void vgpu_clock_init(void);
+
+/* Does the processor promise that ticks go at one rate, on all its cores, in all its states? Where it does not, times that
+ * were taken on different cores may be apart. Virtual machines often hide the promise although it holds. */
+bool vgpu_clock_invariant(void);
 
 /* Converts a difference of ticks to nanoseconds; any difference is fine, those of a data path take one multiplication. */
 static inline uint64_t vgpu_ticks_to_ns(uint64_t ticks)

@@ -304,7 +304,13 @@ static uint32_t cpu_poll(struct vgpu_backend *b, struct vgpu_op **done, uint32_t
             among &= ~(UINT64_C(1) << q);
         } while (vgpu_unlikely(!op));
         c->vnow = c->queue[q].vtime;
+        if (vgpu_unlikely(op->traced) && op->device == VGPU_TRACE_DEVICE_NONE) {
+            op->device = VGPU_TRACE_DEVICE_EXACT; /* of its first slice; others may run before its last one */
+            op->device_start = vgpu_ticks();
+        }
         if (vgpu_cpu_step(c, op)) {
+            if (vgpu_unlikely(op->traced))
+                op->device_end = vgpu_ticks();
             op_unlink(c, op, before);
             done[got++] = op;
         }

@@ -104,6 +104,9 @@ def scenario(c):
     c.run('history', '--vm-id=4')
     c.lines('top', '--count=2', '--interval-ms=100')
     c.run('show-iommu-status')
+    c.run('trace', 'on', '--vm-id=1', '--sample=4')
+    c.run('trace', 'dump', '--vm-id=1')
+    c.run('trace', 'off', '--vm-id=1')
     c.run('topology')
     for command in OWN_SCHEMA:
         status, output, _ = c.daemon.run(command, '--json', f'--config={c.daemon.config}')

@@ -31,7 +31,7 @@ static void print_reference(const char *fixture, const char *about)
     printf("    {\"%s\", \"%s\", VGPU_PROFILE_BALANCED,\n", fixture, about);
     for (uint32_t i = 0; i < report.count; i++)
         if (report.result[i].status != VGPU_CHECK_PASS)
-            printf("     \"%s=%s\\n\"\n", report.result[i].check->id, vgpu_status_name(report.result[i].status));
+            printf("     \"%s=%s\\n\"\n", report.result[i].check->id, vgpu_check_status_name(report.result[i].status));
     printf("     \"\"},\n");
     vgpu_facts_free(&facts);
     vgpu_host_root_close(&root);

@@ -150,12 +150,12 @@ Test(checks, each_passes_and_fires)
             e.profile = c->severity[p] ? p : -1;
         judge_tree(e.base, e.pass, (enum vgpu_profile)e.profile);
         const struct vgpu_result *r = result(e.id);
-        cr_expect_eq(r->status, VGPU_CHECK_PASS, "%s should pass: %s, %s", e.id, vgpu_status_name(r->status),
+        cr_expect_eq(r->status, VGPU_CHECK_PASS, "%s should pass: %s, %s", e.id, vgpu_check_status_name(r->status),
                      r->finding.found);
         judge_tree(e.base, e.fire, (enum vgpu_profile)e.profile);
         r = result(e.id);
         bool fired = r->status == VGPU_CHECK_WARN || r->status == VGPU_CHECK_FAIL;
-        cr_expect(fired, "%s should fire: %s, %s", e.id, vgpu_status_name(r->status), r->finding.found);
+        cr_expect(fired, "%s should fire: %s, %s", e.id, vgpu_check_status_name(r->status), r->finding.found);
         check_remedy(remedies, e.id, c->remedy);
         if (r->finding.remedy[0])
             check_remedy(remedies, e.id, r->finding.remedy);
@@ -200,7 +200,7 @@ Test(checks, odd_machines_raise_no_false_alarm)
             const struct vgpu_result *r = &report.result[i];
             bool fired = r->status == VGPU_CHECK_WARN || r->status == VGPU_CHECK_FAIL;
             cr_expect_eq(fired, vgpu_host_has_word(list, r->check->id), "%s: %s %s: %s", name, r->check->id,
-                         vgpu_status_name(r->status), r->finding.found);
+                         vgpu_check_status_name(r->status), r->finding.found);
             cr_expect(r->status != VGPU_CHECK_UNKNOWN || !list[0], "%s: %s unknown", name, r->check->id);
         }
         free(list);
@@ -217,7 +217,7 @@ Test(checks, references_are_what_the_fixtures_say)
         for (uint32_t i = 0; i < report.count; i++) {
             const struct vgpu_result *r = &report.result[i];
             cr_expect_eq(vgpu_reference_status(ref, r->check->id), r->status, "%s: %s is %s; run host-reference",
-                         ref->name, r->check->id, vgpu_status_name(r->status));
+                         ref->name, r->check->id, vgpu_check_status_name(r->status));
         }
     }
 }
@@ -332,7 +332,7 @@ Test(checks, ordinary_user)
                                          "vgpu.state",   "security.kptr_restrict", "security.lockdown"};
     for (size_t i = 0; i < sizeof(hidden) / sizeof(hidden[0]); i++)
         cr_expect_eq(result(hidden[i])->status, VGPU_CHECK_UNKNOWN, "%s: %s, %s", hidden[i],
-                     vgpu_status_name(result(hidden[i])->status), result(hidden[i])->finding.found);
+                     vgpu_check_status_name(result(hidden[i])->status), result(hidden[i])->finding.found);
 }
 
 /* Findings quote files: nothing in them may steer a terminal, whatever the tree. */
