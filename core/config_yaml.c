@@ -464,6 +464,8 @@ int vgpu_config_parse(struct vgpu_config *c, const char *text, size_t bytes, con
     struct vgpu_faults *faults = calloc(1, sizeof(*faults));
 
     if (!fresh || !faults) {
+        if (errors)
+            fprintf(errors, "%s: no memory to read a configuration\n", name);
         rc = -ENOMEM;
         goto out;
     }

@@ -17,11 +17,14 @@ from mesontest import Build
 
 OPTIONS = ['-Db_coverage=true', '-Dcuda=disabled', '-Doptimization=1', '-Ddebug=true', '-Dbench=disabled',
            '-Dc_args=-fprofile-update=atomic']
-SUITES = ['unit', 'conformance', 'stress', 'e2e', 'ordering', 'fuzz', 'hostile', 'kill']
+SUITES = ['unit', 'conformance', 'stress', 'e2e', 'ctl', 'ordering', 'fuzz', 'hostile', 'kill']
 ROOMS = ['core', 'rings', 'control', 'store', 'local-transport', 'xen-transport', 'pmd-gpu', 'guest-lib', 'host', 'ctl']
 GOAL_ROOMS = {'core', 'rings', 'control', 'store', 'local-transport', 'xen-transport'}
 GOAL_PERCENT = 90
-FLOOR_PERCENT = 85  # below it the suite fails
+FLOOR_PERCENT = 90  # below it the suite fails
+# Run programs as other users, or where nothing can be written: the counters of those could not be stored, and libgcov says so
+# in their output.
+NOT_HERE = {'doctor', 'precheck', 'tour', 'sandbox'}
 # What needs a GPU, and is measured where there is one.
 ELSEWHERE = ('pmd-gpu/cuda/',)
 LABEL = re.compile(r'^(?:err|out|undo|fail)\w*:')
@@ -111,10 +114,13 @@ def run(root, directory, limit_s):
     build.make(OPTIONS)
     for old in glob.glob(os.path.join(build.path, '**', '*.gcda'), recursive=True):
         os.unlink(old)
-    env = {'VGPU_TEST_SLICE_S': os.environ.get('VGPU_TEST_SLICE_S', '30'), 'VGPU_TEST_SCALE': '0.3'}
+    env = {'VGPU_TEST_SLICE_S': os.environ.get('VGPU_TEST_SLICE_S', '30'),
+           'VGPU_TEST_SCALE': '0.3', 'GCOV_ERROR_FILE': os.devnull,
+           'VGPU_TEST_LADDERS_S': os.environ.get('VGPU_TEST_LADDERS_S', '90')}
     have = build.suites()
-    outcome, _ = build.run([s for s in SUITES if s in have], processes=2, limit_s=limit_s, logbase='test-coverage', env=env,
-                           scale=5)
+    suites = [s for s in SUITES if s in have]
+    outcome, _ = build.run(suites, processes=2, limit_s=limit_s, logbase='test-coverage', env=env, scale=5,
+                           names=[t for t in build.tests(suites) if t not in NOT_HERE])
     out = os.path.join(root, 'build', 'coverage.txt')
     rooms, reached, missed = report(root, counters(build), out)
     had, total = (sum(rooms.get(r, (0, 0))[i] for r in GOAL_ROOMS) for i in (0, 1))

@@ -29,6 +29,24 @@ void fake_xen_domain(uint32_t domid)
     current = domid;
 }
 
+static const char *failing;
+static unsigned failing_in;
+
+void fake_xen_fail(const char *function, unsigned nth)
+{
+    failing = function;
+    failing_in = nth;
+}
+
+static bool fails(const char *function)
+{
+    if (!failing || strcmp(failing, function) || --failing_in)
+        return false;
+    failing = NULL;
+    errno = ENOMEM;
+    return true;
+}
+
 /* ---- xenstore ---- */
 
 struct node {
@@ -145,6 +163,8 @@ void fake_xen_on_write(void (*hook)(const char *path, const char *value))
 
 struct xs_handle *xs_open(unsigned long flags)
 {
+    if (fails(__func__))
+        return NULL;
     struct xs_handle *h = calloc(1, sizeof(*h));
 
     h->domid = current;
@@ -202,6 +222,8 @@ bool xs_write(struct xs_handle *h, xs_transaction_t t, const char *path, const v
     char full[192];
 
     full_path(h, path, full);
+    if (h->domid == 0 && fails(__func__))
+        return false;
     struct node *n = node_make(full, h->domid);
     if (!n || (h->domid && n->owner != h->domid) || len >= sizeof(n->value)) {
         errno = EACCES;
@@ -300,6 +322,8 @@ bool xs_set_permissions(struct xs_handle *h, xs_transaction_t t, const char *pat
 
 bool xs_watch(struct xs_handle *h, const char *path, const char *token)
 {
+    if (fails(__func__))
+        return false;
     struct watch *w = calloc(1, sizeof(*w));
 
     full_path(h, path, w->path);

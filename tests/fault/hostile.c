@@ -23,13 +23,17 @@
 #define SECONDS       20u
 #define WARM_MS       1500u
 #define RSS_SLACK_KB  16384
+#define STEPS_WANTED  UINT64_C(100000000) /* of a run of LONG_S or more: words rewritten, descriptors, steps of other kinds */
+#define LONG_S        600u
 
 #define PROGRESS_MS (SANITIZED ? 5000u : 1000u) /* each neighbour completes something in each such span */
+#define STILL_SPANS 5u                          /* or is still for that many at most: this machine may be busy */
 
 struct neighbour {
     unsigned vm_id;
     struct e2e_flow flow;
-    uint64_t last; /* completed when it was looked at last */
+    uint64_t last;  /* completed when it was looked at last */
+    unsigned still; /* looks in a row that found no more */
 };
 
 /* ---- the hostile side: a process that starts one after the other ---- */
@@ -77,7 +81,8 @@ static void check_progress(struct neighbour *n)
 {
     for (unsigned i = 0; i < NEIGHBOURS; i++) {
         uint64_t now = __atomic_load_n(&n[i].flow.completed, __ATOMIC_RELAXED);
-        e2e_check(now > n[i].last, "VM %u stood still for %u ms at %llu", n[i].vm_id, PROGRESS_MS,
+        n[i].still = now > n[i].last ? 0 : n[i].still + 1;
+        e2e_check(n[i].still < STILL_SPANS, "VM %u stood still for %u ms at %llu", n[i].vm_id, STILL_SPANS * PROGRESS_MS,
                   (unsigned long long)now);
         n[i].last = now;
     }
@@ -190,6 +195,9 @@ static void show(uint64_t verified, unsigned span_ms)
     e2e_check(shared->broken > 0 && shared->attachments > 10,
               "%llu attachments of %llu were told that they broke a rule", (unsigned long long)shared->broken,
               (unsigned long long)shared->attachments);
+    uint64_t all = shared->flips + shared->descriptors + steps;
+    e2e_check(SANITIZED || seconds() < LONG_S || all >= STEPS_WANTED / 3, "%llu steps: less than a third of %llu",
+              (unsigned long long)all, (unsigned long long)STEPS_WANTED);
     e2e_shows("%llu words of shared memory rewritten at random moments, %llu descriptors, %llu steps of other kinds "
               "(%llu attachments, %llu told that they broke a rule, %llu killed -9, "
               "seed %llu); %llu results of %u neighbours verified meanwhile",

@@ -56,7 +56,7 @@ static struct vgpu_guest_ctrl *ctrl_of(struct hostile *x)
     return (void *)(x->mem + x->g.header.guest_ctrl_off);
 }
 
-static uint64_t *any_word(struct hostile *x, uint64_t *rng)
+static uint64_t *any_word(struct hostile *x, uint64_t r)
 {
     const struct vgpu_region_header *h = &x->g.header;
     const struct {
@@ -67,29 +67,29 @@ static uint64_t *any_word(struct hostile *x, uint64_t *rng)
                 {h->sq_off, (uint64_t)h->sq_slots * 64},
                 {h->cq_off, (uint64_t)h->cq_slots * 64},
                 {h->arena_off, h->arena_bytes}};
-    unsigned i = (unsigned)(e2e_next(rng) % 6);
+    unsigned i = (unsigned)(r >> 32) % 6;
 
     if (part[i].bytes == 0)
         i = 0;
-    return (uint64_t *)(void *)(x->mem + part[i].off + (e2e_next(rng) % (part[i].bytes / 8)) * 8);
+    return (uint64_t *)(void *)(x->mem + part[i].off + ((uint64_t)(uint32_t)r * (part[i].bytes / 8) >> 32) * 8);
 }
 
 static void flip_word(struct hostile *x, uint64_t *rng)
 {
-    uint64_t *word = any_word(x, rng), r = e2e_next(rng);
+    uint64_t r = e2e_next(rng), *word = any_word(x, r);
 
-    switch (r % 4) {
+    switch (r >> 62) {
     case 0:
         vgpu_store_relaxed(word, e2e_next(rng));
         break;
     case 1: /* close to a position */
-        vgpu_store_relaxed(word, x->pos + (r >> 32) % 64 - 16);
+        vgpu_store_relaxed(word, x->pos + (r >> 55) % 64 - 16);
         break;
     case 2:
         vgpu_store_relaxed(word, 0);
         break;
     default:
-        vgpu_store_relaxed(word, vgpu_load_relaxed(word) ^ UINT64_C(1) << (r >> 8) % 64);
+        vgpu_store_relaxed(word, vgpu_load_relaxed(word) ^ UINT64_C(1) << (r >> 55) % 64);
     }
 }
 
@@ -98,9 +98,9 @@ static void *flip(void *arg)
     struct hostile *x = arg;
 
     while (!__atomic_load_n(&x->flipper_stop, __ATOMIC_RELAXED)) {
-        for (int i = 0; i < 200; i++)
+        for (int i = 0; i < 1000; i++)
             flip_word(x, &x->flipper_rng);
-        __atomic_fetch_add(&x->shared->flips, 200, __ATOMIC_RELAXED);
+        __atomic_fetch_add(&x->shared->flips, 1000, __ATOMIC_RELAXED);
         sched_yield();
     }
     return NULL;

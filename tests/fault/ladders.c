@@ -6,7 +6,7 @@
  * guest or a client gets an answer or a closed connection; the same process serves the next one, and holds no more than
  * before.
  *
- * Starts take their time: VGPU_TEST_LADDERS_S (or a sixth of VGPU_TEST_SLICE_S) is how long they are tried, from a
+ * Starts take their time: VGPU_TEST_LADDERS_S (or a twelfth of VGPU_TEST_SLICE_S) is how long they are tried, from a
  * random place on (VGPU_TEST_SEED); all when that suffices.
  */
 #include <fcntl.h>
@@ -47,7 +47,7 @@ static bool disarm(void)
 }
 
 /* Programs started from here on are watched. */
-static void preload(void)
+static void preload(const char *program)
 {
     const char *library = getenv("VGPU_E2E_FAILCALL");
     char path[] = "/tmp/vgpu-failcall-XXXXXX";
@@ -61,14 +61,20 @@ static void preload(void)
     close(fd);
     disarm();
     setenv("VGPU_FAILCALL", path, 1);
-    setenv("VGPU_FAILCALL_IN", "vgpud", 1);
+    setenv("VGPU_FAILCALL_IN", program, 1);
     setenv("LD_PRELOAD", library, 1);
 }
 
 static void preload_end(void)
 {
-    unlink(getenv("VGPU_FAILCALL"));
     unsetenv("LD_PRELOAD");
+}
+
+/* Executors that are started later open it too. */
+static void host_stop(struct e2e_host *h)
+{
+    e2e_host_stop(h);
+    unlink(getenv("VGPU_FAILCALL"));
 }
 
 /* ---- while it runs ---- */
@@ -149,11 +155,36 @@ static void executor_find(const struct e2e_host *h)
     e2e_eventually((executor = e2e_executor_pid(h, "A")) > 0, "pool A stays down");
 }
 
+static off_t log_bytes(const struct e2e_host *h)
+{
+    char path[2 * E2E_PATH_BYTES];
+    struct stat st;
+
+    snprintf(path, sizeof(path), "%s/vgpud.log", h->dir);
+    return stat(path, &st) ? 0 : st.st_size;
+}
+
+/* Does the log say this behind `from`? */
+static bool log_says(const struct e2e_host *h, off_t from, const char *what)
+{
+    char path[2 * E2E_PATH_BYTES], text[16384] = "";
+
+    snprintf(path, sizeof(path), "%s/vgpud.log", h->dir);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd >= 0 ? pread(fd, text, sizeof(text) - 1, from) : 0;
+    close(fd);
+    text[n > 0 ? n : 0] = 0;
+    return strstr(text, what) != NULL;
+}
+
 static void executor_again(const struct e2e_host *h)
 {
-    (void)h;
+    off_t from = log_bytes(h);
+
     e2e_check(kill(executor, SIGKILL) == 0, "executor %d: %s", (int)executor, strerror(errno));
-    e2e_sleep_ms(60); /* long enough for a first attempt to start it */
+    for (int i = 0;
+         i < 5000 && !__atomic_load_n(&shared->fired, __ATOMIC_ACQUIRE) && !log_says(h, from, "exec-A is ready"); i++)
+        e2e_sleep_ms(1);
 }
 
 static void nothing(const struct e2e_host *h)
@@ -206,10 +237,10 @@ static void each_call(const struct e2e_host *h, const char *what, void (*prepare
               tried, functions);
 }
 
-static void running_host(struct e2e_host *h)
+static void running_host(struct e2e_host *h, const char *program, bool in_process)
 {
-    preload();
-    e2e_host_start(h, &(struct e2e_options){.pools = 2});
+    preload(program);
+    e2e_host_start(h, &(struct e2e_options){.pools = 2, .in_process = in_process});
     preload_end();
     e2e_register(h, 1, 2, "A", "medium", NULL);
 }
@@ -218,39 +249,40 @@ static void attach(void)
 {
     struct e2e_host h;
 
-    running_host(&h);
+    running_host(&h, "vgpud", false);
     each_call(&h, "attach", nothing, attach_and_leave, MOST_CALLS);
-    e2e_host_stop(&h);
+    host_stop(&h);
 }
 
 static void control(void)
 {
     struct e2e_host h;
 
-    running_host(&h);
+    running_host(&h, "vgpud", false);
     each_call(&h, "control", nothing, ask_all, 40);
-    e2e_host_stop(&h);
+    host_stop(&h);
 }
 
 static void executors(void)
 {
     struct e2e_host h;
 
-    running_host(&h);
-    each_call(&h, "executor", executor_find, executor_again, 12);
-    e2e_host_stop(&h);
+    running_host(&h, "vgpud", false);
+    each_call(&h, "restart of an executor", executor_find, executor_again, 12);
+    host_stop(&h);
+}
+
+/* The executor's own calls: it ends with a reason, and is started once more. */
+static void executor_itself(void)
+{
+    struct e2e_host h;
+
+    running_host(&h, "vgpu-exec", false);
+    each_call(&h, "start of an executor", executor_find, executor_again, 40);
+    host_stop(&h);
 }
 
 /* ---- while it starts ---- */
-
-static off_t log_bytes(const struct e2e_host *h)
-{
-    char path[2 * E2E_PATH_BYTES];
-    struct stat st;
-
-    snprintf(path, sizeof(path), "%s/vgpud.log", h->dir);
-    return stat(path, &st) ? 0 : st.st_size;
-}
 
 /* One start with that call failing. Returns whether it was reached. */
 static bool one_start(struct e2e_host *h, int f, int nth, unsigned *refused)
@@ -269,18 +301,18 @@ static bool one_start(struct e2e_host *h, int f, int nth, unsigned *refused)
     return true;
 }
 
-static void start(void)
+static void starts(bool in_process)
 {
     struct e2e_host h;
     unsigned tried = 0, refused = 0, functions = 0;
-    uint64_t span = e2e_number("VGPU_TEST_LADDERS_S", e2e_number("VGPU_TEST_SLICE_S", 60) / 6) * 1000;
+    uint64_t span = e2e_number("VGPU_TEST_LADDERS_S", e2e_number("VGPU_TEST_SLICE_S", 60) / 12) * 1000;
     uint64_t until = e2e_now_ms() + span;
     int from = (int)(e2e_random() % FAILCALL_COUNT), done = 0;
     const struct machine_holdings before = holdings_of_machine();
 
-    running_host(&h); /* makes the store */
-    e2e_host_stop(&h);
-    preload();
+    running_host(&h, "vgpud", in_process); /* makes the store */
+    host_stop(&h);
+    preload("vgpud");
     for (; done < FAILCALL_COUNT && e2e_now_ms() < until; done++) {
         int f = (from + done) % FAILCALL_COUNT;
         bool fired = true;
@@ -291,19 +323,28 @@ static void start(void)
         }
     }
     preload_end();
+    unlink(getenv("VGPU_FAILCALL"));
     holdings_check_machine(&before);
     e2e_check(tried > 0, "no call failed");
-    e2e_shows(
-        "start: %u calls of %u functions failed, one at a time%s: %u starts ended with a reason, the others succeeded; "
-        "nothing left behind (seed %llu)",
-        tried, functions, done == FAILCALL_COUNT ? "" : " (not all of them in this time)", refused,
-        (unsigned long long)e2e_seed());
+    e2e_shows("start%s: %u calls of %u functions failed, one at a time%s: %u starts ended with a reason, the others "
+              "succeeded; "
+              "nothing left behind (seed %llu)",
+              in_process ? " with its executors inside" : "", tried, functions,
+              done == FAILCALL_COUNT ? "" : " (not all of them in this time)", refused, (unsigned long long)e2e_seed());
+}
+
+static void start(void)
+{
+    starts(false);
+}
+static void start_in_process(void)
+{
+    starts(true);
 }
 
 static const struct e2e_test tests[] = {
-    {"attach", attach, 1800},
-    {"control", control, 1800},
-    {"executors", executors, 1800},
-    {"start", start, 3600},
+    {"attach", attach, 1800},       {"control", control, 1800},
+    {"executors", executors, 1800}, {"executor_itself", executor_itself, 1800},
+    {"start", start, 3600},         {"start_in_process", start_in_process, 3600},
 };
 E2E_MAIN(tests)

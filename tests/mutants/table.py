@@ -2,8 +2,7 @@
 """The mutants: one bug each in the real code, and the test that must find it.
 
 (name, what is broken, file, text as it is, text with the bug, test, arguments of the test's program, build)
-T
-     e text must occur in the file exactly once: a mutant that no longer applies fails the suite. Test: a meson test's name.
+The text must occur in the file exactly once: a mutant that no longer applies fails the suite. Test: a meson test's name.
 Build: 'plain', or 'tsan' where only ThreadSanitizer can see it on a machine that keeps the order of stores.
 """
 MUTANTS = [
@@ -136,4 +135,20 @@ MUTANTS = [
      '    posix_spawn_file_actions_addclosefrom_np(&fa, 7);\n', '', 'kill', ['executors_and_guests'], 'plain'),
     ('breaker-off-by-one', 'a crash loop gets one life more', 'core/breaker.c', '>= p->deaths;', '> p->deaths;',
      'core-breaker', [], 'plain'),
+    # ---- what came later ----
+    ('ring-overrun-believed', 'a producer one lap ahead is overlooked', 'rings/spsc.h',
+     '    return (int64_t)(seq - (c->pos + 1)) > 0;', '    return (int64_t)(seq - (c->pos + 1)) > (int64_t)c->mask;', 'fuzz-ring',
+     None, 'plain'),
+    ('ring-credit-relaxed', 'the credit is stored without release', 'rings/spsc.h',
+     '        vgpu_store_release(c->head, c->pos); /* C2', '        vgpu_store_relaxed(c->head, c->pos); /* C2',
+     'interleave-without-none', [], 'plain'),
+    ('ring-room-relaxed', 'the credit is read without acquire', 'rings/spsc.h',
+     '    uint64_t head = vgpu_load_acquire(p->peer_head); /* S2', '    uint64_t head = vgpu_load_relaxed(p->peer_head); /* S2',
+     'interleave-without-none', [], 'plain'),
+    ('import-trial', 'a trial of an import changes the store', 'control/commands_store.c',
+     'if (!rc && !dry && (im->change.vm_count', 'if (!rc && (im->change.vm_count', 'fuzz-import', None, 'plain'),
+    ('xen-no-unmap', 'the pages of a domain that left stay mapped', 'xen-transport/session.c',
+     '    vgpu_xen_grants_close(&s->grants);\n    s->directory = NULL;', '    s->directory = NULL;', 'fuzz-xen', None, 'plain'),
+    ('attach-ladder', 'a refused attachment keeps its range of the heap', 'core/attach.c',
+     'err_heap:\n    vgpu_memspace_free(&e->heap, slot + 1);\n', 'err_heap:\n', 'ladders', ['attach'], 'plain'),
 ]

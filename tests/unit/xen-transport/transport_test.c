@@ -553,6 +553,63 @@ XEN_TEST(a_guest_that_is_closed_after_a_restore_leaves_the_void_port_alone)
     void_ports = 1;
 }
 
+/* ---- a host whose calls fail ---- */
+
+XEN_TEST(open_gives_everything_back_whichever_call_fails)
+{
+    static const struct vgpu_transport_events events = {
+        .hello = on_hello, .knows = on_knows, .attach = on_attach, .gone = on_gone};
+    const struct vgpu_transport_options options = {.library = getenv("VGPU_FAKE_XEN")},
+                                        elsewhere = {.library = "/nowhere/libxen.so"};
+    static const struct {
+        const char *function;
+        unsigned nth;
+    } failing[] = {{"xs_open", 1}, {"xs_watch", 1}, {"xs_watch", 2}, {"xs_watch", 3}};
+    struct fake_xen_counts before, after;
+    struct vgpu_transport *t = NULL;
+
+    fake_xen_domain(0);
+    fake_xen_count(&before);
+    cr_expect_lt(vgpu_transport_xen.open(&elsewhere, &events, NULL, &t, &err), 0);
+    cr_expect(strstr(err.text, "/nowhere/libxen.so"), "%s", err.text);
+    for (size_t i = 0; i < sizeof(failing) / sizeof(failing[0]); i++) {
+        fake_xen_fail(failing[i].function, failing[i].nth);
+        int rc = vgpu_transport_xen.open(&options, &events, NULL, &t, &err);
+        cr_expect_eq(rc, -ENOMEM, "%s %u: %d", failing[i].function, failing[i].nth, rc);
+        cr_expect(strstr(err.text, "xenstore"), "%s", err.text);
+        fake_xen_count(&after);
+        cr_expect_eq(memcmp(&before, &after, sizeof(after)), 0, "%s %u: something is kept", failing[i].function,
+                     failing[i].nth);
+    }
+}
+
+XEN_TEST(a_guest_attaches_after_any_write_of_the_host_failed)
+{
+    for (unsigned nth = 1; nth <= 16; nth++) {
+        fake_xen_domain(0);
+        fake_xen_fail("xs_write", nth);
+        if (connect_guest() == 1) {
+            lay_out();
+            const struct vgpu_msg_attached reply = {.epoch = 1};
+            if (offer() == 0 && offered && offered->ops->session_accept(offered, &reply) == 0)
+                advance();
+        }
+        fake_xen_fail(NULL, 0);
+        /* Whatever came of it, this guest leaves, and the next attempt goes through. */
+        fake_xen_domain(DOM);
+        guest->ops->close(guest);
+        turn();
+        int rc = 0;
+        for (int i = 0; i < 100 && (rc = connect_guest()) < 0; i++)
+            usleep(30000); /* a domain whose nodes could not be made is looked at again after two seconds */
+        cr_assert_eq(rc, 1, "after failing write %u: %s", nth, err.text);
+        fake_xen_domain(DOM);
+        guest->ops->close(guest);
+        turn();
+        turn();
+    }
+}
+
 /* ---- guests that lie ---- */
 
 static struct vgpu_xen_directory *directory;
