@@ -92,5 +92,11 @@ for m in M1_RELAXED SEND_WHILE_MOVING NO_WAIT RING_FIRST ANSWER_FIRST LEAVE_BEHI
     check fault handover M_$m
 done
 
+check ok attach
+check ok attach K=4 ROUNDS=3
+for m in T1_RELAXED TABLE_FIRST NO_GRACE UNMAP_FIRST NO_FENCE QS_INSIDE NO_DRAIN EARLY_ANSWER; do
+    check fault attach M_$m
+done
+
 echo "$passed passed, $failed failed"
 [ $failed = 0 ] && [ $passed -gt 0 ]
