@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <time.h>
@@ -41,9 +42,11 @@ void vgpu_ctl_terminal_open(struct vgpu_ctl_terminal *t, FILE *out, bool want_li
 {
     struct sigaction end = {.sa_handler = on_end}, resize = {.sa_handler = on_resize};
 
+    const char *term = getenv("TERM");
+
     *t = (struct vgpu_ctl_terminal){.out = out};
     t->live =
-        want_live && isatty(fileno(out)) == 1 && isatty(STDIN_FILENO) == 1 && tcgetattr(STDIN_FILENO, &t->before) == 0;
+        want_live && term && term[0] && strcmp(term, "dumb") != 0 && isatty(fileno(out)) == 1 && isatty(STDIN_FILENO) == 1 && tcgetattr(STDIN_FILENO, &t->before) == 0;
     sigset_t held;
 
     ending = resized = 0;
@@ -73,15 +76,25 @@ void vgpu_ctl_terminal_close(struct vgpu_ctl_terminal *t)
     sigprocmask(SIG_SETMASK, &t->mask, NULL);
 }
 
+static unsigned from_environment(const char *name, unsigned otherwise)
+{
+    const char *text = getenv(name);
+    unsigned long n = text ? strtoul(text, NULL, 10) : 0;
+
+    return n >= 1 && n <= 10000 ? (unsigned)n : otherwise;
+}
+
 void vgpu_ctl_terminal_size(const struct vgpu_ctl_terminal *t, unsigned *rows, unsigned *columns)
 {
     struct winsize size = {0};
 
     *rows = *columns = 0;
-    if (!t->live || ioctl(fileno(t->out), TIOCGWINSZ, &size))
+    if (!t->live)
         return;
-    *rows = size.ws_row;
-    *columns = size.ws_col;
+    /* A serial console knows no size: then what the shell says, or the least that there is. */
+    bool told = ioctl(fileno(t->out), TIOCGWINSZ, &size) == 0;
+    *rows = told && size.ws_row ? size.ws_row : from_environment("LINES", 24);
+    *columns = told && size.ws_col ? size.ws_col : from_environment("COLUMNS", 80);
 }
 
 /* A line cut to so many columns; sequences that only color take none. */
@@ -104,6 +117,25 @@ static void put_line(FILE *out, const char *line, size_t n, unsigned columns)
     fputs("\033[0m\033[K", out);
 }
 
+/* Lines, the last one with or without its end. */
+static unsigned lines_of(const char *text)
+{
+    unsigned n = 0;
+
+    for (; *text; text += strcspn(text, "\n"), text += *text == '\n')
+        n++;
+    return n;
+}
+
+static const char *last_line(const char *text)
+{
+    const char *last = text;
+
+    for (; *text; text += strcspn(text, "\n"), text += *text == '\n')
+        last = text;
+    return last;
+}
+
 void vgpu_ctl_terminal_draw(struct vgpu_ctl_terminal *t, const char *text)
 {
     unsigned rows, columns, row = 0;
@@ -115,11 +147,14 @@ void vgpu_ctl_terminal_draw(struct vgpu_ctl_terminal *t, const char *text)
     }
     vgpu_ctl_terminal_size(t, &rows, &columns);
     fputs("\033[H", t->out);
-    for (; *text && (!rows || row < rows); row++) {
+    bool cut = lines_of(text) > rows;
+    for (; *text && row < rows; row++) {
+        if (cut && rows > 3 && row == rows - 1)
+            text = last_line(text); /* what the keys do */
         size_t n = strcspn(text, "\n");
         if (row)
             fputc('\n', t->out);
-        put_line(t->out, text, n, columns ? columns : ~0u);
+        put_line(t->out, text, n, columns);
         text += n + (text[n] == '\n');
     }
     fputs("\033[J", t->out); /* what the last screen had below */

@@ -23,9 +23,9 @@ struct vgpu_ctl_terminal {
 void vgpu_ctl_terminal_open(struct vgpu_ctl_terminal *t, FILE *out, bool want_live);
 /* Gives the terminal back as it was. */
 void vgpu_ctl_terminal_close(struct vgpu_ctl_terminal *t);
-/* Rows and columns; 0 where not live: no bound. */
+/* Rows and columns, also where the terminal does not know them; 0 where not live: no bound. */
 void vgpu_ctl_terminal_size(const struct vgpu_ctl_terminal *t, unsigned *rows, unsigned *columns);
-/* Draws text (lines) as the new screen, cut to its size; where not live, prints it. */
+/* Draws text (lines) as the new screen, cut to its size, with its last line at the bottom; where not live, prints it. */
 void vgpu_ctl_terminal_draw(struct vgpu_ctl_terminal *t, const char *text);
 /* A key, 0 after interval_ms or a change of size, -1 when it is time to end. */
 int vgpu_ctl_terminal_wait(struct vgpu_ctl_terminal *t, uint64_t interval_ms);

@@ -62,7 +62,7 @@ int vgpu_ctl_find(const struct vgpu_ctl_line *line, struct vgpu_ctl_where *out, 
         out->unusable.code = 0;
         memcpy(out->socket, config->control_socket, strlen(config->control_socket) + 1);
         memcpy(out->store, config->store, sizeof(out->store));
-    } else if (line->config) {
+    } else if (vgpu_ctl_config_named(line)) {
         *err = out->unusable; /* a viewer may not be allowed to read the installed one, but this one was named */
     } else {
         rc = 0;

@@ -94,6 +94,23 @@ def top_resize(daemon):
     assert t.end() == 0
 
 
+def top_sizes(daemon):
+    """Any size, also one that the terminal does not know; the last line says what the keys do wherever there is room."""
+    for rows, columns, shown in ((1, 1, False), (2, 10, False), (4, 40, True), (24, 80, True), (0, 0, True), (200, 400, True)):
+        t = Terminal(daemon, 'top', '--interval-ms=100', rows=rows, columns=columns)
+        t.read(lambda text: text.count(ESCAPE + '[J') > 3)
+        os.write(t.fd, b'q')
+        assert t.end() == 0
+        frames = [frame.split(ESCAPE + '[J')[0] for frame in t.text.split(ESCAPE + '[H')[1:]]
+        most = max(frame.count('\r\n') + 1 for frame in frames)
+        assert most <= (rows or 24), f'{most} lines on {rows} rows'
+        assert ('q quits' in frames[-1].split('\r\n')[-1]) == shown, (rows, columns, frames[-1])
+    t = Terminal(daemon, 'top', '--interval-ms=100', env={'TERM': 'dumb'})
+    t.read(lambda text: text.count('DONE/s') > 1)
+    t.process.send_signal(signal.SIGINT)
+    assert t.end() == 0 and ESCAPE not in t.text, t.text
+
+
 def top_plain(daemon):
     for args in (('top', '--once', '--interval-ms=100'), ('top', '--count=1', '--interval-ms=100')):
         output = daemon.good(*args)
@@ -160,6 +177,7 @@ def main():
                               ('top_ends_on_sigint', lambda: top_signal(daemon, signal.SIGINT)),
                               ('top_ends_on_sigterm', lambda: top_signal(daemon, signal.SIGTERM)),
                               ('top_follows_the_window', lambda: top_resize(daemon)),
+                              ('top_at_any_size', lambda: top_sizes(daemon)),
                               ('top_without_a_terminal', lambda: top_plain(daemon)),
                               ('colors_only_where_wanted', lambda: colors(daemon)),
                               ('a_closed_pipe_makes_no_noise', lambda: closed_pipes(daemon)),
