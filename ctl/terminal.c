@@ -45,8 +45,9 @@ void vgpu_ctl_terminal_open(struct vgpu_ctl_terminal *t, FILE *out, bool want_li
     const char *term = getenv("TERM");
 
     *t = (struct vgpu_ctl_terminal){.out = out};
-    t->live =
-        want_live && term && term[0] && strcmp(term, "dumb") != 0 && isatty(fileno(out)) == 1 && isatty(STDIN_FILENO) == 1 && tcgetattr(STDIN_FILENO, &t->before) == 0;
+    bool can_draw = term && term[0] && strcmp(term, "dumb") != 0;
+    t->live = want_live && can_draw && isatty(fileno(out)) == 1 && isatty(STDIN_FILENO) == 1 &&
+              tcgetattr(STDIN_FILENO, &t->before) == 0;
     sigset_t held;
 
     ending = resized = 0;
