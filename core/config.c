@@ -123,6 +123,9 @@ const struct vgpu_key vgpu_keys[] = {
         "See deaths. A trial has succeeded when it has lived for so long."),
     ROW("recovery.retry_s", UINT, "seconds", 1, 86400, "60", CONFIG(recovery.retry_s),
         "How long a crash loop waits before each trial."),
+    ROW("recovery.quarantine", UINT, "deaths", 0, 16, "3", CONFIG(quarantine_deaths),
+        "An executor that died so often while one VM alone had work in flight: that VM is quarantined; 0: never. Where several\n"
+        "had, they are tried in halves first, while the others wait: docs/reliability.md."),
 
     SECTION("scheduler", "In which order descriptors reach the device."),
     ROW("scheduler.scope", SCOPE, "", 0, 0, "pool", CONFIG(scope),

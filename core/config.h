@@ -93,6 +93,7 @@ struct vgpu_config {
     struct vgpu_idle_policy exec_idle;
     uint32_t burst;          /* descriptors taken from one VM in one visit */
     struct vgpu_breaker_policy recovery; /* of executors */
+    uint32_t quarantine_deaths; /* with one VM's work alone in flight; 0: never */
     /* scheduler */
     enum vgpu_scope scope;
     uint32_t window;         /* items in each executor ring before backlog stays with the poll core; power of two */

@@ -463,6 +463,7 @@ static void tick(struct vgpud *d)
 
     watchdog_tick(d, now);
     vgpud_executors_tick(d, now);
+    vgpud_suspects_tick(d, now);
     vgpud_attach_tick(d, now);
     if (d->stopping && (vgpud_attach_drained(d) || now > d->stop_deadline_ns)) {
         if (now > d->stop_deadline_ns)

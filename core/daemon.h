@@ -16,6 +16,7 @@
 #include "core/probe.h"
 #include "core/spawner.h"
 #include "core/startup.h"
+#include "core/suspects.h"
 #include "core/vm.h"
 #include "control/control.h"
 #include "pmd-gpu/proto.h"
@@ -60,6 +61,8 @@ struct vgpu_executor {
     uint64_t restarts;
     uint64_t started_ns, restart_at_ns;
     struct vgpu_breaker breaker;
+    struct vgpu_search search;
+    bool killed_by_us;      /* this incarnation: for what it did not do in time, not for what it ran */
     struct vgpu_memspace heap; /* handle = VM slot + 1: the slice of that VM; the last one: to try what fits */
 };
 
@@ -117,6 +120,11 @@ struct vgpu_vm_totals {
     /* Deaths of an executor in a row at which it had work in flight; which executor's, and which was the last. */
     uint32_t deaths_in_flight, deaths_executor;
     uint64_t death_last;
+    uint64_t death_opcodes; /* of the work that it had in flight then; vgpu_opcode_bit() each */
+    /* suspects.c: deaths at which it alone had work in flight, since when they count; a search's verdict so far. */
+    uint32_t alone_deaths;
+    uint64_t alone_since_ns, alone_opcodes; /* opcodes: in flight at each of them */
+    bool suspect, on_trial, poisoned;
     struct vgpu_hist latency, service;
     /* Tracing (trace.c), as the operator wants it also before the VM attaches. */
     uint32_t trace_sample; /* one of so many descriptors; 0: off */

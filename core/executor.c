@@ -239,10 +239,12 @@ static void restart_plan(struct vgpud *d, struct vgpu_executor *e, uint64_t live
     uint64_t now_ns = vgpu_now_ns(), wait_ns = vgpu_breaker_died(&e->breaker, p, now_ns, lived_ns);
     char suspect[96], why[sizeof(e->fault)];
 
+    if (vgpud_suspects_hurry(e) && wait_ns > p->backoff_max_ns)
+        wait_ns = p->backoff_max_ns;
     e->restart_at_ns = now_ns + wait_ns;
     if (d->stopping)
         return;
-    if (!e->breaker.open) {
+    if (!e->breaker.open || vgpud_suspects_hurry(e)) {
         vgpu_log(VGPU_LOG_WARN, "executor %s: starting it again in %" PRIu64 " ms", e->config->name, wait_ns / 1000000);
         return;
     }
@@ -260,6 +262,7 @@ static void executor_start(struct vgpud *d, struct vgpu_executor *e)
     struct vgpu_err err = {0};
 
     e->generation++;
+    e->killed_by_us = false;
     e->fault[0] = 0; /* what it died of the last time stays in last_fault */
     e->started_ns = vgpu_now_ns();
     int rc = exchange_open(d, e, &err);
@@ -305,6 +308,7 @@ static void executor_died(struct vgpud *d, struct vgpu_executor *e)
     }
     memcpy(e->last_fault, e->fault, sizeof(e->last_fault));
     vgpud_vms_lost(d, e); /* publishes tables without this executor; a grace period passes */
+    vgpud_suspects_death(d, e, e->restarts + 1, e->killed_by_us);
     incarnation_close(d, e);
     e->restarts++;
     if (!d->stopping)
@@ -317,6 +321,7 @@ void vgpud_executor_kill(struct vgpud *d, struct vgpu_executor *e, const char *w
     if (e->pid <= 0)
         return;
     executor_fault(e, why);
+    e->killed_by_us = true;
     vgpu_log(VGPU_LOG_ERROR, "executor %s: %s: killing it", e->config->name, why);
     vgpu_spawner_kill(d->spawner, e->index); /* its pidfd tells us when it is over */
 }
@@ -461,7 +466,7 @@ void vgpud_executors_tick(struct vgpud *d, uint64_t now_ns)
 bool vgpud_executors_pending(const struct vgpud *d)
 {
     for (uint32_t i = 0; i < d->executor_count; i++)
-        if (d->executors[i].state != VGPU_EXECUTOR_READY)
+        if (d->executors[i].state != VGPU_EXECUTOR_READY || vgpud_suspects_hurry(&d->executors[i]))
             return true;
     return false;
 }

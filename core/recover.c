@@ -35,7 +35,7 @@ static void count_rest(struct vgpu_vm *vm, const struct vgpu_slot *journal, uint
 
 uint64_t vgpu_recover_vm(struct vgpu_vm *vm, struct vgpu_xchg_header *xchg, struct vgpu_slot *cq, uint32_t generation)
 {
-    uint64_t jmask = xchg->journal_slots - 1, lost = 0;
+    uint64_t jmask = xchg->journal_slots - 1, lost = 0, opcodes = 0;
     struct vgpu_slot *journal = (struct vgpu_slot *)vgpu_xchg_journal(vm->x);
     uint64_t *done = vgpu_xchg_done(xchg, vm->x);
     uint64_t pos = vm->cq_start + vgpu_load_acquire(&vm->x->completed); /* J2: everything below was published */
@@ -66,7 +66,9 @@ uint64_t vgpu_recover_vm(struct vgpu_vm *vm, struct vgpu_xchg_header *xchg, stru
         publish(cq, vm->cq_slots - 1, pos, &slot);
         pos++;
         lost++;
+        opcodes |= vgpu_opcode_bit(in->opcode);
     }
+    vm->lost_opcodes = opcodes;
     vgpu_count(&vm->x->status_count[VGPU_E_LOST], lost);
     vgpu_store_release(&vm->x->completed, pos - vm->cq_start);
     return lost;

@@ -24,6 +24,7 @@ static const char *const live_keys[] = {
     "limits.handles",         "limits.ring_slots",       "limits.arena_bytes",       "limits.device_bytes",
     "limits.max_arena_bytes", "log.level",               "control.admin_group",      "control.viewer_group",
     "pools[].capacity",       "pools[].budget.high",     "pools[].budget.medium",    "pools[].budget.low",
+    "recovery.quarantine",
     "pools[].name", /* of a pool that is new */
 };
 

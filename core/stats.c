@@ -70,6 +70,7 @@ void vgpud_totals_death(struct vgpud *d, const struct vgpu_vm *vm, uint64_t deat
     t->deaths_in_flight = in_a_row ? t->deaths_in_flight + 1 : 1;
     t->deaths_executor = vm->executor;
     t->death_last = death;
+    t->death_opcodes = vm->lost_opcodes;
 }
 
 /* ---- JSON ---- */

@@ -41,6 +41,8 @@ static void degraded_executors(const struct vgpud *d, json_t *list)
             snprintf(text, sizeof(text), "its sandbox lacks layers (privileges): %s", strstr(e->sandbox, "; not: ") + 7);
             add(list, what, text);
         }
+        if (e->search.on)
+            add(list, what, "it died over and over; whose work does it is being looked for, and most of its VMs wait");
         if (e->choice.fallback[0]) {
             snprintf(text, sizeof(text), "backend auto: using %s: %s", e->choice.backend, e->choice.fallback);
             add(list, what, text);

@@ -47,6 +47,7 @@ struct vgpu_vm {
     struct vgpu_vm_view view;
     struct vgpu_xchg_vm *x;
     struct vgpu_inflight *inflight;
+    uint64_t lost_opcodes;   /* control thread: what its executor lost the last time, vgpu_opcode_bit() each */
     uint32_t inflight_mask;
     int doorbell_in;
     struct vgpu_session *session; /* where the doorbell has to be acknowledged, else NULL */

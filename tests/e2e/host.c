@@ -88,8 +88,10 @@ static void write_config(const struct e2e_host *h, const struct e2e_options *o)
             o->arena_bytes ? o->arena_bytes : "1M", o->device_bytes ? o->device_bytes : "1M");
     if (o->max_arena_bytes)
         fprintf(f, "  max_arena_bytes: %s\n", o->max_arena_bytes);
-    fprintf(f, "recovery: {backoff_min_us: 10000, backoff_max_us: 100000, deaths: %u, window_s: 60, retry_s: %u}\n",
-            o->breaker_deaths, o->retry_s ? o->retry_s : 60);
+    fprintf(f,
+            "recovery: {backoff_min_us: 10000, backoff_max_us: 100000, deaths: %u, window_s: 60, retry_s: %u,"
+            " quarantine: %u}\n",
+            o->breaker_deaths, o->retry_s ? o->retry_s : 60, o->quarantine);
     if (o->privileges)
         fprintf(f, "privileges: %s\n", o->privileges);
     fprintf(f, "memory:\n  hugepages: %s\n", o->hugepages ? "true" : "false");
