@@ -122,16 +122,21 @@ def watching(c):
     daemon = c.daemon
     watch = subprocess.Popen([daemon.ctl, 'watch', '--json', '--interval-ms=20', '--count=2', '--seconds=30',
                               f'--socket={daemon.socket}'], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    time.sleep(0.3)  # its first look; what comes before that is no change
-    daemon.good('register-vm', '--vm-id=30', '--pool=B')
-    time.sleep(0.2)
-    daemon.good('remove-vm', '--vm-id=30')
+    # When it first looks, and how often a busy machine lets it, is not known: until it has seen enough.
+    pause = 0.1
+    while watch.poll() is None:
+        time.sleep(pause)
+        daemon.good('register-vm', '--vm-id=30', '--pool=B')
+        time.sleep(pause)
+        daemon.good('remove-vm', '--vm-id=30')
+        pause *= 1.5
     output, errors = watch.communicate(timeout=60)
     assert watch.returncode == 0 and not errors, errors
     changes = [json.loads(line) for line in output.splitlines()]
     for change in changes:
         c.check('watch', change)
-    assert [(x['id'], x['change']) for x in changes] == [(30, 'registered'), (30, 'removed')], changes
+    assert {x['id'] for x in changes} == {30} and [x['change'] for x in changes] in (
+        ['registered', 'removed'], ['removed', 'registered']), changes
 
 
 def validator():

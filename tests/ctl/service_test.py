@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """The systemd unit: systemd takes it, its exposure is no worse than docs/admin-guide.md says, and what the daemon counts on is
-in it.
+in it; and what an administrator finds after `meson install`.
 
-service_test.py UNIT VGPUD GUIDE
+service_test.py UNIT VGPUD GUIDE BUILD
 """
+import json
 import os
 import re
 import shutil
@@ -70,13 +71,32 @@ def needs(path):
     assert kind in (['Type=notify', 'WatchdogSec=30'], ['Type=exec', 'WatchdogSec=0']), kind
 
 
+def installed(build):
+    """Where systemd, man, the shells and libvirt's administrator look."""
+    meson = next((m for m in ('/usr/bin/meson', shutil.which('meson')) if m and os.path.exists(m)), None)
+    if not meson:
+        raise rig.Skip('meson is not here to ask')
+    done = subprocess.run([meson, 'introspect', '--installed', build], capture_output=True, text=True, timeout=60, check=False)
+    places = set(json.loads(done.stdout).values())
+    wanted = ['/lib/systemd/system/vgpud.service', '/sbin/vgpud', '/libexec/vgpu/vgpu-exec', '/bin/vgpu-ctl',
+              '/share/vgpu/vgpud.yaml', '/share/vgpu/libvirt/vgpu-hook', '/share/bash-completion/completions/vgpu-ctl.bash',
+              '/share/zsh/site-functions/_vgpu-ctl', '/share/fish/vendor_completions.d/vgpu-ctl.fish']
+    if shutil.which('scdoc'):
+        wanted += [f'/share/man/man{page[-1]}/{page}' for page in ('vgpud.8', 'vgpu-ctl.8', 'vgpud.yaml.5', 'libvgpu.7')]
+    missing = [end for end in wanted if not any(place.endswith(end) for place in places)]
+    assert not missing, f'not installed: {missing}'
+    mine = [place for place in places if '/etc/' in place and not place.endswith('/50-vgpu')]
+    assert not mine, f'an install would overwrite what an administrator has edited: {mine}'
+
+
 def main():
-    unit, vgpud, guide = sys.argv[1:4]
+    unit, vgpud, guide, build = sys.argv[1:5]
     with tempfile.TemporaryDirectory(prefix='vgpu-service-') as where:
         path = placed(unit, vgpud, where)
         return rig.run_tests([('systemd_takes_the_unit', lambda: verify(path)),
                               ('exposure_as_the_guide_says', lambda: exposure(path, guide)),
-                              ('what_the_daemon_counts_on', lambda: needs(path))])
+                              ('what_the_daemon_counts_on', lambda: needs(path)),
+                              ('installed_where_it_is_looked_for', lambda: installed(build))])
 
 
 if __name__ == '__main__':
