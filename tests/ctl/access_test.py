@@ -55,7 +55,7 @@ class As:
 
 def reload(daemon, extra):
     with open(daemon.config, 'w', encoding='utf-8') as f:
-        f.write(CONFIG.format(daemon.where) + extra)
+        f.write(CONFIG.format(daemon.where) + daemon.privileges + extra)
     daemon.good('reload-config')
 
 
@@ -64,16 +64,21 @@ def mode_of(daemon):
     return s.st_mode & 0o777, s.st_gid
 
 
-def roles(daemon):
+def roles(daemon, privileged):
+    """privileged: vgpud gave nothing up, so it can give its socket to a group. Else the socket lets everybody in, and who has
+    no role is told so."""
     nobody = As(daemon)
     admins, viewers = groups_of_others()
     look, change = ('list-vms',), ('set-priority', '--vm-id=1', '--priority=low')
     assert mode_of(daemon) == (0o660, os.getgid())
     assert nobody.run([admins], *look)[0] == 3, 'no group is named'
     reload(daemon, f'control: {{admin_group: {admins.gr_name}}}\n')
-    assert mode_of(daemon) == (0o660, admins.gr_gid)
+    if privileged:
+        assert mode_of(daemon) == (0o660, admins.gr_gid), mode_of(daemon)
+    else:
+        assert mode_of(daemon) in ((0o660, admins.gr_gid), (0o666, os.getgid())), mode_of(daemon)
     assert nobody.run([admins], *look)[0] == 0
-    assert nobody.run([viewers], *look)[0] == 3
+    assert nobody.run([viewers], *look)[0] == (3 if mode_of(daemon)[0] == 0o660 else 1)
     reload(daemon, f'control: {{admin_group: {admins.gr_name}, viewer_group: {viewers.gr_name}}}\n')
     assert mode_of(daemon)[0] == 0o666, 'one file, two groups'
     for groups, may_look, may_change in (([admins], 0, 0), ([viewers], 0, 1), ([admins, viewers], 0, 0), ([], 1, 1)):
@@ -146,10 +151,21 @@ def refusals(daemon):
     assert last(daemon)[0]['vm_id'] == 3 and 'EEXIST' in daemon.json('history', '--vm-id=3')['history'][-1]['result']
 
 
+def privileged_roles():
+    privileges = 'privileges: {sandbox: off}\n'
+    config = CONFIG + privileges.replace('{', '{{').replace('}', '}}')
+    with rig.Daemon(*sys.argv[1:3], config=config) as daemon:
+        daemon.privileges = privileges
+        daemon.good('register-vm', '--vm-id=1', '--pool=A')
+        roles(daemon, True)
+
+
 def main():
     with rig.Daemon(*sys.argv[1:3], config=CONFIG) as daemon:
+        daemon.privileges = ''
         daemon.good('register-vm', '--vm-id=1-4', '--pool=A')
-        return rig.run_tests([('roles_by_group', lambda: roles(daemon)),
+        return rig.run_tests([('roles_by_group', lambda: roles(daemon, False)),
+                              ('roles_by_group_of_a_privileged_vgpud', privileged_roles),
                               ('refusals_are_in_the_history', lambda: refusals(daemon)),
                               ('signals_are_in_the_history', lambda: signals(daemon)),
                               ('pools_of_the_configuration', lambda: started_with_another_file(daemon))])
