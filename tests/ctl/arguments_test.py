@@ -204,7 +204,8 @@ def common_cases(command):
     yield 'unknown', [command['name'] + '~'], f'did you mean {command["name"]}?'
     if command['words']:
         yield 'missing', [command['name']], 'is missing'
-        yield 'range', [command['name'], 'frobnicate'], 'unexpected argument'
+        required = [w for o in command['options'] if o['required'] for w in given(o)]
+        yield 'range', [command['name'], 'frobnicate', *required], 'unexpected argument'
     if command['change']:
         required = [w for o in command['options'] if o['required'] for w in given(o)]
         yield 'missing', [command['name'], *required], 'nothing to change was given'
