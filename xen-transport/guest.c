@@ -358,7 +358,11 @@ static bool xen_alive(struct vgpu_carrier *base, struct vgpu_err *err)
     if (now < g->look_ns)
         return true;
     g->look_ns = now + WATCH_INTERVAL_NS;
-    if (backend_state(g) == VGPU_XEN_CONNECTED)
+    /* Relaxed: a sign of life, no data follows. While the host takes descriptors xenstore, a system call, is not asked. */
+    uint64_t head = vgpu_load_relaxed(&((const struct vgpu_host_ctrl *)g->parts[SHARE_HOST_CTRL].at)->sq_head);
+    bool works = head != g->host_head;
+    g->host_head = head;
+    if (works || backend_state(g) == VGPU_XEN_CONNECTED)
         return true;
     look_moved(g);
     return false;

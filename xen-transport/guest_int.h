@@ -40,6 +40,7 @@ struct xen_guest {
     bool moved;   /* found in this conversation: the domain was saved and restored */
     bool regrant; /* the region's grants are void */
     uint64_t look_ns;
+    uint64_t host_head; /* the host's credit when we last thought of looking */
     /* the region */
     struct xen_part parts[SHARE_COUNT];
     uint64_t region_bytes;

@@ -207,6 +207,7 @@ void *xs_read(struct xs_handle *h, xs_transaction_t t, const char *path, unsigne
 {
     char full[192];
 
+    done.reads++;
     full_path(h, path, full);
     struct node *n = node_find(full);
     if (!n || (h->domid && n->owner != h->domid && n->reader != h->domid)) {

@@ -32,8 +32,9 @@ bool fake_xen_written(uint32_t ref);
 
 struct fake_xen_counts {
     uint32_t grants, mapped_pages, ports, handles;
-    /* Since the start: pages granted and mapped, calls that unmapped, events sent, channels taken in. */
-    uint64_t granted, mapped, unmaps, sends, takes;
+    /* Since the start: pages granted and mapped, calls that unmapped, events sent, channels taken in,
+     * nodes read. */
+    uint64_t granted, mapped, unmaps, sends, takes, reads;
 };
 void fake_xen_count(struct fake_xen_counts *out);
 
