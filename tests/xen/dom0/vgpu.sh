@@ -14,7 +14,7 @@ vgpu_configure() { # further lines of the configuration on stdin
 vgpu_start() { # sets VGPUD
     vgpud --config /etc/vgpud.yaml >>/tmp/vgpud.log 2>&1 </dev/null &
     VGPUD=$!
-    wait_until 30 vgpu_answers
+    wait_until 30 vgpu_answers || { tail -n 5 /tmp/vgpud.log; return 1; }
 }
 vgpu_answers() { $CTL list-pools >/dev/null 2>&1; }
 # register NUMBER NAME...: rest as vgpu-ctl register-vm takes it.
