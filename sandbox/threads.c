@@ -2,6 +2,8 @@
 /*
  * Giving up privileges in a process that has threads. Capabilities and credentials belong to threads, and the kernel has no
  * call for all of them: so each thread is sent a signal whose handler does it, until each that /proc names has done it.
+ * A library's thread may have blocked all signals (libxenstore's does): for such there is the one signal that the C library
+ * never lets anybody block, its own for the same purpose (setuid() in a process with threads).
  */
 #include <dirent.h>
 #include <errno.h>
@@ -17,6 +19,7 @@
 #include "core/base/atomic.h"
 #include "sandbox/internal.h"
 
+#define UNBLOCKED_SIGNAL 33 /* glibc's SIGSETXID: it hides this number from sigaction() and from all masks */
 #define ROUNDS_MAX 200 /* of 10 ms: a thread that takes no signal in 2 s is an error */
 
 /* Written before the first signal is sent, read by the handlers. */
@@ -49,11 +52,13 @@ static void on_signal(int signal)
     errno = saved;
 }
 
-/* Has this thread done all of it? */
-static bool thread_done(const char *tid)
+/* Has this thread done all of it? *blocked: the signals that it does not take. */
+static bool thread_done(const char *tid, unsigned long long *blocked)
 {
     char path[300], line[256];
     unsigned long long caps = ~0ull;
+
+    *blocked = 0;
     unsigned uid = ~0u, no_new = 0;
 
     snprintf(path, sizeof(path), "/proc/self/task/%s/status", tid);
@@ -64,9 +69,23 @@ static bool thread_done(const char *tid)
         sscanf(line, "CapPrm: %llx", &caps);
         sscanf(line, "Uid: %*u %u", &uid);
         sscanf(line, "NoNewPrivs: %u", &no_new);
+        sscanf(line, "SigBlk: %llx", blocked);
     }
     fclose(f);
     return (!what.caps || (caps & ~what.keep) == 0) && (!what.become || uid == what.uid) && (!what.no_new || no_new == 1);
+}
+
+/* Our handler for the signal that the C library keeps to itself, as that would install it: the kernel's form, with the
+ * return path, is copied from one that it did install. Nothing changes its user afterwards, so it is not put back. */
+static bool unblocked_install(int like)
+{
+    static bool installed;
+    unsigned long form[8] = {0}; /* struct sigaction of the kernel: handler, flags, restorer, 8 bytes of mask */
+
+    if (!installed)
+        installed = syscall(SYS_rt_sigaction, like, NULL, form, 8) == 0 &&
+                    syscall(SYS_rt_sigaction, UNBLOCKED_SIGNAL, form, NULL, 8) == 0;
+    return installed;
 }
 
 /* One round; how many threads were not done yet. -errno: the list of threads cannot be read. */
@@ -74,17 +93,19 @@ static int round_send(int signal)
 {
     DIR *dir = opendir("/proc/self/task");
     const struct dirent *one;
+    unsigned long long blocked;
     int behind = 0;
 
     if (!dir)
         return -errno;
     while ((one = readdir(dir)) != NULL) {
         pid_t tid = (pid_t)atoi(one->d_name);
-        if (tid <= 0 || thread_done(one->d_name))
+        if (tid <= 0 || thread_done(one->d_name, &blocked))
             continue;
         behind++;
+        bool deaf = blocked >> (signal - 1) & 1;
         if (tid != (pid_t)syscall(SYS_gettid))
-            syscall(SYS_tgkill, getpid(), tid, signal);
+            syscall(SYS_tgkill, getpid(), tid, deaf && unblocked_install(signal) ? UNBLOCKED_SIGNAL : signal);
         else
             drop_here();
     }

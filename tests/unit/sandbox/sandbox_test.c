@@ -499,8 +499,15 @@ static void threads_drop(void *arg)
     char text[32], user[32];
     void *said;
 
-    for (int i = 0; i < 8; i++)
+    for (int i = 0; i < 8; i++) {
+        sigset_t all, before;
+        sigfillset(&all);
+        if (i == 3) /* a library's thread that wants no signals */
+            pthread_sigmask(SIG_SETMASK, &all, &before);
         CHECK(pthread_create(&t[i], NULL, waits, NULL) == 0);
+        if (i == 3)
+            pthread_sigmask(SIG_SETMASK, &before, NULL);
+    }
     vgpu_sandbox_defaults(&p);
     if (geteuid() == 0 && !SANITIZED)
         p.uid = p.gid = NOBODY;
