@@ -127,9 +127,13 @@ static void raise_limits(struct vgpud *d)
         r.rlim_cur = r.rlim_max = RLIM_INFINITY;
         setrlimit(RLIMIT_MEMLOCK, &r);
     }
-    if (d->config.lock_memory && mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT))
+    if (!d->config.lock_memory)
+        return;
+    if (mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT))
         vgpu_log(VGPU_LOG_WARN, "memory.lock: cannot lock memory (%s): a page fault may cost a poll core milliseconds",
                  strerror(errno));
+    else
+        snprintf(d->startup_report, sizeof(d->startup_report), "memory: locked (memory.lock)\n");
 }
 
 static int watch(struct vgpud *d, int fd, void *tag)
@@ -205,6 +209,7 @@ static int pollers_open(struct vgpud *d, struct vgpu_err *err)
     poller_config = &d->config;
     for (uint32_t i = 0; i < d->config.poll_core_count; i++) {
         params.index = i;
+        params.node = d->placement.poll_node[i];
         params.shares_cpu = d->config.poll_cpu[i] == VGPU_CPU_ANY;
         params.trace = vgpud_trace_open(d, i);
         int rc = vgpu_poller_open(&params, &d->pollers[i]);
@@ -267,7 +272,7 @@ static void placement_report(struct vgpud *d)
     struct vgpu_host_root root;
     struct vgpu_err err;
 
-    vgpu_topology_report(&d->config, d->startup_report, sizeof(d->startup_report));
+    memset(d->startup.gpu_node, 0xff, sizeof(d->startup.gpu_node)); /* -1: not known, should the look fail */
     vgpu_startup_limits_read(&limits);
     int rc = vgpu_host_root_open(&root, "/", &err);
     if (rc == 0) {
@@ -276,6 +281,7 @@ static void placement_report(struct vgpud *d)
     }
     if (rc)
         vgpu_log(VGPU_LOG_WARN, "cannot look at this host: %s", strerror(-rc));
+    vgpu_topology_report(&d->config, d->startup.gpu_node, &d->placement, d->startup_report, sizeof(d->startup_report));
     for (uint32_t i = 0; i < d->startup.count; i++) {
         const struct vgpu_startup_finding *f = &d->startup.findings[i];
         size_t at = strlen(d->startup_report);

@@ -134,6 +134,11 @@ struct vgpu_vm_totals {
 };
 
 struct vgpu_control;
+/* NUMA nodes by poll core and executor; -1: not known, not pinned, or all of the host is one node. */
+struct vgpu_placement {
+    int poll_node[VGPU_CONFIG_MAX_POLL_CORES], executor_node[VGPU_CONFIG_MAX_EXECUTORS];
+};
+
 struct vgpud {
     struct vgpu_config config;
     struct vgpu_spawner *spawner;
@@ -173,6 +178,7 @@ struct vgpud {
     uint64_t keep_caps;              /* of it: capabilities that stay */
     char startup_report[8192]; /* what was placed where, what was degraded */
     struct vgpu_startup startup; /* the latter, one by one */
+    struct vgpu_placement placement;
 };
 
 /* In flight on a device beyond the sum of the budgets at its start: for pools made at run time, and raised budgets. */
@@ -301,12 +307,16 @@ int vgpu_eal_open(const int *cpus, uint32_t n, bool hugepages, char *report, siz
 int vgpu_eal_launch(uint32_t i, int (*fn)(void *), void *arg);
 void vgpu_eal_wait(void);
 void vgpu_eal_close(void);
-void *vgpu_eal_alloc(size_t bytes);
+/* Zeroed memory of EAL's on that NUMA node (-1: any); where it has none there, elsewhere; else the C library's. */
+void *vgpu_eal_alloc(size_t bytes, int node);
 void vgpu_eal_release(void *mem);
 
 /* topology.c: the only file that knows hwloc. */
-/* Describes the host and judges the wanted placement, into report. */
-void vgpu_topology_report(const struct vgpu_config *c, char *report, size_t report_bytes);
+/* Describes the host and judges the wanted placement, into report. gpu_node: of each executor's GPU, -1 unknown. */
+void vgpu_topology_report(const struct vgpu_config *c, const int32_t *gpu_node, struct vgpu_placement *out, char *report,
+                          size_t report_bytes);
+/* Pages of this mapping come from that node when they are first touched, if it has some. -1: as the kernel likes. */
+void vgpu_memory_prefer(void *mem, size_t bytes, int node);
 
 /* daemon.c */
 /* Reserves epochs up to `end`: a daemon started after us, however soon, uses later ones. 0 or -errno. */

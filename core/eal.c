@@ -46,21 +46,20 @@ static int lcores_arg(const int *cpus, uint32_t n, char *out, size_t bytes, stru
     return 0;
 }
 
-static uint64_t free_hugepages(void)
+/* Pages of 2 MiB and of 1 GiB; returns their bytes. */
+static uint64_t free_hugepages(unsigned long pages[2])
 {
     static const char *const files[] = {"/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages",
                                         "/sys/kernel/mm/hugepages/hugepages-1048576kB/free_hugepages"};
-    uint64_t bytes = 0;
 
     for (int i = 0; i < 2; i++) {
         FILE *f = fopen(files[i], "re");
-        unsigned long n = 0;
-        if (f && fscanf(f, "%lu", &n) == 1)
-            bytes += n * (i ? 1ul << 30 : 2ul << 20);
+        if (!f || fscanf(f, "%lu", &pages[i]) != 1)
+            pages[i] = 0;
         if (f)
             fclose(f);
     }
-    return bytes;
+    return ((uint64_t)pages[0] << 21) + ((uint64_t)pages[1] << 30);
 }
 
 static int eal_try(char *lcores, bool huge)
@@ -87,7 +86,8 @@ static int eal_try(char *lcores, bool huge)
 int vgpu_eal_open(const int *cpus, uint32_t n, bool hugepages, char *report, size_t report_bytes, struct vgpu_err *err)
 {
     char lcores[32768];
-    uint64_t huge = free_hugepages();
+    unsigned long pages[2];
+    uint64_t huge = free_hugepages(pages);
     size_t at = strlen(report);
 
     int rc = lcores_arg(cpus, n, lcores, sizeof(lcores), err);
@@ -101,8 +101,8 @@ int vgpu_eal_open(const int *cpus, uint32_t n, bool hugepages, char *report, siz
                  "sysctl vm.nr_hugepages=256\n",
                  !hugepages ? "memory.hugepages is false" : "fewer than 64 MiB of hugepages are free");
     else
-        snprintf(report + at, report_bytes - at, "memory: hugepages (%llu MiB free at start)\n",
-                 (unsigned long long)(huge >> 20));
+        snprintf(report + at, report_bytes - at, "memory: hugepages (free at start: %lu of 2 MiB, %lu of 1 GiB)\n", pages[0],
+                 pages[1]);
     rc = eal_try(lcores, use_huge);
     if (rc < 0)
         return vgpu_err_set(err, rte_errno ? rte_errno : EIO, "DPDK's EAL does not start: %s%s", rte_strerror(rte_errno),
@@ -131,9 +131,12 @@ void vgpu_eal_close(void)
 }
 
 /* Poll cores' memory: EAL's (hugepages, near the core) while it has room, else the C library's. */
-void *vgpu_eal_alloc(size_t bytes)
+void *vgpu_eal_alloc(size_t bytes, int node)
 {
-    void *p = have_eal ? rte_zmalloc(NULL, bytes, VGPU_LINE_PAIR_BYTES) : NULL;
+    void *p = have_eal && node >= 0 ? rte_zmalloc_socket(NULL, bytes, VGPU_LINE_PAIR_BYTES, node) : NULL;
+
+    if (!p && have_eal)
+        p = rte_zmalloc(NULL, bytes, VGPU_LINE_PAIR_BYTES);
 
     return p ? p : calloc(1, bytes);
 }

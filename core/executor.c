@@ -75,6 +75,7 @@ static int exchange_open(struct vgpud *d, struct vgpu_executor *e, struct vgpu_e
         e->xchg = NULL;
         return vgpu_err_set(err, errno, "cannot map the exchange of executor %s: %s", e->config->name, strerror(errno));
     }
+    vgpu_memory_prefer(e->xchg, e->xchg_bytes, d->placement.executor_node[e->index]);
     memcpy(e->xchg, &h, sizeof(h));
     e->xchg->expose_exec_seq = d->config.expose_exec_seq;
     e->xchg->generation = e->generation;

@@ -69,7 +69,7 @@ struct vgpu_poller {
     struct vgpu_poller_stats stats;
 };
 
-static void *plain_alloc(size_t bytes)
+static void *plain_alloc(size_t bytes, int node)
 {
     return calloc(1, bytes);
 }
@@ -86,7 +86,7 @@ int vgpu_poller_queue_open(struct vgpu_poller *p, uint32_t executor, uint32_t qu
         if (o->tokens)
             continue;
         o->mask = slots - 1;
-        o->tokens = p->params.alloc(slots * sizeof(*o->tokens));
+        o->tokens = p->params.alloc(slots * sizeof(*o->tokens), p->params.node);
         if (!o->tokens)
             return -ENOMEM;
     }

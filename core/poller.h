@@ -56,7 +56,8 @@ struct vgpu_poller_params {
     bool shares_cpu;     /* not pinned: yields between empty rounds */
     int notify_fd;       /* eventfd of the control thread: a VM broke a rule */
     struct vgpu_trace_ring *trace; /* written by the poll core alone, outlives it; NULL: nothing is recorded */
-    void *(*alloc)(size_t bytes); /* zeroed memory near the poll core; NULL: calloc and free */
+    int node;            /* NUMA node of its CPU; -1: not known, or all of the host is one */
+    void *(*alloc)(size_t bytes, int node); /* zeroed memory, on that node where it can be; NULL: calloc and free */
     void (*release)(void *mem);
 };
 

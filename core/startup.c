@@ -156,8 +156,9 @@ static void look_poll_core(struct look *l, const struct vgpu_host_names *irqs, u
     }
     uint32_t irqs_here = irqs_on(l, irqs, cpu);
     if (irqs_here) {
-        snprintf(mend, sizeof(mend),
-                 "for i in /proc/irq/*; do echo OTHER-CPUS > $i/smp_affinity_list; done; irqaffinity=");
+        snprintf(
+            mend, sizeof(mend),
+            "kernel parameter irqaffinity=OTHER-CPUS; now: echo OTHER-CPUS > /proc/irq/N/smp_affinity_list for each");
         vgpu_startup_add(l->out, what, mend, "%u interrupt%s served on CPU %d: some 2 to 10 us each time", irqs_here,
                          irqs_here == 1 ? " is" : "s are", cpu);
     }
@@ -232,6 +233,7 @@ static void look_executor(struct look *l, uint32_t index)
     if (strcmp(e->backend, "cuda") && strcmp(e->backend, "auto"))
         return;
     int32_t node = gpu_node(l, e, &address);
+    l->out->gpu_node[index] = node;
     const struct vgpu_host_node *near = vgpu_host_node_find(&l->memory, node);
     if (!near || l->memory.node_count < 2)
         return;
@@ -242,6 +244,12 @@ static void look_executor(struct look *l, uint32_t index)
     if (e->cpu >= 0 && node_of(l, e->cpu) >= 0 && node_of(l, e->cpu) != node)
         vgpu_startup_add(l->out, what, mend, "CPU %d is on NUMA node %d, GPU %s on node %d: some 0.3 us more each way",
                          e->cpu, node_of(l, e->cpu), address, node);
+    if (e->cpu < 0)
+        vgpu_startup_add(
+            l->out, what, mend,
+            "not pinned: it and its staging memory may be on another NUMA node than GPU %s (node %d), some 0.3 "
+            "us more each way",
+            address, node);
     for (uint32_t i = 0; i < l->config->poll_core_count; i++) {
         int32_t cpu = l->config->poll_cpu[i];
         if (cpu < 0 || node_of(l, cpu) < 0 || node_of(l, cpu) == node)
@@ -261,6 +269,8 @@ int vgpu_startup_look(const struct vgpu_config *c, const struct vgpu_host_root *
     struct vgpu_host_names irqs = {0};
 
     s->count = 0;
+    for (uint32_t i = 0; i < VGPU_CONFIG_MAX_EXECUTORS; i++)
+        s->gpu_node[i] = -1;
     look_limits(&l, limits);
     int rc = vgpu_host_cpus_read(root, &l.cpus);
     if (rc == 0)

@@ -20,7 +20,8 @@ struct vgpu_startup_finding {
     char mend[192]; /* a command, a kernel parameter or a configuration key */
 };
 struct vgpu_startup {
-    uint32_t count; /* of findings; further ones are dropped */
+    int32_t gpu_node[VGPU_CONFIG_MAX_EXECUTORS]; /* NUMA node of each executor's GPU; -1: none, or it cannot be told */
+    uint32_t count;                              /* of findings; further ones are dropped */
     struct vgpu_startup_finding findings[VGPU_STARTUP_FINDINGS];
 };
 

@@ -1,9 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The only file that knows hwloc: what the host is, and whether the wanted placement suits it. Control thread. */
+#include <errno.h>
 #include <hwloc.h>
+#include <linux/mempolicy.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "core/daemon.h"
 
@@ -42,10 +46,48 @@ static bool share_core(hwloc_topology_t topo, int a, int b)
     return ca && ca == hwloc_get_ancestor_obj_by_type(topo, HWLOC_OBJ_CORE, pb);
 }
 
-void vgpu_topology_report(const struct vgpu_config *c, char *report, size_t bytes)
+void vgpu_memory_prefer(void *mem, size_t bytes, int node)
+{
+    unsigned long mask[16] = {0};
+    const unsigned long bits = 8 * sizeof(mask[0]);
+
+    if (node < 0 || (unsigned long)node >= 16 * bits)
+        return;
+    mask[(unsigned long)node / bits] = 1ul << ((unsigned long)node % bits);
+    /* For memory that is shared, the policy belongs to the memory, so that it holds for whoever touches it first. Where
+     * the kernel refuses, it places as it always does. */
+    if (syscall(SYS_mbind, mem, bytes, MPOL_PREFERRED, mask, 16 * bits, 0))
+        vgpu_log(VGPU_LOG_DEBUG, "memory is not placed on NUMA node %d: %s", node, strerror(errno));
+}
+
+/* Where an executor and what it shares with poll cores belong: its CPU's node, else its GPU's. */
+static void place_executors(hwloc_topology_t topo, const struct vgpu_config *c, const int32_t *gpu_node, int nodes,
+                            struct vgpu_placement *out, char *report, size_t bytes)
+{
+    for (uint32_t e = 0; e < c->executor_count; e++) {
+        const struct vgpu_executor_config *x = &c->executors[e];
+        int node = x->in_process ? -1 : x->cpu >= 0 ? node_of(topo, x->cpu) : gpu_node[e];
+        out->executor_node[e] = nodes > 1 ? node : -1;
+        if (x->in_process)
+            add(report, bytes, "executor %s: in vgpud, on poll core 0\n", x->name);
+        else if (x->cpu >= 0)
+            add(report, bytes, "executor %s: CPU %d, NUMA node %d\n", x->name, x->cpu, node);
+        else
+            add(report, bytes, "executor %s: not pinned (executors[].cpu)\n", x->name);
+        if (out->executor_node[e] >= 0)
+            add(report, bytes, "executor %s: its queues and journal on NUMA node %d\n", x->name, node);
+    }
+}
+
+void vgpu_topology_report(const struct vgpu_config *c, const int32_t *gpu_node, struct vgpu_placement *out, char *report,
+                          size_t bytes)
 {
     hwloc_topology_t topo;
 
+    for (uint32_t i = 0; i < VGPU_CONFIG_MAX_POLL_CORES; i++)
+        out->poll_node[i] = -1;
+    for (uint32_t i = 0; i < VGPU_CONFIG_MAX_EXECUTORS; i++)
+        out->executor_node[i] = -1;
     if (hwloc_topology_init(&topo) || hwloc_topology_load(topo)) {
         add(report, bytes, "topology: hwloc cannot read it; threads are placed as configured, unchecked\n");
         return;
@@ -62,7 +104,9 @@ void vgpu_topology_report(const struct vgpu_config *c, char *report, size_t byte
                 "poll core %u: not pinned (poll_cores.cpus: any); the kernel may move it, each move costs some 10 us\n", i);
             continue;
         }
-        add(report, bytes, "poll core %u: CPU %d, NUMA node %d\n", i, cpu, node_of(topo, cpu));
+        out->poll_node[i] = nodes > 1 ? node_of(topo, cpu) : -1;
+        add(report, bytes, "poll core %u: CPU %d, NUMA node %d%s\n", i, cpu, node_of(topo, cpu),
+            c->sched == VGPU_SCHED_FIFO ? ", scheduling class fifo" : "");
         for (uint32_t e = 0; e < c->executor_count; e++) {
             int ecpu = c->executors[e].cpu;
             if (ecpu == cpu)
@@ -76,5 +120,6 @@ void vgpu_topology_report(const struct vgpu_config *c, char *report, size_t byte
                     c->executors[e].name);
         }
     }
+    place_executors(topo, c, gpu_node, nodes, out, report, bytes);
     hwloc_topology_destroy(topo);
 }

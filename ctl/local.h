@@ -20,6 +20,7 @@ struct vgpu_ctl_local {
  */
 int vgpu_ctl_precheck(struct vgpu_ctl_local *local, int argc, char **argv);
 int vgpu_ctl_doctor(struct vgpu_ctl_local *local, int argc, char **argv);
+int vgpu_ctl_iommu(struct vgpu_ctl_local *local, int argc, char **argv);
 int vgpu_ctl_export(struct vgpu_ctl_local *local, int argc, char **argv);
 int vgpu_ctl_import(struct vgpu_ctl_local *local, int argc, char **argv);
 int vgpu_ctl_completion(struct vgpu_ctl_local *local, int argc, char **argv);

@@ -42,6 +42,7 @@ NAMED = {
     'gpu': 'needs the CUDA Toolkit to build and an NVIDIA GPU to run on',
     'xen-ten': 'ten domains at once; PVH domains and dom0; save and restore; leaks',
     'iommu': 'needs QEMU, and packages from apt: the kernel and busybox',
+    'numa': 'needs QEMU, and packages from apt: the kernel and busybox',
     'ml': 'compiled machine-learning programs are not built yet',
     'mutants': 'bugs put into a copy of the real code, one at a time: the tests must find each',
     'asan-full': 'asan with the tests that take longest',
@@ -54,7 +55,7 @@ NEEDY = {'xen'}
 # Suites with a build of their own.
 SPECIAL = [*special.SUITES, 'coverage']
 # Suites whose tests keep several cores busy: one program at a time, or they disturb each other.
-SERIAL = {'gpu', 'stress', 'ordering', 'kill', 'soak', 'hostile', 'xen', 'xen-ten', 'iommu'}
+SERIAL = {'gpu', 'stress', 'ordering', 'kill', 'soak', 'hostile', 'xen', 'xen-ten', 'iommu', 'numa'}
 # Much waiting, little work; tests that measure something say is_parallel: false.
 PROCESSES = {'e2e': 2}
 # Campaigns: how long they look for something, in seconds. Part of the default run, and run by name.

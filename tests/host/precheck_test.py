@@ -144,6 +144,37 @@ def test_drift_of_the_host():
     assert not report(f'--root={then}', '--against=xen-pvh-h100')['drift']['host']
 
 
+def test_iommu_of_a_copy():
+    """show-iommu-status of captured hosts and, without vgpud, of this one; as its schema says."""
+    with open(os.path.join(SOURCE, 'docs', 'schema', 'vgpu-ctl.json'), encoding='utf-8') as spec:
+        whole = json.load(spec)
+
+    def show(*args, status=0):
+        env = {k: v for k, v in os.environ.items() if not k.startswith('VGPU_')}
+        done = subprocess.run([CTL, 'show-iommu-status', *args], capture_output=True, text=True, env=env, timeout=60, check=False)
+        assert done.returncode == status, (args, done)
+        if '--json' in args:
+            found = list(schema.faults({'$ref': '#/$defs/show-iommu-status'}, json.loads(done.stdout), whole))
+            assert not found, found
+        return done.stdout
+
+    intel = json.loads(show('--json', f'--root={tree("bare-kvm-host")}'))
+    assert intel['kind'] == 'intel' and intel['pci_devices'] == intel['pci_devices_in_groups'] == 5, intel
+    assert any(d['gpu'] and d['driver'] == 'nvidia' for g in intel['groups'] for d in g['devices']), intel
+    xen = json.loads(show('--json', f'--root={tree("xen-pvh-h100")}'))
+    assert xen['xen_dom0'] and not xen['groups'], xen
+    assert 'the hypervisor drives the IOMMU' in show(f'--root={tree("xen-pvh-h100")}')
+    show('--json', f'--root={tree("hostile")}')
+    fault = 'f dev/kmsg 3,1,5000000,-;DMAR: [DMA Write NO_PASID] Request device [41:00.0] fault addr 0x1000 [fault reason 0x05] x'
+    seen = json.loads(show('--json', f'--root={tree("bare-kvm-host", fault)}'))['faults']
+    assert '41:00.0' in json.dumps(seen), seen
+    show(f'--root={tree("no-pci")}', '--vm-id=1', status=2)
+    show('--root=/nowhere/at/all', status=1)
+    show(f'--socket={PLACE}/none.sock', status=3)
+    if not os.path.exists('/run/vgpu/control.sock'):
+        show('--json')
+
+
 def statuses(out):
     return {c['id']: c['status'] for c in out['checks']}
 

@@ -18,8 +18,8 @@ from vmlab.kernel import Kernel
 MODULES = ['irqbypass', 'vfio', 'vfio_virqfd', 'vfio_iommu_type1', 'vfio-pci-core', 'vfio-pci']
 OPTIONAL = {'vfio_virqfd'}   # part of vfio in later kernels
 EXPECTED = {
-    'iommu': ['groups', 'vgpud', 'attached', 'precheck', 'mappings-shown', 'own-memory', 'other-vm', 'unmapped',
-              'own-physical', 'null', 'other-domain', 'read-only', 'under-load', 'guest-1-computed', 'after-detach',
+    'iommu': ['groups', 'vgpud', 'attached', 'precheck', 'changes-refused', 'mappings-shown', 'own-memory', 'other-vm',
+              'unmapped', 'own-physical', 'null', 'other-domain', 'read-only', 'under-load', 'guest-1-computed', 'after-detach',
               'guest-2-computed', 'after-kill', 'precheck-faults', 'precheck-copy'],
     'bare': ['precheck', 'refuses-without-iommu', 'vgpud', 'attached', 'control-write', 'control-read', 'guest-1-computed',
              'guest-2-computed'],

@@ -23,7 +23,7 @@ MAY = {
     'control': LEAF | {'store', 'core/config', 'iommu'},
     'core': LEAF | {'core/config', 'control', 'local-transport', 'xen-transport', 'pmd-gpu', 'sandbox',
                     'store', 'host', 'iommu', 'trace'},
-    'ctl': LEAF | {'core/config', 'control', 'store', 'host', 'trace'},
+    'ctl': LEAF | {'core/config', 'control', 'store', 'host', 'iommu', 'trace'},
     'config': LEAF | {'core/config'},
     'guest-lib': LEAF | {'guest halves'},
     'guest-lib/examples': {'rings/abi', 'core/base', 'guest-lib'},

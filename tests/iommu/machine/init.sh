@@ -84,6 +84,12 @@ else
         iommu.interrupts=pass vfio.module=pass vfio.unsafe_interrupts=pass vfio.permissions=pass
         vfio.entries=pass vgpu.config=pass xen.iommu=not-applicable'
     findings precheck $good iommu.faults=pass
+    register 4 --iommu-domain=2
+    check changes-refused "another domain or isolation for a VM that is attached: refused, and not for one that is not" eval \
+        'for change in --iommu-domain=2 --isolation=shared; do
+            ! vgpu-ctl update-vm --vm-id=1 $change 2>/tmp/change && grep -q "is attached" /tmp/change || { false; break; }
+        done && vgpu-ctl update-vm --vm-id=4 --iommu-domain=1 --isolation=dedicated &&
+            vgpu-ctl show-iommu-status --vm-id=1 | grep -q "VM 1  dedicated, IOMMU domain 1"'
     vgpu-ctl show-iommu-status
     vgpu-iommu-probe iommu "$1" "$2" "$vgpud"
     findings precheck-faults iommu.enabled=pass iommu.faults=fail

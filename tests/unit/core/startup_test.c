@@ -58,6 +58,22 @@ static void only(const char *what, const char *text, const char *mend)
     cr_expect(strstr(s.findings[0].mend, mend), "%s", s.findings[0].mend);
 }
 
+/* An executor that may run anywhere, where only one node has its GPU; and which node that is. */
+Test(startup, an_executor_that_is_not_pinned)
+{
+    look(NULL);
+    cr_expect_eq(s.count, 0);
+    cr_expect_eq(s.gpu_node[0], 0);
+    cr_expect_eq(s.gpu_node[1], -1);
+    c.executors[0].cpu = -1;
+    look(NULL);
+    only("executor exec-G", "not pinned", "0-3");
+    look("node 1 cpus=4-7 memory=8G distance=21,10 huge2m=256 huge1g=0\n"
+         "x sys/bus/pci/devices/0000:41:00.0\n");
+    cr_expect_eq(s.count, 0, "%s", s.findings[0].text);
+    cr_expect_eq(s.gpu_node[0], -1);
+}
+
 Test(startup, a_good_host_has_no_finding)
 {
     look(NULL);
