@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* vgpu-ctl show-iommu-status: of vgpud; of this host alone where there is none; of a captured copy of a host. */
 #include <errno.h>
+#include <stdlib.h>
 
 #include "ctl/ask.h"
 #include "ctl/local.h"
@@ -23,7 +24,7 @@ int vgpu_ctl_iommu(struct vgpu_ctl_local *local, int argc, char **argv)
     int rc = root ? -ENOENT : vgpu_ctl_ask(line, "show-iommu-status", line->args, &result, &code, &err);
     /* Groups and faults are the host's own. A socket or a store that was named is what was asked for, though. */
     bool alone = root || (code == VGPU_CTL_UNREACHABLE && (rc == -ENOENT || rc == -ECONNREFUSED) && !of_one &&
-                          !line->socket_named && !line->db);
+                          !line->socket && !line->db && !getenv(VGPU_CTL_SOCKET_ENV));
     if (rc && !alone)
         return vgpu_ctl_complain(local, &err, code);
     if (rc) {
