@@ -206,8 +206,8 @@ const struct vgpu_key vgpu_keys[] = {
         "The user, a name or a number, that vgpud becomes once it has started as root; it is given run_dir and state_dir.\n"
         "Empty: it stays who it is, without capabilities."),
     ROW("privileges.executor_user", TEXT, "", 0, 0, "\"\"", CONFIG(privileges.executor_user),
-        "The user that executors are. Empty: each has a uid of its own, from 60600 on, where vgpud starts as root. same:\n"
-        "vgpud's."),
+        "The user that executors are. Empty: each has a uid of its own, from 60600 on, where vgpud starts as root, but with\n"
+        "an MPS daemon or in a Xen dom0, where it is vgpud's: MPS serves one user, /dev/xen/gntdev is root's. same: vgpud's."),
     ROW("privileges.mounts", TRI, "", 0, 0, "auto", CONFIG(privileges.mounts),
         "Executors see libraries read-only, a private /tmp, the devices below, and no other file. true: or they do not start."),
     ROW("privileges.network", TRI, "", 0, 0, "auto", CONFIG(privileges.network),

@@ -104,6 +104,13 @@ static uint32_t spare_uid(uint32_t index)
     return uid;
 }
 
+/* Executors map grants of Xen guests through this device, which is root's; what it opens is all of the guests' memory that
+ * there is, so another user that could open it would not be worth much. */
+static bool xen_grants(const struct vgpu_config *c)
+{
+    return c->transport_xen != VGPU_TRI_NO && access("/dev/xen/gntdev", F_OK) == 0;
+}
+
 int vgpu_privileges_executor(const struct vgpu_config *c, uint32_t index, uint32_t without, struct vgpu_sandbox_policy *p,
                              struct vgpu_err *err)
 {
@@ -113,7 +120,8 @@ int vgpu_privileges_executor(const struct vgpu_config *c, uint32_t index, uint32
 
     wants(c, p);
     bool mps = cuda && mps_add(p);
-    if (strcmp(user, "same") == 0 || (!user[0] && mps && p->want[VGPU_SANDBOX_USER] != VGPU_SANDBOX_REQUIRED)) {
+    bool as_we_are = mps || xen_grants(c);
+    if (strcmp(user, "same") == 0 || (!user[0] && as_we_are && p->want[VGPU_SANDBOX_USER] != VGPU_SANDBOX_REQUIRED)) {
         p->want[VGPU_SANDBOX_USER] = VGPU_SANDBOX_OFF;
     } else if (user[0]) {
         int rc = vgpu_privileges_user(user, "privileges.executor_user", &p->uid, &p->gid, err);

@@ -20,6 +20,9 @@ int vgpu_xen_grants_open(struct vgpu_xen_grants *g, const struct vgpu_xen_api *a
     g->api = api;
     g->domid = domid;
     g->table = api->xengnttab_open(NULL, 0);
+    if (!g->table && errno == EACCES)
+        return vgpu_err_set(err, EACCES, "cannot open the grant device: this user may not; leave privileges.executor_user "
+                            "empty, or give that user the rights to /dev/xen/gntdev");
     if (!g->table)
         return vgpu_err_set(err, errno, "cannot open the grant device: %s (is the module xen-gntdev loaded?)", strerror(errno));
     return 0;

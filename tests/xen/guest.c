@@ -56,13 +56,19 @@ void e2e_sleep_ms(unsigned ms)
 
 /* ---- attaching ---- */
 
+#define PATIENCE_MS 60000u /* an emulated host that shares its processors may take longer than libvgpu waits */
+
 static struct vgpu *open_with(uint64_t spin_ns, uint64_t arena_bytes)
 {
     struct vgpu_options o = {.spin_ns = spin_ns, .arena_bytes = arena_bytes};
     struct vgpu *v;
+    uint64_t until = e2e_now_ms() + PATIENCE_MS;
     char why[256];
-    int rc = vgpu_open(&o, &v, why, sizeof(why));
+    int rc;
 
+    do {
+        rc = vgpu_open(&o, &v, why, sizeof(why));
+    } while (rc == -ETIMEDOUT && e2e_now_ms() < until);
     if (rc == 0)
         return v;
     printf("open: %s: %s\n", strerror(-rc), why);

@@ -27,13 +27,13 @@ PVH = {'pvh': True, 'arguments': 'lab.type=pvh lab.memory=128', 'memory_mib': 15
 PVH_DOM0 = {**PVH, 'xen': 'dom0=pvh', 'machine': ['-machine', 'q35', '-device', 'amd-iommu']}
 # suite: [(parts, seconds that they may take, options of Lab.boot)]: one boot each. Limits are for a machine that is busy.
 SUITES = {
-    'xen': [(['start', 'precheck', 'work', 'walls'], 420, {})],
+    'xen': [(['start', 'precheck', 'work', 'walls', 'hostile', 'life', 'quiet', 'leaks'], 1100,
+             {'arguments': 'lab.cycles=1 lab.attaches=10'})],
     'xen-ten': [
-        (['ten'], 900, {'memory_mib': 2800}),
-        (['start', 'work', 'walls'], 600, PVH),
-        (['start', 'work', 'walls', 'life'], 900, PVH_DOM0),
-        (['start', 'work', 'hostile', 'life', 'quiet', 'save', 'leaks'], 1800,
-         {'dom0_mib': 1100, 'memory_mib': 1700, 'arguments': 'lab.cycles=50'}),
+        (['ten'], 1200, {'memory_mib': 2800}),
+        (['start', 'work', 'walls'], 500, PVH),
+        (['start', 'work', 'walls'], 500, PVH_DOM0),
+        (['start', 'work', 'save', 'leaks'], 1300, {'dom0_mib': 1100, 'memory_mib': 1700, 'arguments': 'lab.cycles=50'}),
     ],
 }
 

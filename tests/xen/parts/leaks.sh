@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-# Counts of the hypervisor's resources return to what they were. Domains come and go lab.cycles times (kernel argument).
+# Counts of the hypervisor's resources return to what they were. Domains come and go lab.cycles times, g1's process attaches
+# lab.attaches times (kernel arguments).
 # expects: attach-cycles attach-grants attach-channels domain-cycles domain-channels domain-memory daemon-files
 
-CYCLES=$(vmlab_argument lab.cycles 2)
+CYCLES=$(vmlab_argument lab.cycles 2) ATTACHES=$(vmlab_argument lab.attaches 50)
 D1=$(guest_id g1)
 guest_run g1 60 'vgpu-lab-guest cycles 2'
 wait_until 10 vm_state 1 registered
 grants_before=$(grants_used "$D1") channels_before=$(channels_used 0)
-guest_run g1 120 'vgpu-lab-guest cycles 50'
+guest_run g1 120 "vgpu-lab-guest cycles $ATTACHES"
 check attach-cycles "$REPLY" [ $? -eq 0 ]
 wait_until 10 vm_state 1 registered
 check attach-grants "$grants_before before, $(grants_used "$D1") after" [ "$(grants_used "$D1")" = "$grants_before" ]
