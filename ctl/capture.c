@@ -6,9 +6,11 @@
 #include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/openat2.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "ctl/doctor.h"
@@ -49,6 +51,74 @@ static bool step(char path[VGPU_HOST_PATH_MAX], const char *part, size_t n)
 }
 
 /*
+ * The folder that path (without links) stands in, and its name there. The tree that is copied may come from a stranger:
+ * whatever links it made us copy, nothing is written through one. -errno; close it.
+ */
+static int parent(struct capture *c, const char *real, const char **name)
+{
+    struct open_how how = {.flags = O_PATH | O_DIRECTORY | O_CLOEXEC, .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS};
+    const char *slash = strrchr(real, '/');
+    char folder[VGPU_HOST_PATH_MAX];
+
+    *name = slash ? slash + 1 : real;
+    snprintf(folder, sizeof(folder), "%.*s", slash ? (int)(slash - real) : 1, slash ? real : ".");
+    int fd = (int)syscall(SYS_openat2, c->fd, folder, &how, sizeof(how));
+    if (fd < 0 && errno == ENOSYS && c->quiet.live) /* of this machine's own tree nothing is to be feared */
+        fd = openat(c->fd, folder, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    return fd < 0 ? -errno : fd;
+}
+
+static void make_folder(struct capture *c, const char *real, mode_t mode)
+{
+    const char *name;
+    int fd = parent(c, real, &name);
+
+    if (fd < 0 || (mkdirat(fd, name, mode) && errno != EEXIST))
+        failed(c, fd < 0 ? -fd : errno, real);
+    if (fd >= 0)
+        close(fd);
+}
+
+static void make_link(struct capture *c, const char *real, const char *target)
+{
+    const char *name;
+    int fd = parent(c, real, &name);
+
+    if (fd < 0 || (symlinkat(target, fd, name) && errno != EEXIST))
+        failed(c, fd < 0 ? -fd : errno, real);
+    if (fd >= 0)
+        close(fd);
+}
+
+/* Opens or makes a file; -errno. */
+static int open_file(struct capture *c, const char *real, int flags, mode_t mode)
+{
+    const char *name;
+    int folder = parent(c, real, &name);
+
+    if (folder < 0)
+        return folder;
+    int fd = openat(folder, name, flags | O_NOFOLLOW | O_CLOEXEC, mode);
+    int error = errno;
+    close(folder);
+    return fd < 0 ? -error : fd;
+}
+
+static void permit(struct capture *c, const char *real, mode_t mode)
+{
+    const char *name;
+    struct stat st;
+    int fd = parent(c, real, &name);
+
+    /* Not of a link: that would be of what it leads to. */
+    bool is_link = fd >= 0 && fstatat(fd, name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISLNK(st.st_mode);
+    if (fd < 0 || (!is_link && fchmodat(fd, name, mode, 0) && errno != ENOENT))
+        failed(c, fd < 0 ? -fd : errno, real);
+    if (fd >= 0)
+        close(fd);
+}
+
+/*
  * Makes the folders and links on the way to path, as on the host, and says where it leads: real has no link in it but,
  * without follow, the last part. False: it cannot be had.
  */
@@ -69,9 +139,10 @@ static bool lead(struct capture *c, const char *path, bool follow, char real[VGP
         memcpy(before, real, sizeof(before));
         if ((n != 1 || at[0] != '.') && !step(real, at, n))
             return false;
-        if (real[0] && vgpu_host_link(&c->quiet, target, sizeof(target), "%s", real) == 0 && ++links <= LINKS_MAX) {
-            if (symlinkat(target, c->fd, real) && errno != EEXIST)
-                failed(c, errno, real);
+        if (real[0] && vgpu_host_link(&c->quiet, target, sizeof(target), "%s", real) == 0) {
+            if (++links > LINKS_MAX)
+                return false;
+            make_link(c, real, target);
             if (last && !follow)
                 return !c->error;
             if (target[0] == '/')
@@ -82,8 +153,8 @@ static bool lead(struct capture *c, const char *path, bool follow, char real[VGP
             memcpy(rest, next, sizeof(rest));
             continue;
         }
-        if (!last && real[0] && mkdirat(c->fd, real, 0755) && errno != EEXIST)
-            failed(c, errno, real);
+        if (!last && real[0])
+            make_folder(c, real, 0755);
         memmove(rest, at + n, strlen(at + n) + 1);
     }
     return !c->error && real[0];
@@ -101,18 +172,14 @@ static void look(void *ctx, const char *path, bool follow)
     if (!follow && vgpu_host_link(&c->quiet, (char[8]){0}, 8, "%s", path) == 0)
         return; /* the link itself; made on the way */
     if (S_ISDIR(st.mode)) {
-        if (mkdirat(c->fd, real, 0700) == 0)
-            c->files++;
-        else if (errno != EEXIST)
-            failed(c, errno, real);
-        if (fchmodat(c->fd, real, (st.mode & 0777) | 0700, 0))
-            failed(c, errno, real);
+        make_folder(c, real, 0700);
+        permit(c, real, (st.mode & 0777) | 0700);
         return;
     }
-    int fd = openat(c->fd, real, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+    int fd = open_file(c, real, O_WRONLY | O_CREAT | O_EXCL, 0600);
     if (fd < 0) {
-        if (errno != EEXIST)
-            failed(c, errno, real);
+        if (fd != -EEXIST)
+            failed(c, -fd, real);
         return;
     }
     c->files++;
@@ -132,9 +199,15 @@ static void store(struct capture *c, const char *path, const void *data, size_t 
     look(c, path, true);
     if (c->error || !lead(c, path, true, real))
         return;
-    if (faccessat(c->fd, real, W_OK, 0) && fchmodat(c->fd, real, 0600, 0) && errno != ENOENT)
-        failed(c, errno, real);
-    int fd = openat(c->fd, real, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0644);
+    int fd = open_file(c, real, O_WRONLY | O_CREAT | O_TRUNC, 0644);
+    if (fd == -EACCES) { /* a file that nobody may write, as many of sysfs are */
+        struct vgpu_host_stat st;
+        bool known = vgpu_host_stat(&c->quiet, &st, "%s", path) == 0;
+        permit(c, real, 0600);
+        fd = open_file(c, real, O_WRONLY | O_CREAT | O_TRUNC, 0644);
+        if (fd >= 0 && fchmod(fd, known ? st.mode & 07777 : 0444))
+            failed(c, errno, real);
+    }
     while (fd >= 0 && done < bytes) {
         ssize_t n = write(fd, (const char *)data + done, bytes - done);
         if (n <= 0 && errno != EINTR)
@@ -142,7 +215,7 @@ static void store(struct capture *c, const char *path, const void *data, size_t 
         done += n > 0 ? (size_t)n : 0;
     }
     if (fd < 0 || done < bytes)
-        failed(c, errno ? errno : EIO, real);
+        failed(c, fd < 0 ? -fd : errno ? errno : EIO, real);
     if (fd >= 0)
         close(fd);
     c->bytes += bytes;
@@ -232,8 +305,7 @@ static void denied(void *ctx, const char *path)
     look(c, path, true);
     if (c->error || !lead(c, path, true, real))
         return;
-    if (fchmodat(c->fd, real, 0, 0) && errno != ENOENT)
-        failed(c, errno, real);
+    permit(c, real, 0);
 }
 
 struct log_copy {
@@ -280,8 +352,7 @@ static void capture_said(struct capture *c, const struct vgpu_facts_said *said)
     static const char *const name[] = {"vgpu/config", "vgpu/config-error", "vgpu/config-file", "vgpu/xl-info",
                                        "vgpu/nvml"};
 
-    if (mkdirat(c->fd, "vgpu", 0755) && errno != EEXIST)
-        failed(c, errno, "vgpu");
+    make_folder(c, "vgpu", 0755);
     for (size_t i = 0; i < sizeof(text) / sizeof(text[0]); i++) {
         char *clean = text[i] ? vgpu_redact(&c->secrets, text[i]) : NULL;
         if (clean)

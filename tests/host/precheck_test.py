@@ -205,6 +205,33 @@ def test_capture():
     assert not os.path.exists(f'{PLACE}/never')
 
 
+def test_capture_writes_nowhere_else():
+    """A tree whose links lead out, round in circles or through sixty others: nothing is written but below the new folder,
+    as an ordinary user too."""
+    outside = tempfile.mkdtemp(dir=PLACE)
+    lines = [f'l proc/sys {outside}', f'l sys/class {outside}/made', 'l sys/kernel ../sys/kernel', 'l run/vgpu ../../../../..',
+             f'l dev/vfio {outside}', 'l vgpu/config /dev/null', f'l proc/irq {outside}/file', f'l boot {outside}']
+    lines += [f'l sys/bus/pci/chain{n} chain{n + 1}' for n in range(60)]
+    lines += ['x sys/bus/pci/devices', 'l sys/bus/pci/devices chain0', f'l sys/bus/pci/chain60 {outside}']
+    # Inside the tree the first link leads to something that is read: its copy belongs there in the copy.
+    lines.append(f'f {outside[1:]}/kernel/kptr_restrict 2')
+    gone = [f'x {path}' for path in ('proc/sys', 'sys/class', 'sys/kernel', 'run', 'dev', 'vgpu', 'proc/irq', 'boot')]
+    source = tree('no-pci', *gone, *lines)
+    before = sorted(os.listdir(outside))
+    for who in ('me', 'nobody') if os.geteuid() == 0 else ('me',):
+        folder = tempfile.mkdtemp(dir=PLACE)
+        os.chmod(folder, 0o777)
+        os.chmod(PLACE, 0o755)
+        shutil.copy(CTL, os.path.join(PLACE, 'ctl'))
+        drop = {'user': 65534, 'group': 65534, 'extra_groups': []} if who == 'nobody' else {}
+        done = subprocess.run([os.path.join(PLACE, 'ctl'), 'precheck', f'--root={source}', f'--capture={folder}/copy'],
+                              timeout=60, capture_output=True, text=True, check=False, **drop)
+        assert done.returncode in (0, 1) and os.path.isdir(f'{folder}/copy'), done
+        assert sorted(os.listdir(outside)) == before and os.listdir(folder) == ['copy'], (who, os.listdir(outside))
+        assert os.path.isfile(f'{folder}/copy{outside}/kernel/kptr_restrict'), done
+        precheck(f'--root={folder}/copy')
+
+
 def test_capture_has_no_secrets():
     """Arguments of init, values of parameters that nobody judges, UUIDs, addresses, serial numbers, tokens, other
     lines of the kernel's log: none is in a copy."""

@@ -48,7 +48,7 @@ def main():
         with tempfile.TemporaryDirectory(prefix='vgpu-numa-') as work:
             kernel, initrd = image(programs, work)
             arguments = 'console=ttyS0 rdinit=/init quiet hugepagesz=1G hugepages=1:1'
-            boot = qemu.boot(['-kernel', kernel, '-append', arguments, '-initrd', initrd, *machine], log=log, limit_s=600,
+            boot = qemu.boot(['-kernel', kernel, '-append', arguments, '-initrd', initrd, *machine], log=log, limit_s=1200,
                              memory_mib=sum(MEMORY_MIB.values()), cpus=4, cpu=CPU, on_line=read.line)
     except CannotRun as why:
         print(f'SKIP: {why}')

@@ -46,6 +46,15 @@ refused() { # WORDS: vgpud does not start, and says so
     ! timeout 60 vgpud --config /etc/vgpud.yaml >/tmp/refused.log 2>&1 </dev/null && grep -q "$1" /tmp/refused.log
 }
 
+changes_refused() {
+    local change
+    for change in --iommu-domain=2 --isolation=shared; do
+        if vgpu-ctl update-vm --vm-id=1 $change 2>/tmp/change || ! grep -q "is attached" /tmp/change; then return 1; fi
+    done
+    vgpu-ctl update-vm --vm-id=4 --iommu-domain=1 --isolation=dedicated &&
+        vgpu-ctl show-iommu-status --vm-id=1 | grep -q "VM 1  dedicated, IOMMU domain 1"
+}
+
 # What precheck says of this machine.
 finding() { # ID: its status
     grep -o "\"id\":\"$1\"[^}]*" /tmp/precheck.json | sed -n 's/.*"status":"\([a-z-]*\)".*/\1/p'
@@ -85,11 +94,8 @@ else
         vfio.entries=pass vgpu.config=pass xen.iommu=not-applicable'
     findings precheck $good iommu.faults=pass
     register 4 --iommu-domain=2
-    check changes-refused "another domain or isolation for a VM that is attached: refused, and not for one that is not" eval \
-        'for change in --iommu-domain=2 --isolation=shared; do
-            ! vgpu-ctl update-vm --vm-id=1 $change 2>/tmp/change && grep -q "is attached" /tmp/change || { false; break; }
-        done && vgpu-ctl update-vm --vm-id=4 --iommu-domain=1 --isolation=dedicated &&
-            vgpu-ctl show-iommu-status --vm-id=1 | grep -q "VM 1  dedicated, IOMMU domain 1"'
+    check changes-refused "another domain or isolation for a VM that is attached: refused, and not for one that is not" \
+        changes_refused
     vgpu-ctl show-iommu-status
     vgpu-iommu-probe iommu "$1" "$2" "$vgpud"
     findings precheck-faults iommu.enabled=pass iommu.faults=fail
