@@ -32,18 +32,20 @@ enum spawn_type { SPAWN_START = 1, SPAWN_REAP = 2, SPAWN_KILL = 3, SPAWN_GIVE = 
 struct request {
     uint32_t type;
     uint32_t uid;            /* GIVE */
+    uint32_t number;         /* its answer has the same */
     struct vgpu_spawn spawn; /* START; of the others the index */
 };
 struct answer {
     int32_t rc;     /* 0 or -errno */
     int32_t pid;    /* START; a pidfd travels beside it */
     int32_t status; /* REAP */
-    uint32_t unused;
+    uint32_t number;
     char text[256]; /* why rc */
 };
 
 struct vgpu_spawner {
     int sock;
+    uint32_t number; /* of the last request */
     pid_t pid;
 };
 
@@ -132,20 +134,26 @@ static int spawn(struct here *h, const int fds[VGPU_SPAWN_FDS], pid_t *pid)
     return -rc;
 }
 
+static void child_end(struct here *h, uint32_t index)
+{
+    if (!h->child[index])
+        return;
+    kill(h->child[index], SIGKILL);
+    waitpid(h->child[index], NULL, 0);
+    h->child[index] = 0;
+}
+
 static void serve_start(struct here *h, const struct vgpu_spawn *s, const int *fds, struct answer *a, int *pid_fd)
 {
     struct vgpu_err err = {0};
     pid_t pid = 0;
 
-    if (h->child[s->index]) {
-        a->rc = vgpu_err_set(&err, EBUSY, "executor %u runs already", s->index);
-    } else {
-        a->rc = arguments(h, s, &err);
-        if (a->rc == 0)
-            a->rc = spawn(h, fds, &pid);
-        if (a->rc && !err.text[0])
-            vgpu_err_set(&err, -a->rc, "cannot start %s: %s (paths.executor names it)", h->executor_path, strerror(-a->rc));
-    }
+    child_end(h, s->index); /* vgpud knows of none: one that it could not collect, or was not told of */
+    a->rc = arguments(h, s, &err);
+    if (a->rc == 0)
+        a->rc = spawn(h, fds, &pid);
+    if (a->rc && !err.text[0])
+        vgpu_err_set(&err, -a->rc, "cannot start %s: %s (paths.executor names it)", h->executor_path, strerror(-a->rc));
     if (a->rc == 0) {
         *pid_fd = (int)syscall(SYS_pidfd_open, pid, 0);
         if (*pid_fd < 0) {
@@ -194,9 +202,22 @@ static int serve_give(const struct here *h, int fd, uint32_t uid)
     return fchown(fd, uid, (gid_t)-1) ? -errno : 0;
 }
 
+/* vgpud waits for it. A descriptor may fail to travel where words do not. */
+static void answer(struct here *h, struct answer *a, uint32_t index, int pid_fd)
+{
+    if (vgpu_fd_send(h->sock, a, sizeof(*a), &pid_fd, pid_fd >= 0, 0) == sizeof(*a))
+        return;
+    if (pid_fd >= 0) {
+        child_end(h, index);
+        *a = (struct answer){.rc = -EIO, .number = a->number, .text = "an executor was started and could not be handed over"};
+    }
+    if (vgpu_fd_send(h->sock, a, sizeof(*a), NULL, 0, 0) != sizeof(*a))
+        _exit(1); /* which vgpud sees */
+}
+
 static void serve(struct here *h, const struct request *q, const int *fds, int n_fds)
 {
-    struct answer a = {0};
+    struct answer a = {.number = q->number};
     int pid_fd = -1;
     uint32_t index = q->spawn.index;
 
@@ -212,7 +233,7 @@ static void serve(struct here *h, const struct request *q, const int *fds, int n
         a.rc = serve_give(h, n_fds == 1 ? fds[0] : -1, q->uid);
     else
         a.rc = -EINVAL;
-    vgpu_fd_send(h->sock, &a, sizeof(a), &pid_fd, pid_fd >= 0, 0);
+    answer(h, &a, index, pid_fd);
     if (pid_fd >= 0)
         close(pid_fd);
 }
@@ -262,7 +283,7 @@ static void spawner_main(const struct vgpu_config *config, const char *executor_
         struct request q;
         int fds[VGPU_SPAWN_FDS], n_fds = VGPU_SPAWN_FDS;
         ssize_t n = vgpu_fd_recv(h.sock, &q, sizeof(q), fds, &n_fds, 0);
-        if (n == -EINTR || n == -EMSGSIZE)
+        if (n == -EINTR || n == -EMSGSIZE || n == -ENOMEM)
             continue;
         if (n != sizeof(q))
             break;
@@ -323,16 +344,25 @@ pid_t vgpu_spawner_pid(const struct vgpu_spawner *s)
 /* Asks, and waits for the answer; *pid_fd (may be NULL) is set to the descriptor beside it, or -1. */
 static int ask(struct vgpu_spawner *s, const struct request *q, const int *fds, int n_fds, struct answer *a, int *pid_fd)
 {
-    int got_fd = -1, n = 1;
+    struct request asked = *q;
+    int got_fd = -1, n = 1, failed = 0;
 
+    asked.number = ++s->number;
     memset(a, 0, sizeof(*a));
-    if (vgpu_fd_send(s->sock, q, sizeof(*q), fds, n_fds, 0) != sizeof(*q))
+    if (vgpu_fd_send(s->sock, &asked, sizeof(asked), fds, n_fds, 0) != sizeof(asked))
         return -EPIPE;
     ssize_t bytes;
-    do {
+    for (;;) {
         n = 1;
         bytes = vgpu_fd_recv(s->sock, a, sizeof(*a), &got_fd, &n, 0);
-    } while (bytes == -EINTR);
+        /* Not having been able to look, we look again: what has been done must be known. */
+        if (bytes == -EINTR || (bytes < 0 && bytes != -EAGAIN && ++failed < 3))
+            continue;
+        if (bytes != sizeof(*a) || a->number == asked.number)
+            break;
+        if (n == 1)
+            close(got_fd); /* the answer to something that we waited for in vain */
+    }
     if (pid_fd)
         *pid_fd = n == 1 ? got_fd : -1;
     else if (n == 1)

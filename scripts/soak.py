@@ -31,7 +31,7 @@ BOUNDS = [
     ('p99_us', 'a NOP of an undisturbed guest, p99', 'us', 20000, 2.0),
 ]
 SHOWN = [('done', 'descriptors done in a second', ''), ('guests_killed', 'guests killed -9, sum', ''),
-         ('executors_killed', 'executors killed -9, sum', '')]
+         ('executors_killed', 'executors killed -9, sum', ''), ('priority_changes', 'changes of priority, sum', '')]
 SAMPLES_MIN = 12
 WIDTH, HEIGHT, EDGE = 860, 150, 8
 
@@ -116,7 +116,7 @@ def main():
         return 2
     target = os.path.join(ROOT, 'build')
     os.makedirs(target, exist_ok=True)
-    code, samples, others = run(args.build, int(args.minutes * 60))
+    code, samples, others = run(os.path.abspath(args.build), int(args.minutes * 60))
     print('\n'.join(line for line in others if line.startswith(('shows:', '# '))))
     passed, failed = (1, 0) if code == 0 else (0, 1)
     print(f'{"ok  " if code == 0 else "FAIL"} each descriptor once, no wrong result, nothing left behind')

@@ -60,7 +60,8 @@ SERIAL = {'gpu', 'stress', 'ordering', 'kill', 'soak', 'hostile', 'xen', 'xen-te
 PROCESSES = {'e2e': 2}
 # Campaigns: how long they look for something, in seconds. Part of the default run, and run by name.
 # VGPU_TEST_SLICE_S in the environment replaces both.
-SLICE_S = 60
+SLICE_S = {'fuzz': 30, 'kill': 40}
+SLICE_DEFAULT_S = 60
 CAMPAIGN_S = {'fuzz': 600, 'hostile': 1200, 'kill': 1200}
 SUITE_LIMIT_S = {'xen-ten': 3600, 'gpu': 3600, 'asan-full': 3600, 'tsan-full': 3600, 'mutants': 7200, 'fuzz': 7200,
                  'hostile': 7200, 'kill': 7200}
@@ -118,7 +119,7 @@ def report(name, outcome, log):
 
 def run_plain(name, build, by_name):
     started = time.monotonic()
-    slice_s = os.environ.get('VGPU_TEST_SLICE_S') or str(CAMPAIGN_S.get(name, SLICE_S) if by_name else SLICE_S)
+    slice_s = os.environ.get('VGPU_TEST_SLICE_S') or str((CAMPAIGN_S if by_name else SLICE_S).get(name, SLICE_DEFAULT_S))
     outcome, log = build.run([name], processes=1 if name in SERIAL else PROCESSES.get(name),
                              limit_s=SUITE_LIMIT_S.get(name, SUITE_LIMIT_DEFAULT_S), logbase=f'test-{name}',
                              env={'VGPU_TEST_SLICE_S': slice_s})

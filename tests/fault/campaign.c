@@ -27,6 +27,7 @@ static struct nursery *nursery;
 static const struct e2e_host *host;
 
 static struct campaign_killed killed;
+static unsigned rounds;
 
 static void sleep_us(uint64_t us)
 {
@@ -152,8 +153,8 @@ static pid_t parent_of(pid_t pid)
     return end && sscanf(end + 1, " %*c %d", &parent) == 1 ? parent : 0;
 }
 
-/* Executors whose parent is this one; at most `most`. */
-static unsigned executors_of(pid_t parent, pid_t *out, unsigned most)
+/* Processes of that name whose parent, or its parent (executors are the spawner's children), is this one. */
+static unsigned below(pid_t ancestor, const char *name, pid_t *out, unsigned most)
 {
     DIR *dir = opendir("/proc");
     struct dirent *one;
@@ -162,7 +163,10 @@ static unsigned executors_of(pid_t parent, pid_t *out, unsigned most)
     e2e_check(dir, "/proc: %s", strerror(errno));
     while (n < most && (one = readdir(dir)) != NULL) {
         pid_t pid = atoi(one->d_name);
-        if (pid > 0 && parent_of(pid) == parent && named(pid, "vgpu-exec"))
+        if (pid <= 0 || !named(pid, name))
+            continue;
+        pid_t parent = parent_of(pid);
+        if (parent == ancestor || parent_of(parent) == ancestor)
             out[n++] = pid;
     }
     closedir(dir);
@@ -172,7 +176,7 @@ static unsigned executors_of(pid_t parent, pid_t *out, unsigned most)
 static void kill_executors(void)
 {
     pid_t pid[8];
-    unsigned n = executors_of(host->pid, pid, 8), which = n ? (unsigned)(e2e_random() % n) : 0;
+    unsigned n = below(host->pid, "vgpu-exec", pid, 8), which = n ? (unsigned)(e2e_random() % n) : 0;
     bool all = e2e_random() % 4 == 0;
 
     for (unsigned i = 0; i < n; i++)
@@ -191,20 +195,21 @@ static void kill_victims(void)
             __atomic_fetch_add(&nursery->request[i], 1, __ATOMIC_RELEASE);
 }
 
-/* Executors of a daemon that is gone come to us, their nearest subreaper. They must end by themselves. */
+/* What a daemon that is gone has started comes to us, the nearest subreaper. It must end by itself. */
 static void no_orphans(void)
 {
-    pid_t pid[8];
+    pid_t pid[16];
     unsigned n = 0;
 
     for (uint64_t until = e2e_now_ms() + E2E_WAIT_MS; e2e_now_ms() < until; sleep_us(500)) {
-        n = executors_of(getpid(), pid, 8);
+        n = below(getpid(), "vgpu-exec", pid, 8);
+        n += below(getpid(), "vgpud-spawner", pid + n, 16 - n);
         for (unsigned i = 0; i < n; i++)
             waitpid(pid[i], NULL, WNOHANG);
         if (n == 0)
             return;
     }
-    e2e_check(false, "%u executors outlive their daemon", n);
+    e2e_check(false, "%u processes outlive their daemon", n);
 }
 
 /* With the executors in the same instant, or not; then perhaps starts that are cut short; then one that may live. */
@@ -245,6 +250,7 @@ void campaign_round(struct campaign *c, unsigned round, bool daemon_too)
 {
     unsigned what = choose(daemon_too);
 
+    rounds++;
     if (round % 3 == 0) { /* in full flight; else most die at the door */
         uint64_t was = __atomic_load_n(&nursery->attached, __ATOMIC_RELAXED), patience = e2e_now_ms() + 200;
         while (__atomic_load_n(&nursery->attached, __ATOMIC_RELAXED) < was + CAMPAIGN_VICTIMS - 1 &&
@@ -398,6 +404,9 @@ static void show(const struct campaign_survivor *s, bool daemon_too)
         e2e_check(s[i].reattaches > 0 || !daemon_too, "VM %u never attached again", s[i].vm_id);
     }
     killed.guests = nursery->kills;
+    e2e_check(rounds < 30 || (killed.guests && killed.executors && (killed.daemons || !daemon_too)),
+              "after %u rounds %llu guests, %llu executors and %llu vgpud were killed: somebody is not found", rounds,
+              (unsigned long long)killed.guests, (unsigned long long)killed.executors, (unsigned long long)killed.daemons);
     e2e_shows(
         "killed -9 under load: %llu guests (%llu had attached), %llu executors, %llu vgpud and %llu as it started; "
         "%llu times several at once (seed %llu)",

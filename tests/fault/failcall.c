@@ -134,7 +134,7 @@ PASS(int, getsockopt, EINVAL, -1, (int fd, int level, int name, void *restrict v
      (fd, level, name, v, n))
 PASS(int, setsockopt, EINVAL, -1, (int fd, int level, int name, const void *v, socklen_t n), (fd, level, name, v, n))
 PASS(ssize_t, sendmsg, EPIPE, -1, (int fd, const struct msghdr *m, int flags), (fd, m, flags))
-PASS(ssize_t, recvmsg, ECONNRESET, -1, (int fd, struct msghdr *m, int flags), (fd, m, flags))
+PASS(ssize_t, recvmsg, ENOMEM, -1, (int fd, struct msghdr *m, int flags), (fd, m, flags))
 PASS(ssize_t, send, EPIPE, -1, (int fd, const void *p, size_t n, int flags), (fd, p, n, flags))
 PASS(ssize_t, recv, ECONNRESET, -1, (int fd, void *p, size_t n, int flags), (fd, p, n, flags))
 PASS(int, fstat, EIO, -1, (int fd, struct stat *st), (fd, st))

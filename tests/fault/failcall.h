@@ -27,7 +27,7 @@
     X(getsockopt, EINVAL)                                                                                              \
     X(setsockopt, EINVAL)                                                                                              \
     X(sendmsg, EPIPE)                                                                                                  \
-    X(recvmsg, ECONNRESET)                                                                                             \
+    X(recvmsg, ENOMEM)                                                                                                 \
     X(send, EPIPE)                                                                                                     \
     X(recv, ECONNRESET)                                                                                                \
     X(open, EMFILE)                                                                                                    \
