@@ -12,14 +12,12 @@ import argparse
 import csv
 import html
 import json
-import math
 import os
 import sys
 
 import goals
+import plots
 
-COLOURS = ('#2a78d6', '#d9622b', '#1f9d6b', '#b3489b', '#8a6d1d', '#5b5fd0', '#c43d4b', '#4b8a9c',
-           '#77933c', '#8d6e63', '#00897b', '#6d4c41')
 STYLE = '''
 :root { color-scheme: light dark; --ink: #1c2330; --dim: #667085; --line: #d8dde6; --ground: #ffffff; --card: #f6f8fb;
   --good: #1f7a4d; --bad: #b3261e; --bar: #2a78d6 }
@@ -39,9 +37,13 @@ td.bar { width: 30%; min-width: 6rem } td.bar div { background: var(--bar); heig
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 30rem), 1fr)); gap: 1rem }
 figure { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: .6rem }
 figcaption { color: var(--dim); font-size: .85rem } svg { width: 100%; height: auto; display: block }
-svg text { fill: var(--dim); font-size: 11px } .grid { stroke: var(--line) } .key { display: flex; flex-wrap: wrap;
-  gap: .1rem .9rem; font-size: .82rem } .key i { display: inline-block; width: .8rem; height: .2rem; margin-right: .3rem;
-  vertical-align: middle }
+figure > div:first-child { overflow-x: auto } svg { min-width: 27rem } svg text { fill: var(--dim); font-size: 11px }
+summary { cursor: pointer; color: var(--dim) }
+@media (max-width: 640px) { body { padding: .8rem; font-size: 14px } th, td { padding: .2rem .35rem }
+  td:first-child { white-space: normal; min-width: 7rem; overflow-wrap: anywhere }
+  td.text { white-space: normal } .wide { display: none } td.bar { width: 18%; min-width: 3rem } } .grid { stroke: var(--line) } .key { display: flex; flex-wrap: wrap;
+  gap: .1rem .9rem; font-size: .82rem } .key span { white-space: nowrap } svg.mark { display: inline-block; width: 1.1rem;
+  min-width: 0; height: .3rem; margin-right: .3rem; vertical-align: middle }
 '''
 
 
@@ -96,6 +98,12 @@ def spread(row):
     return f'{number(row["min"], row["unit"])} … {number(row["max"], row["unit"])}' if row.get('reps', 1) > 1 else ''
 
 
+def interval(row):
+    """At least 95 % sure to hold the median; rows of before, and of few rounds, have none."""
+    ends = row.get('ci95')
+    return f'{number(ends[0], row["unit"])} … {number(ends[1], row["unit"])}' if ends else ''
+
+
 def goals_markdown(rows):
     print('| what | goal | reached | |\n|---|---|---|---|')
     for r, against, limit, verdict in goals_of(rows):
@@ -125,113 +133,58 @@ def goals_html(rows):
     for r, against, limit, verdict in goals_of(rows):
         kind = verdict if verdict in ('met', 'missed') else ''
         lines.append(f'<tr><td>{esc(r["subject"])}</td><td class="text">{esc(against)}</td><td>{esc(limit)}</td>'
-                     f'<td>{number(r["value"], r["unit"])}</td><td>{esc(spread(r))}</td>'
+                     f'<td>{number(r["value"], r["unit"])}</td><td class="wide">{esc(interval(r) or spread(r))}</td>'
                      f'<td class="{kind}">{esc(verdict)}</td></tr>')
     if not lines:
         return ''
     return ('<h2>Goals</h2><div class="scroll"><table><tr><th>what</th><th class="text">against</th><th>bound</th>'
-            '<th>reached</th><th>rounds</th><th></th></tr>' + ''.join(lines) + '</table></div>')
+            '<th>reached</th><th class="wide">95 %, or rounds</th><th></th></tr>' + ''.join(lines) +
+            '</table></div>')
 
 
-class Axis:
-    """Decades of a logarithmic axis between two pixels."""
-
-    def __init__(self, low, high, start, end):
-        self.low, self.high = math.floor(math.log10(low)), math.ceil(math.log10(high))
-        if self.low == self.high:
-            self.high += 1
-        self.start, self.end = start, end
-
-    def at(self, value):
-        share = (math.log10(value) - self.low) / (self.high - self.low)
-        return self.start + share * (self.end - self.start)
-
-    def decades(self):
-        return [10.0 ** d for d in range(self.low, self.high + 1)]
+def table_html(group, title):
+    """Rows of one metric under the same parameters, with bars against the largest."""
+    top = max((r['value'] for r in group if r['value'] is not None), default=0) or 1
+    lines = []
+    for r in group:
+        width = max(0.5, 100 * max(r['value'] or 0, 0) / top)
+        lines.append(f'<tr><td>{esc(r["subject"])}</td><td>{number(r["value"], r["unit"])}</td><td>{esc(interval(r))}</td>'
+                     f'<td class="wide">{esc(spread(r))}</td>'
+                     f'<td class="bar"><div style="width:{width:.1f}%"></div></td></tr>')
+    return (f'<h3>{esc(group[0]["metric"])}, {esc(group[0]["unit"] or "ratio")} <small>{esc(title)}</small></h3>'
+            '<div class="scroll"><table><tr><th></th><th>median</th><th>95 %</th><th class="wide">rounds</th><th></th></tr>' +
+            ''.join(lines) + '</table></div>')
 
 
-def percentile_points(hist):
-    """(share above, latency): from the median down to the last reading."""
-    total, seen, points = hist['count'], 0, []
-    for lower, count in hist['buckets']:
-        seen += count
-        above = (total - seen) / total
-        if above <= 0.5:
-            points.append((max(above, 1 / total), max(lower, 0.1)))
-    return points
-
-
-def time_label(ns):
-    for limit, unit in ((1e9, 's'), (1e6, 'ms'), (1e3, 'µs')):
-        if ns >= limit:
-            return f'{ns / limit:g} {unit}'
-    return f'{ns:g} ns'
-
-
-def latency_plot(hists, caption):
-    """Latency against percentile, both axes logarithmic, one line a subject."""
-    curves = [(h['subject'], percentile_points(h)) for h in hists if h['count'] > 1]
-    curves = [(name, points) for name, points in curves if points]
-    if not curves:
-        return ''
-    every = [p for _, points in curves for p in points]
-    x = Axis(min(a for a, _ in every), 0.5, 590, 48)
-    x.high = math.log10(0.5)
-    y = Axis(min(v for _, v in every), max(v for _, v in every), 250, 12)
-    body = []
-    for v in y.decades():
-        body.append(f'<line class="grid" x1="48" x2="590" y1="{y.at(v):.1f}" y2="{y.at(v):.1f}"/>'
-                    f'<text x="44" y="{y.at(v) + 4:.1f}" text-anchor="end">{time_label(v)}</text>')
-    for d in range(math.floor(x.high), x.low - 1, -1):
-        share = 10.0 ** d
-        label = f'{100 * (1 - share):.{max(0, -d - 2)}f} %'
-        body.append(f'<line class="grid" y1="12" y2="250" x1="{x.at(share):.1f}" x2="{x.at(share):.1f}"/>'
-                    f'<text x="{x.at(share):.1f}" y="266" text-anchor="middle">{label}</text>')
-    for i, (name, points) in enumerate(curves):
-        path = ' '.join(f'{x.at(a):.1f},{y.at(v):.1f}' for a, v in thinned(points))
-        body.append(f'<polyline fill="none" stroke="{COLOURS[i % len(COLOURS)]}" stroke-width="1.8" points="{path}">'
-                    f'<title>{esc(name)}</title></polyline>')
-    key = ''.join(f'<span><i style="background:{COLOURS[i % len(COLOURS)]}"></i>{esc(name)}</span>'
-                  for i, (name, _) in enumerate(curves))
-    return (f'<figure><svg viewBox="0 0 600 275" role="img" aria-label="{esc(caption)}">{"".join(body)}</svg>'
-            f'<div class="key">{key}</div><figcaption>{esc(caption)}</figcaption></figure>')
-
-
-def thinned(points, most=400):
-    step = max(1, len(points) // most)
-    return points[::step] + ([points[-1]] if (len(points) - 1) % step else [])
+def hist_groups(rows):
+    """Subjects are compared under like conditions; what a floor lacks (attached, active) does not part it."""
+    groups = {}
+    for r in rows:
+        if r['metric'] != 'hist':
+            continue
+        p = r['params']
+        key = p.get('burst', ''), p.get('bytes', '')
+        more = (f' ({p["attached"]} VMs)' if 'attached' in p else f' {p["rate"]:g} M/s' if 'rate' in p else
+                f' ({p["clients"]} clients)' if 'clients' in p else '')
+        groups.setdefault(key, []).append({**r, 'subject': r['subject'] + more})
+    return groups
 
 
 def bench_html(name, rows):
-    """Tables by metric and parameters, bars against the largest, and percentile curves where there are histograms."""
-    plots, tables = [], []
-    groups = {}
+    """Tables by metric and parameters; curves where there are histograms; lines where the number of VMs changes."""
+    drawn, groups = [], {}
     for r in rows:
-        key = (r['metric'] == 'hist', '' if r['metric'] == 'hist' else r['metric'], json.dumps(r['params'], sort_keys=True))
-        groups.setdefault(key, []).append(r)
-    for (is_hist, metric, _), group in groups.items():
-        title = words(group[0]['params'])
-        if is_hist:
-            continue
-        top = max((r['value'] for r in group if r['value'] is not None), default=0) or 1
-        lines = ''.join(f'<tr><td>{esc(r["subject"])}</td><td>{number(r["value"], r["unit"])}</td><td>{esc(spread(r))}</td>'
-                        f'<td class="bar"><div style="width:{max(0.5, 100 * max(r["value"], 0) / top):.1f}%"></div></td></tr>'
-                        for r in group)
-        tables.append(f'<h3>{esc(metric)}, {esc(group[0]["unit"] or "ratio")} <small>{esc(title)}</small></h3>'
-                      f'<div class="scroll"><table><tr><th></th><th>median</th><th>rounds</th><th></th></tr>{lines}'
-                      f'</table></div>')
-    hists = {}
-    for r in rows:
-        if r['metric'] == 'hist':
-            # Subjects are compared under like conditions; what a floor lacks (attached, active) does not part it.
-            hists.setdefault(r['params'].get('burst', ''), []).append(
-                {**r, 'subject': r['subject'] + (f' ({r["params"]["attached"]} VMs)' if 'attached' in r['params'] else
-                                                 f' {r["params"]["rate"]:g} M/s' if 'rate' in r['params'] else '')})
-    for group in hists.values():
-        plots.append(latency_plot(group, f'{name}: latency by percentile, all rounds together'))
-    plots = ''.join(p for p in plots if p)
-    return (f'<h2>{esc(name)}</h2>' + (f'<div class="plots">{plots}</div>' if plots else '') +
-            f'<details{"" if plots else " open"}><summary>tables</summary>{"".join(tables)}</details>')
+        if r['metric'] != 'hist':
+            groups.setdefault((r['metric'], json.dumps(r['params'], sort_keys=True)), []).append(r)
+    tables = [table_html(group, words(group[0]['params'])) for group in groups.values()]
+    for (_, size), group in hist_groups(rows).items():
+        of = f'{name}, {size} bytes' if size != '' else name
+        drawn.append(plots.percentiles(group, f'{of}: latency by percentile, all rounds together'))
+        drawn.append(plots.cumulative(group, f'{of}: share of all that took no longer'))
+    drawn += plots.against_vms(name, rows)
+    drawn = ''.join(p for p in drawn if p)
+    return (f'<h2>{esc(name)}</h2>' + (f'<div class="plots">{drawn}</div>' if drawn else '') +
+            f'<details{"" if drawn else " open"}><summary>tables</summary>{"".join(tables)}</details>')
 
 
 def host_html(rows):

@@ -13,5 +13,7 @@
  * RCU. opcode: NOP, or one that does not exist. n: at most BURST_MAX. False: something is lost or wrong.
  */
 bool burst_run(struct rig *rig, struct rig_guest *g, uint32_t opcode, uint32_t n);
+/* The same from each of the first `vms` guests at once. */
+bool burst_run_all(struct rig *rig, uint32_t vms, uint32_t n);
 
 #endif
