@@ -41,7 +41,8 @@ figure > div:first-child { overflow-x: auto } svg { min-width: 27rem } svg text 
 summary { cursor: pointer; color: var(--dim) }
 @media (max-width: 640px) { body { padding: .8rem; font-size: 14px } th, td { padding: .2rem .35rem }
   td:first-child { white-space: normal; min-width: 7rem; overflow-wrap: anywhere }
-  td.text { white-space: normal } .wide { display: none } td.bar { width: 18%; min-width: 3rem } } .grid { stroke: var(--line) } .key { display: flex; flex-wrap: wrap;
+  td.text { white-space: normal } .wide { display: none } td.bar { width: 18%; min-width: 3rem } }
+.grid { stroke: var(--line) } .key { display: flex; flex-wrap: wrap;
   gap: .1rem .9rem; font-size: .82rem } .key span { white-space: nowrap } svg.mark { display: inline-block; width: 1.1rem;
   min-width: 0; height: .3rem; margin-right: .3rem; vertical-align: middle }
 '''
