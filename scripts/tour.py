@@ -137,8 +137,8 @@ class Tour(demo.Demo):
         with open(os.path.join(self.dir, 'vgpud.yaml'), 'w', encoding='utf-8') as out:
             out.write(CONFIG.format(dir=self.dir, executor=demo.program('VGPU_DEMO_EXEC', 'pmd-gpu/vgpu-exec'),
                                     backend=json.dumps(self.backend or 'cpu'), options=json.dumps(self.options)))
-            if os.getuid() == 0:
-                self.viewers = grp.getgrgid(int(toursteps.NOBODY)).gr_name
+            self.viewers = next((g.gr_name for g in grp.getgrall() if g.gr_gid == int(toursteps.NOBODY)), '')
+            if os.getuid() == 0 and self.viewers:
                 out.write(CONFIG_VIEWERS.format(viewers=self.viewers))
         programs = [os.path.dirname(demo.program(variable, path)) for variable, path in
                     (('VGPU_DEMO_CTL', 'ctl/vgpu-ctl'), ('VGPU_DEMO_VGPUD', 'core/vgpud'),

@@ -289,6 +289,9 @@ def other_users(t):
     t.check(refused.code == 1 and 'Permission denied' in refused.err, 'another user cannot read the token')
     refused = t.run(*drop, 'vgpu-vecadd', VGPU_VM_ID='2', VGPU_TOKEN_FILE=stolen)
     t.check(refused.code == 1 and 'do not match' in refused.err, 'and a stolen one does not work for another uid')
+    if not t.viewers:
+        t.view.write(f'    (what a viewer may is not shown: this host has no group {NOBODY})')
+        return
     t.say(f'A group may look, another may administer; here control.viewer_group is {t.viewers}:')
     refused = t.run(*drop, 'vgpu-ctl', 'show-vm', '--vm-id=2')
     t.check(refused.code in (1, 3) and not refused.out, 'a user of neither may not even look')
