@@ -7,7 +7,7 @@
 #include "host/checks.h"
 
 /* What only other programs can say of this machine; parts that cannot be had stay NULL. config: a file, or NULL for
- * vgpud's default. Each program is given 2 s. */
+ * vgpud's default. Each program is given 10 s. */
 void vgpu_gather(const char *config, struct vgpu_facts_said *out);
 /* Runs a program without a shell and returns what it printed (stdout, with errors also stderr) up to 256 KiB; NULL: it
  * could not be run or did not end in time. *status: its exit status. Caller frees. */

@@ -163,6 +163,24 @@ static enum vgpu_outcome opt_in(const struct vgpu_facts *f, struct vgpu_finding 
                    f->iommu.dmar_dma_opt_in ? "asks" : "does not ask");
 }
 
+/* A device that caches translations itself says of an address that it is translated already, and is believed. */
+static enum vgpu_outcome ats(const struct vgpu_facts *f, struct vgpu_finding *out)
+{
+    struct vgpu_list bad = {0};
+    uint32_t hidden = 0;
+
+    if (not_ours(f) || !f->iommu.unit_count)
+        return NA(out, "%s", not_ours(f) ? not_ours(f) : "no IOMMU in use (iommu.enabled)");
+    for (uint32_t i = 0; i < f->pci.count; i++) {
+        hidden += f->pci.device[i].config_hidden;
+        if (f->pci.device[i].ats_enabled)
+            vgpu_list_add(&bad, f->pci.device[i].address);
+    }
+    if (!bad.count && hidden)
+        return DENIED(out, "the configuration space of %u devices", hidden);
+    return FIRE_IF(out, bad.count, bad.count ? "enabled on %s" : "enabled nowhere%s", bad.text);
+}
+
 static enum vgpu_outcome thunderbolt(const struct vgpu_facts *f, struct vgpu_finding *out)
 {
     struct vgpu_host_names names;
@@ -315,6 +333,16 @@ const struct vgpu_check vgpu_checks_iommu[] = {
      .effect = "None on latency; this is about safety.",
      .source = "Intel VT-d specification 8.1, DMA_CTRL_PLATFORM_OPT_IN_FLAG",
      .run = opt_in},
+    {.id = "iommu.ats",
+     .severity = SEV(N, L, H),
+     .title = "Translations that devices cache (ATS)",
+     .wanted = "enabled nowhere",
+     .why = "Such a device says itself that an address is translated already; one that lies reaches all memory.",
+     .remedy = "kernel parameter `pci=noats`",
+     .tradeoff = "The IOMMU translates each access of these devices.",
+     .effect = NO_FIGURE "100 ns for each access that misses the IOMMU's own cache.",
+     .source = "PCI Express base specification 10; Linux: drivers/pci/ats.c",
+     .run = ats},
     {.id = "iommu.thunderbolt",
      .severity = SEV(N, M, H),
      .title = "Devices that are plugged in",

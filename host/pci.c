@@ -112,6 +112,7 @@ static void read_config(const struct vgpu_host_root *root, struct vgpu_host_pci_
         return;
     d->bus_master = reg(config, REG_COMMAND, 2) & 4;
     d->config_whole = n >= 256;
+    d->config_hidden = !d->config_whole;
     if (!d->config_whole || !(reg(config, REG_STATUS, 2) & 0x10))
         return;
     uint32_t at = reg(config, REG_CAPABILITIES, 1) & ~3u;
@@ -119,6 +120,7 @@ static void read_config(const struct vgpu_host_root *root, struct vgpu_host_pci_
         if (reg(config, at, 1) == CAP_EXPRESS) {
             express_capability(d, config, at);
             d->config_whole = n >= (ssize_t)CONFIG_BYTES;
+            d->config_hidden = !d->config_whole;
         }
     if (n < (ssize_t)CONFIG_BYTES)
         return;

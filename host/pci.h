@@ -46,7 +46,8 @@ struct vgpu_host_pci_device {
     int64_t aer_fatal, aer_nonfatal, aer_correctable; /* errors since boot; -1 unknown */
     bool boot_vga;
     /* From configuration space; ordinary users are shown 64 bytes of it, which end before these. */
-    bool config_whole; /* all 256 (PCI) or 4096 (PCI Express) bytes were readable */
+    bool config_whole;  /* all 256 (PCI) or 4096 (PCI Express) bytes were readable */
+    bool config_hidden; /* it is there, and this user is shown a part */
     enum vgpu_host_pci_port port;
     bool bus_master;
     uint32_t payload_bytes, payload_max_bytes, read_request_bytes; /* 0 unknown */

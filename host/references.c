@@ -58,6 +58,7 @@ const struct vgpu_reference vgpu_references[] = {
      "iommu.passthrough=not-applicable\n"
      "iommu.interrupts=not-applicable\n"
      "iommu.firmware=not-applicable\n"
+     "iommu.ats=not-applicable\n"
      "iommu.thunderbolt=not-applicable\n"
      "iommu.faults=not-applicable\n"
      "gpu.fabric=not-applicable\n"

@@ -242,6 +242,13 @@ static void make_config(const char *path, const char *args)
         le(config, 0x104, can, 2);
         le(config, 0x106, on, 2);
     }
+    if (strcmp(key(args, "ats", "off"), "on") == 0) { /* behind ACS, if that is there */
+        unsigned at = config[0x100] ? 0x110 : 0x100;
+        if (at != 0x100)
+            le(config, 0x100, 0x0d | 1 << 16 | at << 20, 4);
+        le(config, at, 0x0f | 1 << 16, 4);
+        le(config, at + 6, 0x8000, 2);
+    }
     put_bytes(path, config, sizeof(config), 0);
 }
 
