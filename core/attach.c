@@ -153,7 +153,8 @@ void vgpud_props_fill(struct vgpud *d, struct vgpu_attachment *a, uint32_t state
     p->device_generation = e->generation;
     p->features = (d->config.poll_idle.sleep ? 0 : VGPU_FEATURE_ALWAYS_POLL) |
                   (d->config.expose_exec_seq ? VGPU_FEATURE_EXEC_SEQ : 0) |
-                  (d->config.debug_ops ? VGPU_FEATURE_DEBUG_OPS : 0);
+                  (d->config.debug_ops ? VGPU_FEATURE_DEBUG_OPS : 0) |
+                  (e->config->programs[0] ? VGPU_FEATURE_PROGRAMS : 0);
     p->epoch = a->epoch;
     p->sq_start = vm->sq_start;
     p->cq_start = vm->cq_start;

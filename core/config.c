@@ -24,6 +24,13 @@
     }
 
 /* The backends check them; pmd-gpu/cuda/options.c has the ranges. */
+static const char programs_doc[] =
+    "Compiled programs: key=value,key=value; empty: none are served. plugin=PATH names a PJRT plugin, which each VM that\n"
+    "uses programs gets a process of its own for. Others, with their defaults: client= (the plugin's own options,\n"
+    "key=value;key=value), deadline_ms=10000 of an execution, load_deadline_ms=300000 of a compilation, start_ms=60000,\n"
+    "device_mib=4096 for the tensors of one VM, memory_mib=0 (no limit) for the data of its process, sharing=turns (one\n"
+    "VM at a time on the device) or together, quantum_us=2000 of a turn, depth=2 executions handed over at once,\n"
+    "spin_us=50 before an idle process sleeps, worker=PATH of vgpu-worker (beside vgpu-exec).";
 static const char options_doc[] =
     "Backend options: key=value,key=value. null and cpu have none. Those of cuda, with their defaults:\n"
     "  device=0          which GPU, as the driver counts them\n"
@@ -101,6 +108,7 @@ const struct vgpu_key vgpu_keys[] = {
         "null (completes at once), cpu, cuda (an NVIDIA GPU), or fault:null and fault:cpu for tests. auto: cuda where\n"
         "it works, as tried at the start, else cpu (without options)."),
     ROW("executors[].options", TEXT, "", 0, 0, "\"\"", EXEC(options), options_doc),
+    ROW("executors[].programs", TEXT, "", 0, 0, "\"\"", EXEC(programs), programs_doc),
     ROW("executors[].cpu", CPU, "", 0, 0, "any", EXEC(cpu), "The CPU that it is pinned to, or any."),
     ROW("executors[].in_process", BOOL, "", 0, 0, "false", EXEC(in_process),
         "Runs inside the poll core's loop instead of a process of its own; null and cpu only."),

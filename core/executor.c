@@ -16,6 +16,7 @@
 
 #include "core/base/fdpass.h"
 #include "core/daemon.h"
+#include "pmd-gpu/programs/programs.h"
 
 static void close_fd(int *fd)
 {
@@ -536,6 +537,22 @@ static int sandbox_try(struct vgpud *d, struct vgpu_err *err)
     return rc == -ENOENT || rc == -EACCES ? 0 : rc;
 }
 
+/* What every vgpu-exec that it would start again and again would say. */
+static int programs_check(const struct vgpu_executor *e, struct vgpu_err *err)
+{
+    struct vgpu_programs_options options;
+    struct vgpu_err why;
+
+    if (e->config->programs[0] && e->config->in_process)
+        return vgpu_err_set(err, EINVAL, "executor %s: programs need a process; set in_process to false", e->config->name);
+    if (vgpu_programs_parse(e->config->programs, &options, &why))
+        return vgpu_err_set(err, EINVAL, "executor %s: %.400s; correct executors.programs", e->config->name, why.text);
+    if (options.plugin[0] && access(options.plugin, R_OK))
+        return vgpu_err_set(err, errno, "executor %s: programs: cannot read the plugin %s: %s; correct executors.programs",
+                            e->config->name, options.plugin, strerror(errno));
+    return 0;
+}
+
 int vgpud_executors_open(struct vgpud *d, struct vgpu_err *err)
 {
     d->executor_count = d->config.executor_count;
@@ -558,7 +575,9 @@ int vgpud_executors_open(struct vgpud *d, struct vgpu_err *err)
         struct vgpu_executor *e = &d->executors[i];
         if (e->queues == 0)
             e->queues = 1; /* serves no pool yet */
-        int rc = resolve_backend(d, e, err);
+        int rc = programs_check(e, err);
+        if (rc == 0)
+            rc = resolve_backend(d, e, err);
         if (rc == 0)
             rc = vgpu_memspace_init(&e->heap, 0, e->config->heap_bytes, d->config.max_vms + 1);
         if (rc)

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "core/privileges.h"
+#include "pmd-gpu/programs/programs.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -111,6 +112,23 @@ static bool xen_grants(const struct vgpu_config *c)
     return c->transport_xen != VGPU_TRI_NO && access("/dev/xen/gntdev", F_OK) == 0;
 }
 
+/* It starts workers and ends them; they take what they need from its file system: the plugin's folder has what belongs to
+ * it. The worker itself puts on more (pmd-gpu/programs/worker.c). */
+static void programs_add(const char *programs, struct vgpu_sandbox_policy *p)
+{
+    struct vgpu_programs_options o;
+
+    if (vgpu_programs_parse(programs, &o, NULL) || !o.plugin[0])
+        return; /* said at the start */
+    p->may |= VGPU_SANDBOX_MAY_EXEC | VGPU_SANDBOX_MAY_FORK | VGPU_SANDBOX_MAY_SIGNAL;
+    if (o.worker[0])
+        list_add(p->reads, sizeof(p->reads), o.worker);
+    char *slash = strrchr(o.plugin, '/');
+    if (slash && slash != o.plugin)
+        *slash = '\0';
+    list_add(p->reads, sizeof(p->reads), o.plugin);
+}
+
 int vgpu_privileges_executor(const struct vgpu_config *c, uint32_t index, uint32_t without, struct vgpu_sandbox_policy *p,
                              struct vgpu_err *err)
 {
@@ -140,6 +158,8 @@ int vgpu_privileges_executor(const struct vgpu_config *c, uint32_t index, uint32
         option_files(e->options, p->reads, sizeof(p->reads));
     if (cuda && cache && cache[0] == '/' && access(cache, F_OK) == 0)
         list_add(p->writes, sizeof(p->writes), cache);
+    if (e->programs[0])
+        programs_add(e->programs, p);
     for (uint32_t i = 0; i < VGPU_SANDBOX_LAYERS; i++)
         if (without >> i & 1 && p->want[i] == VGPU_SANDBOX_AUTO)
             p->want[i] = VGPU_SANDBOX_OFF;

@@ -26,7 +26,7 @@ extern char **environ;
 
 #define ANSWER_S     20 /* it starts a process and answers; on a machine that is loaded beyond measure */
 #define REAP_WAIT_MS 5000
-#define ARGS 13
+#define ARGS 14
 
 enum spawn_type { SPAWN_START = 1, SPAWN_REAP = 2, SPAWN_KILL = 3, SPAWN_GIVE = 4 };
 struct request {
@@ -96,6 +96,7 @@ static int arguments(struct here *h, const struct vgpu_spawn *s, struct vgpu_err
     n = argument(h, n, "--spin-ns=%" PRIu64, s->spin_ns);
     n = argument(h, n, "--pause-ns=%" PRIu64, s->pause_ns);
     n = argument(h, n, "--sleep=%d", s->sleep);
+    n = argument(h, n, "--programs=%s", e->programs);
     argument(h, n, "--sandbox=%s", sandbox);
     return 0;
 }

@@ -74,7 +74,7 @@ static int submit_patiently(struct vgpu *v, const struct vgpu_request *req, uint
     }
 }
 
-static int run_blocking(struct vgpu *v, const struct vgpu_request *req)
+int vgpu_run_blocking(struct vgpu *v, const struct vgpu_request *req)
 {
     uint64_t position;
 
@@ -109,28 +109,28 @@ int vgpu_nop(struct vgpu *v)
 {
     struct vgpu_request r = {.opcode = VGPU_OP_NOP};
 
-    return run_blocking(v, &r);
+    return vgpu_run_blocking(v, &r);
 }
 
 int vgpu_fence(struct vgpu *v)
 {
     struct vgpu_request r = {.opcode = VGPU_OP_FENCE};
 
-    return run_blocking(v, &r);
+    return vgpu_run_blocking(v, &r);
 }
 
 int vgpu_fill(struct vgpu *v, const struct vgpu_buffer *dst, uint32_t pattern, uint64_t bytes)
 {
     struct vgpu_request r = {.opcode = VGPU_OP_FILL, .dst = *dst, .n = bytes, .arg = {pattern}};
 
-    return run_blocking(v, &r);
+    return vgpu_run_blocking(v, &r);
 }
 
 int vgpu_copy(struct vgpu *v, const struct vgpu_buffer *dst, const struct vgpu_buffer *src, uint64_t bytes)
 {
     struct vgpu_request r = {.opcode = VGPU_OP_COPY, .dst = *dst, .src0 = *src, .n = bytes};
 
-    return run_blocking(v, &r);
+    return vgpu_run_blocking(v, &r);
 }
 
 struct vgpu_request vgpu_req_vector_add(const struct vgpu_buffer *dst, const struct vgpu_buffer *a,
@@ -144,7 +144,7 @@ int vgpu_vector_add(struct vgpu *v, const struct vgpu_buffer *dst, const struct 
 {
     struct vgpu_request r = vgpu_req_vector_add(dst, a, b, n);
 
-    return run_blocking(v, &r);
+    return vgpu_run_blocking(v, &r);
 }
 
 static uint32_t float_bits(float f)
@@ -160,7 +160,7 @@ int vgpu_axpy(struct vgpu *v, const struct vgpu_buffer *y, float alpha, const st
     struct vgpu_request r = {
         .opcode = VGPU_OP_AXPY, .dst = *y, .src0 = *x, .n = n, .arg = {float_bits(alpha)}};
 
-    return run_blocking(v, &r);
+    return vgpu_run_blocking(v, &r);
 }
 
 int vgpu_reduce(struct vgpu *v, const struct vgpu_buffer *dst, const struct vgpu_buffer *src, uint64_t n,
@@ -168,7 +168,7 @@ int vgpu_reduce(struct vgpu *v, const struct vgpu_buffer *dst, const struct vgpu
 {
     struct vgpu_request r = {.opcode = VGPU_OP_REDUCE, .sub = (uint8_t)how, .dst = *dst, .src0 = *src, .n = n};
 
-    return run_blocking(v, &r);
+    return vgpu_run_blocking(v, &r);
 }
 
 struct vgpu_request vgpu_req_gemm(const struct vgpu_buffer *dst, const struct vgpu_buffer *a,
@@ -184,7 +184,7 @@ int vgpu_gemm(struct vgpu *v, const struct vgpu_buffer *dst, const struct vgpu_b
 {
     struct vgpu_request r = vgpu_req_gemm(dst, a, b, m, n, k, alpha, beta, flags, dtype);
 
-    return run_blocking(v, &r);
+    return vgpu_run_blocking(v, &r);
 }
 
 /* ---- Device memory ---- */
@@ -243,7 +243,7 @@ int vgpu_device_alloc(struct vgpu *v, uint64_t bytes, struct vgpu_buffer *out)
         if (h == 0)
             break;
         struct vgpu_request r = {.opcode = VGPU_OP_MEM_ALLOC, .dst = {.handle = h}, .n = bytes};
-        int rc = run_blocking(v, &r);
+        int rc = vgpu_run_blocking(v, &r);
         if (rc == 0 || rc == -EEXIST) {
             v->handle_last = h;
             handle_mark(v, h, true);
@@ -263,7 +263,7 @@ int vgpu_device_free(struct vgpu *v, struct vgpu_buffer *buf)
 
     if (buf->handle == VGPU_HANDLE_ARENA || buf->handle > VGPU_HANDLE_MAX || buf->offset != 0)
         return vgpu_fail(v, EINVAL, "vgpu_device_free takes a buffer as vgpu_device_alloc gave it");
-    int rc = run_blocking(v, &r);
+    int rc = vgpu_run_blocking(v, &r);
     if (rc == 0 || rc == -EBADF) {
         handle_mark(v, buf->handle, false); /* -EBADF: the host does not know it either */
         memset(buf, 0, sizeof(*buf));

@@ -8,6 +8,7 @@
  *   arena.c  allocation inside the arena
  *   calls.c  blocking calls, device memory, request helpers
  *   trace.c  when a descriptor was published and its completion seen (VGPU_TRACE)
+ *   programs.c  compiled programs and tensors
  */
 #ifndef VGPU_GUEST_LIB_INTERNAL_H
 #define VGPU_GUEST_LIB_INTERNAL_H
@@ -105,6 +106,9 @@ struct vgpu {
     uint32_t vm_id_wanted;        /* 0: whatever the host says that we are */
     uint64_t spin_ns;
 
+    /* Handles of programs and tensors, [0] and [1]; made by the first of them. */
+    struct vgpu_handles *names;
+
     struct vgpu_completion last;  /* of a blocking call */
     const char *error_static;     /* set without formatting, or NULL: then error.text */
     struct vgpu_err error;
@@ -122,6 +126,8 @@ void vgpu_guest_trace_published(struct vgpu *v, uint64_t position);
 void vgpu_guest_trace_seen(struct vgpu *v, const struct vgpu_slot *slots, uint32_t count, uint64_t now);
 /* ring.c: looks whether the host is there and the attachment whole; cheap when called often. */
 void vgpu_link_check(struct vgpu *v);
+/* calls.c: submits, waits; 0 or -errno of the status, with a sentence. Nothing else may be outstanding. */
+int vgpu_run_blocking(struct vgpu *v, const struct vgpu_request *req);
 /* arena.c. 0 or -ENOMEM. */
 int vgpu_arena_init(struct vgpu_arena *a, uint64_t bytes);
 void vgpu_arena_fini(struct vgpu_arena *a);

@@ -19,7 +19,7 @@
 
 #define DEFAULT_SOCKET "/run/vgpu/attach.sock"
 #define OPEN_PATIENCE_NS UINT64_C(2000000000) /* how long vgpu_open() waits for a pool that is down */
-#define FEATURES_UNDERSTOOD (VGPU_FEATURE_ALWAYS_POLL | VGPU_FEATURE_EXEC_SEQ | VGPU_FEATURE_DEBUG_OPS)
+#define FEATURES_UNDERSTOOD (VGPU_FEATURE_ALWAYS_POLL | VGPU_FEATURE_EXEC_SEQ | VGPU_FEATURE_DEBUG_OPS | VGPU_FEATURE_PROGRAMS)
 
 static uint64_t round_up(uint64_t value, uint64_t to)
 {
@@ -310,6 +310,7 @@ static void destroy(struct vgpu *v)
         close(v->event_fd);
     vgpu_arena_fini(&v->arena);
     vgpu_guest_trace_close(v);
+    free(v->names);
     free(v->window);
     free(v);
 }

@@ -131,6 +131,49 @@ int vgpu_gemm(struct vgpu *v, const struct vgpu_buffer *dst, const struct vgpu_b
 /* The last completion of a blocking call. */
 const struct vgpu_completion *vgpu_last_completion(const struct vgpu *v);
 
+/* ---- Compiled programs and tensors, where the host has VGPU_FEATURE_PROGRAMS ----
+ * They live in a process of the host that serves this VM alone. When it dies (-ETIMEDOUT, -ECONNRESET), or the VM attaches
+ * again, all of them are gone: calls with them fail with -EBADF, and they are loaded and put anew. The blocking calls need
+ * room in the arena for what they carry, and make do with little: large tensors go in pieces. vgpu_strerror() has the
+ * host's own words. */
+#define VGPU_RANK_MAX 8u
+struct vgpu_tensor {
+    uint32_t handle; /* 0: none */
+    uint8_t dtype;   /* enum vgpu_dtype of vgpu_abi.h */
+    uint8_t rank;
+    int64_t dims[VGPU_RANK_MAX]; /* row-major, packed */
+    uint64_t bytes;
+};
+enum vgpu_program_format { VGPU_STABLEHLO = 0, VGPU_HLO = 1 }; /* MLIR bytecode; a serialized HloModuleProto */
+struct vgpu_program {
+    uint32_t handle;
+    uint32_t outputs;
+    uint64_t code_bytes, temp_bytes; /* device memory; 0: not known */
+    struct vgpu_tensor *output;      /* [outputs]: their types and shapes, handle 0; freed by vgpu_program_free() */
+};
+/* Compiles on the host: seconds. 0, or -errno: -EOPNOTSUPP (no programs here), -EINVAL (refused), -EIO (does not compile). */
+int vgpu_program_load(struct vgpu *v, enum vgpu_program_format format, const void *code, uint64_t bytes,
+                      struct vgpu_program *out);
+int vgpu_program_free(struct vgpu *v, struct vgpu_program *p);
+/* Runs once and waits. out: [p->outputs], made here, the caller's; inputs stay, but those that the program donates. */
+int vgpu_program_execute(struct vgpu *v, const struct vgpu_program *p, const struct vgpu_tensor *const *in, uint32_t n_in,
+                         struct vgpu_tensor *out);
+/* A request for the same, to be submitted by the caller. `list` is arena memory of at least 2 * (n_in + p->outputs) bytes
+ * that stays until the completion; out gets its handles now. If it fails: vgpu_tensor_forget() each of them. */
+int vgpu_req_execute(struct vgpu *v, const struct vgpu_program *p, const struct vgpu_tensor *const *in, uint32_t n_in,
+                     struct vgpu_tensor *out, const struct vgpu_buffer *list, struct vgpu_request *req);
+/* Device time of the last vgpu_program_execute(), ns: vgpu_last_completion()->value. */
+
+/* Bytes of one element of this type, 0: no such type. */
+uint32_t vgpu_dtype_size(uint8_t dtype);
+int vgpu_tensor_put(struct vgpu *v, uint8_t dtype, uint8_t rank, const int64_t *dims, const void *data,
+                    struct vgpu_tensor *out);
+/* data has room for t->bytes. */
+int vgpu_tensor_get(struct vgpu *v, const struct vgpu_tensor *t, void *data);
+int vgpu_tensor_free(struct vgpu *v, struct vgpu_tensor *t);
+/* Gives its handle back without a word to the host: it was donated, or never made. */
+void vgpu_tensor_forget(struct vgpu *v, struct vgpu_tensor *t);
+
 /* ---- Fill a request without submitting it ---- */
 struct vgpu_request vgpu_req_gemm(const struct vgpu_buffer *dst, const struct vgpu_buffer *a,
                                   const struct vgpu_buffer *b, uint32_t m, uint32_t n, uint32_t k, float alpha,

@@ -22,12 +22,13 @@
 #include "core/base/fdpass.h"
 #include "core/base/idle.h"
 #include "core/base/sigbus.h"
+#include "pmd-gpu/programs/programs.h"
 #include "pmd-gpu/proto.h"
 #include "sandbox/sandbox.h"
 
 struct main_state {
     int control_fd, xchg_fd, event_fd, cpu;
-    const char *backend, *options, *name, *probe, *sandbox;
+    const char *backend, *options, *name, *probe, *sandbox, *programs;
     char sandbox_text[sizeof(((struct vgpu_exec_msg *)0)->text)]; /* what came of it */
     uint64_t heap_bytes, spin_ns, pause_ns;
     bool sleep;
@@ -204,17 +205,17 @@ static void help(void)
 
 static int parse(struct main_state *m, int argc, char **argv)
 {
-    enum { CONTROL = 1, XCHG, EVENT, BACKEND, OPTIONS, NAME, CPU, HEAP, SPIN, PAUSE, SLEEP, PROBE, SANDBOX };
+    enum { CONTROL = 1, XCHG, EVENT, BACKEND, OPTIONS, NAME, CPU, HEAP, SPIN, PAUSE, SLEEP, PROBE, SANDBOX, PROGRAMS };
     static const struct option longs[] = {
         {"control-fd", 1, 0, CONTROL}, {"xchg-fd", 1, 0, XCHG},    {"event-fd", 1, 0, EVENT}, {"backend", 1, 0, BACKEND},
         {"options", 1, 0, OPTIONS},    {"name", 1, 0, NAME},       {"cpu", 1, 0, CPU},        {"heap-bytes", 1, 0, HEAP},
         {"spin-ns", 1, 0, SPIN},       {"pause-ns", 1, 0, PAUSE},  {"sleep", 1, 0, SLEEP},    {"version", 0, 0, 'V'},
         {"help", 0, 0, 'h'},           {"probe", 1, 0, PROBE},    {"sandbox", 1, 0, SANDBOX},
-        {0}};
+        {"programs", 1, 0, PROGRAMS},  {0}};
     int c;
 
     m->control_fd = m->xchg_fd = m->event_fd = m->cpu = -1;
-    m->options = "";
+    m->options = m->programs = "";
     m->name = "vgpu-exec";
     while ((c = getopt_long(argc, argv, "hV", longs, NULL)) != -1) {
         switch (c) {
@@ -231,6 +232,7 @@ static int parse(struct main_state *m, int argc, char **argv)
         case SLEEP: m->sleep = atoi(optarg) != 0; break;
         case PROBE: m->probe = optarg; break;
         case SANDBOX: m->sandbox = optarg; break;
+        case PROGRAMS: m->programs = optarg; break;
         case 'V': printf("vgpu-exec %s\n", VGPU_VERSION); exit(0);
         case 'h': help(); exit(0);
         default: return -EINVAL;
@@ -337,7 +339,12 @@ int main(int argc, char **argv)
         reply(&m, VGPU_EXEC_MSG_FAILED, 0, -ENOENT, text);
         return 1;
     }
-    rc = vgpu_exec_open(m.xchg, ops, m.heap_bytes, m.options, &m.exec, &err);
+    struct vgpu_programs_options programs;
+    rc = vgpu_programs_parse(m.programs, &programs, &err);
+    if (rc == 0 && programs.plugin[0])
+        ops = vgpu_programs_over(ops, &programs);
+    if (rc == 0)
+        rc = vgpu_exec_open(m.xchg, ops, m.heap_bytes, m.options, &m.exec, &err);
     if (rc) {
         reply(&m, VGPU_EXEC_MSG_FAILED, 0, rc, err.text);
         return 1;

@@ -33,6 +33,7 @@ GUEST_HALF = re.compile(r'(local|xen)-transport/guest')
 # Headers of foreign libraries -> the rooms that may include them (bench and tests may include all).
 FOREIGN = {
     'CUDA': (r'(cuda|cublas|nvml|nvrtc)\w*\.h$', {'pmd-gpu'}),
+    'PJRT': (r'pjrt_c_api\.h$', {'pmd-gpu'}),
     'BLAS': (r'(openblas/)?cblas[\w-]*\.h$', {'pmd-gpu'}),
     'Xen': (r'(xen\w*|xs|xen/.*)\.h$', {'xen-transport'}),
     'SQLite': (r'sqlite3\w*\.h$', {'store'}),

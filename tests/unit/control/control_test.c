@@ -516,7 +516,7 @@ Test(control, long_requests_take_turns)
         size_t waits = push(second, text, bytes);
         cr_expect_lt(waits, 2 * VGPU_CONTROL_MAX_REQUEST_BYTES + 1000000, "the second is read on: %zu", waits);
         push(third, just, VGPU_CONTROL_MAX_REQUEST_BYTES + 2);
-        answers("{\"command\":\"version\"}", "{\"version\":\"" VGPU_VERSION "\",\"abi\":\"1.0\"}");
+        answers("{\"command\":\"version\"}", "{\"version\":\"" VGPU_VERSION "\",\"abi\":\"1.1\"}");
         if (gone) {
             close(first);
             vgpu_control_dispatch(rig.control);

@@ -1,0 +1,312 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Starts, watches and ends the workers. A thread of its own, since both starting and waiting for the end of a process
+ * block. Labels: programs_int.h.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "core/base/clock.h"
+#include "pmd-gpu/programs/programs_int.h"
+
+#define WATCH_MS 20 /* how often a worker that starts, or runs, is looked at */
+#define IDLE_MS  200
+
+extern char **environ;
+
+struct vgpu_keeper {
+    pthread_t thread;
+    pthread_mutex_t lock;        /* keeper and control thread; never the loop */
+    struct vgpu_worker *workers; /* worker_at() */
+    size_t stride;
+    uint32_t count;
+    struct vgpu_programs_options options;
+    char worker_path[VGPU_PROGRAMS_PATH_BYTES];
+    int wake_fd;
+    bool stop; /* under the lock */
+};
+
+static struct vgpu_worker *worker_at(struct vgpu_keeper *k, uint32_t i)
+{
+    return (struct vgpu_worker *)((char *)k->workers + i * k->stride);
+}
+
+void vgpu_keeper_wake(struct vgpu_keeper *k)
+{
+    uint64_t one = 1;
+    ssize_t ignored = write(k->wake_fd, &one, sizeof(one));
+    (void)ignored;
+}
+
+/* Changes the state if it is `from`. */
+static bool become(struct vgpu_worker *w, uint32_t from, uint32_t to)
+{
+    /* P2 pairs with P2 in programs.c: the reset ring, or what the worker left, before the state that says so */
+    return __atomic_compare_exchange_n(&w->state, &from, to, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+}
+
+/* Whatever it was, the loop learns that there is no worker any more. */
+static void died(struct vgpu_worker *w, bool start_failed)
+{
+    w->pid = 0;
+    vgpu_store_relaxed(&w->start_failed, start_failed); /* relaxed: published by the state (P2) */
+    if (!become(w, WORKER_WANTED, WORKER_DEAD) && !become(w, WORKER_READY, WORKER_DEAD))
+        become(w, WORKER_KILL, WORKER_DEAD);
+}
+
+static void say_how(const struct vgpu_worker *w, int status)
+{
+    if (WIFSIGNALED(status))
+        vgpu_log(VGPU_LOG_WARN, "program worker of slot %u (pid %d): killed by signal %d", w->vm, (int)w->pid,
+                 WTERMSIG(status));
+    else
+        vgpu_log(VGPU_LOG_WARN, "program worker of slot %u (pid %d): exit status %d", w->vm, (int)w->pid,
+                 WEXITSTATUS(status));
+}
+
+static int spawn_worker(struct vgpu_keeper *k, struct vgpu_worker *w)
+{
+    char arena[64], limits[128];
+    const char *argv[] = {k->worker_path, k->options.plugin, k->options.client, arena, limits, NULL};
+    posix_spawn_file_actions_t fa;
+    posix_spawnattr_t attr;
+    sigset_t none;
+
+    memset(w->shm, 0, sizeof(*w->shm));
+    w->shm->magic = VGPU_WORKER_MAGIC;
+    snprintf(arena, sizeof(arena), "%llu:%llu", (unsigned long long)w->arena_off, (unsigned long long)w->arena_bytes);
+    snprintf(limits, sizeof(limits), "%llu:%llu:%llu", (unsigned long long)k->options.device_mib,
+             (unsigned long long)k->options.memory_mib, (unsigned long long)k->options.spin_us);
+    sigemptyset(&none);
+    posix_spawn_file_actions_init(&fa);
+    posix_spawnattr_init(&attr);
+    /* Out of the way first: ours may be what others are to become. */
+    int high[VGPU_WORKER_FDS] = {
+        [VGPU_WORKER_FD_SHM] = w->shm_fd, [VGPU_WORKER_FD_EVENT] = w->event_fd, [VGPU_WORKER_FD_ARENA] = w->arena_fd};
+    posix_spawn_file_actions_addopen(&fa, 0, "/dev/null", O_RDONLY, 0);
+    posix_spawn_file_actions_adddup2(&fa, 2, 1);
+    for (int fd = VGPU_WORKER_FD_SHM; fd < VGPU_WORKER_FDS; fd++)
+        posix_spawn_file_actions_adddup2(&fa, high[fd], 100 + fd);
+    for (int fd = VGPU_WORKER_FD_SHM; fd < VGPU_WORKER_FDS; fd++)
+        posix_spawn_file_actions_adddup2(&fa, 100 + fd, fd);
+    posix_spawn_file_actions_addclosefrom_np(&fa, VGPU_WORKER_FDS);
+    posix_spawnattr_setsigmask(&attr, &none);
+    posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK);
+    int rc = posix_spawn(&w->pid, k->worker_path, &fa, &attr, (char *const *)argv, environ);
+    posix_spawn_file_actions_destroy(&fa);
+    posix_spawnattr_destroy(&attr);
+    if (rc)
+        w->pid = 0;
+    w->ready_by_ns = vgpu_now_ns() + k->options.start_ms * 1000000;
+    return -rc;
+}
+
+static void end_worker(struct vgpu_worker *w)
+{
+    if (w->pid <= 0)
+        return;
+    kill(w->pid, SIGKILL);
+    while (waitpid(w->pid, NULL, 0) < 0 && errno == EINTR)
+        ;
+    w->pid = 0;
+}
+
+/* One look at one worker; the lock is held. True: it is to be looked at again soon. */
+static bool look(struct vgpu_keeper *k, struct vgpu_worker *w)
+{
+    uint32_t state = vgpu_load_acquire(&w->state); /* P1 pairs with P1 in programs.c: the loop let go of the ring */
+    int status;
+
+    if (state == WORKER_WANTED && w->pid == 0 && w->shm) {
+        int rc = spawn_worker(k, w);
+        if (rc) {
+            vgpu_log(VGPU_LOG_ERROR, "cannot start %s: %s", k->worker_path, strerror(-rc));
+            died(w, true);
+        }
+        return true;
+    }
+    if (w->pid == 0)
+        return false;
+    if (waitpid(w->pid, &status, WNOHANG) == w->pid) {
+        say_how(w, status);
+        died(w, state == WORKER_WANTED);
+        return false;
+    }
+    if (state == WORKER_KILL) {
+        vgpu_log(VGPU_LOG_WARN, "program worker of slot %u (pid %d): ended", w->vm, (int)w->pid);
+        end_worker(w);
+        died(w, false);
+        return false;
+    }
+    if (state != WORKER_WANTED)
+        return true;
+    uint32_t said = vgpu_load_acquire(&w->shm->state); /* W1 pairs with W1 in worker.c: its text before */
+    if (said == VGPU_WORKER_READY) {
+        become(w, WORKER_WANTED, WORKER_READY);
+    } else if (said == VGPU_WORKER_FAILED || vgpu_now_ns() > w->ready_by_ns) {
+        char text[VGPU_WORKER_TEXT_BYTES];
+        memcpy(text, w->shm->text, sizeof(text));
+        text[sizeof(text) - 1] = '\0';
+        for (char *c = text; *c; c++) /* it says what it likes */
+            if ((unsigned char)*c < 0x20 || (unsigned char)*c > 0x7e)
+                *c = '?';
+        vgpu_log(VGPU_LOG_ERROR, "program worker of slot %u does not start: %s", w->vm,
+                 said == VGPU_WORKER_FAILED ? text : "not ready in time");
+        end_worker(w);
+        died(w, true);
+    }
+    return true;
+}
+
+static void *keeper_main(void *arg)
+{
+    struct vgpu_keeper *k = arg;
+
+    pthread_setname_np(pthread_self(), "vgpu-keeper");
+    for (bool stop = false, busy = false; !stop;) {
+        struct pollfd p = {.fd = k->wake_fd, .events = POLLIN};
+        uint64_t value;
+        if (poll(&p, 1, busy ? WATCH_MS : IDLE_MS) > 0) {
+            ssize_t ignored = read(k->wake_fd, &value, sizeof(value));
+            (void)ignored;
+        }
+        busy = false;
+        pthread_mutex_lock(&k->lock);
+        for (uint32_t i = 0; i < k->count && !k->stop; i++)
+            busy |= look(k, worker_at(k, i));
+        stop = k->stop;
+        pthread_mutex_unlock(&k->lock);
+    }
+    return NULL;
+}
+
+/* vgpu-worker lies where we lie, unless the configuration says otherwise. */
+static int find_worker(struct vgpu_keeper *k, struct vgpu_err *err)
+{
+    snprintf(k->worker_path, sizeof(k->worker_path), "%s", k->options.worker);
+    if (!k->worker_path[0]) {
+        ssize_t n = readlink("/proc/self/exe", k->worker_path, sizeof(k->worker_path) - 1);
+        char *slash = n > 0 ? (k->worker_path[n] = '\0', strrchr(k->worker_path, '/')) : NULL;
+        if (!slash || (size_t)(slash - k->worker_path) + sizeof("/vgpu-worker") > sizeof(k->worker_path))
+            return vgpu_err_set(err, ENOENT,
+                                "programs: cannot tell where vgpu-worker is; say worker=/path/to/vgpu-worker");
+        strcpy(slash, "/vgpu-worker");
+    }
+    if (access(k->worker_path, X_OK))
+        return vgpu_err_set(err, errno, "programs: cannot run %s: %s", k->worker_path, strerror(errno));
+    if (access(k->options.plugin, R_OK))
+        return vgpu_err_set(err, errno, "programs: cannot read the plugin %s: %s", k->options.plugin, strerror(errno));
+    return 0;
+}
+
+int vgpu_keeper_open(struct vgpu_worker *workers, size_t stride, uint32_t count,
+                     const struct vgpu_programs_options *options, struct vgpu_keeper **out, struct vgpu_err *err)
+{
+    struct vgpu_keeper *k = calloc(1, sizeof(*k));
+
+    if (!k)
+        return vgpu_err_set(err, ENOMEM, "programs: no memory");
+    k->options = *options;
+    k->workers = workers;
+    k->stride = stride;
+    k->count = count;
+    pthread_mutex_init(&k->lock, NULL);
+    int rc = find_worker(k, err);
+    if (rc)
+        goto err_free;
+    k->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (k->wake_fd < 0) {
+        rc = vgpu_err_set(err, errno, "programs: no event descriptor: %s", strerror(errno));
+        goto err_free;
+    }
+    rc = -pthread_create(&k->thread, NULL, keeper_main, k);
+    if (rc) {
+        vgpu_err_set(err, -rc, "programs: cannot start a thread: %s", strerror(-rc));
+        goto err_close;
+    }
+    *out = k;
+    return 0;
+
+err_close:
+    close(k->wake_fd);
+err_free:
+    pthread_mutex_destroy(&k->lock);
+    free(k);
+    return rc;
+}
+
+static void region_drop(struct vgpu_worker *w)
+{
+    if (w->shm)
+        munmap(w->shm, sizeof(*w->shm));
+    w->shm = NULL;
+    for (int *fds[] = {&w->shm_fd, &w->event_fd, &w->arena_fd, NULL}, **fd = fds; *fd; fd++) {
+        if (**fd >= 0)
+            close(**fd);
+        **fd = -1;
+    }
+}
+
+void vgpu_keeper_close(struct vgpu_keeper *k)
+{
+    pthread_mutex_lock(&k->lock);
+    k->stop = true;
+    pthread_mutex_unlock(&k->lock);
+    vgpu_keeper_wake(k);
+    pthread_join(k->thread, NULL);
+    for (uint32_t i = 0; i < k->count; i++) {
+        end_worker(worker_at(k, i));
+        region_drop(worker_at(k, i));
+    }
+    close(k->wake_fd);
+    pthread_mutex_destroy(&k->lock);
+    free(k);
+}
+
+int vgpu_keeper_add(struct vgpu_keeper *k, struct vgpu_worker *w, int fd, uint64_t off, uint64_t bytes,
+                    struct vgpu_err *err)
+{
+    vgpu_keeper_del(k, w);
+    if (fd < 0 || bytes == 0)
+        return 0; /* reached by another way than a descriptor (Xen grants): no programs, the rest works */
+    w->arena_fd = fcntl(fd, F_DUPFD_CLOEXEC, VGPU_WORKER_FDS);
+    w->event_fd = eventfd(0, EFD_CLOEXEC);
+    w->shm_fd = memfd_create("vgpu-worker", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    w->arena_off = off;
+    w->arena_bytes = bytes;
+    if (w->arena_fd < 0 || w->event_fd < 0 || w->shm_fd < 0 || ftruncate(w->shm_fd, sizeof(*w->shm)) ||
+        fcntl(w->shm_fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)) { /* the worker cannot take it away */
+        int rc = vgpu_err_set(err, errno, "programs: no memory for the rings of a worker: %s", strerror(errno));
+        region_drop(w);
+        return rc;
+    }
+    void *map = mmap(NULL, sizeof(*w->shm), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, w->shm_fd, 0);
+    if (map == MAP_FAILED) {
+        int rc = vgpu_err_set(err, errno, "programs: cannot map the rings of a worker: %s", strerror(errno));
+        region_drop(w);
+        return rc;
+    }
+    pthread_mutex_lock(&k->lock);
+    w->shm = map;
+    pthread_mutex_unlock(&k->lock);
+    return 0;
+}
+
+void vgpu_keeper_del(struct vgpu_keeper *k, struct vgpu_worker *w)
+{
+    pthread_mutex_lock(&k->lock);
+    end_worker(w);
+    region_drop(w);
+    vgpu_store_release(&w->state, WORKER_OFF); /* P2: the loop has nothing of this VM before its next region */
+    pthread_mutex_unlock(&k->lock);
+}

@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Compiled programs: a backend over another one. It serves the opcodes of programs through one worker process for each
+ * VM that uses them, and hands everything else to the backend below. FIFO of a VM holds over both: where its operations
+ * change from one kind to the other, the later ones wait.
+ *
+ *   programs.c  the backend: order, turns, deadlines. Loop thread; no driver, no plugin, no system call but a doorbell
+ *   keeper.c    starts, watches and ends workers. A thread of its own
+ *   options.c   the configuration
+ *   worker*.c   vgpu-worker: the process that opens the PJRT plugin and runs the programs
+ *
+ * Turns: two contexts on a GPU that both have work are time-sliced at a cost of an order of magnitude
+ * (docs/performance.md), so unless `sharing=together` one VM at a time has executions on the device: the highest
+ * priority that waits, inside it the one that used the least device time; a turn ends after `quantum_us`, or when
+ * someone of higher priority waits.
+ */
+#ifndef VGPU_PMD_GPU_PROGRAMS_H
+#define VGPU_PMD_GPU_PROGRAMS_H
+
+#include "pmd-gpu/backend.h"
+
+#define VGPU_PROGRAMS_PATH_BYTES 256u
+
+struct vgpu_programs_options {
+    char plugin[VGPU_PROGRAMS_PATH_BYTES]; /* a PJRT plugin; "" is off */
+    char worker[VGPU_PROGRAMS_PATH_BYTES]; /* vgpu-worker; "": beside vgpu-exec */
+    char client[VGPU_PROGRAMS_PATH_BYTES]; /* the plugin's own options, "key=value;key=value" */
+    uint64_t deadline_ms;                  /* of an execution or a copy, from when it is the oldest of its VM */
+    uint64_t load_deadline_ms;             /* of a PROGRAM_LOAD */
+    uint64_t start_ms;                     /* a worker is ready within this */
+    uint64_t device_mib;                   /* tensors of one VM, at most */
+    uint64_t memory_mib;                   /* address space that a worker may take for data; 0: no limit */
+    uint64_t quantum_us;                   /* of a turn while another of the same priority waits */
+    uint64_t depth;                        /* executions of a turn that are handed over at once */
+    uint64_t spin_us;                      /* how long an idle worker polls before it sleeps */
+    bool together;                         /* no turns */
+};
+
+/* Reads "key=value,key=value". 0, or -EINVAL with err saying which key, what was found and what is expected. */
+int vgpu_programs_parse(const char *text, struct vgpu_programs_options *out, struct vgpu_err *err);
+
+/* An ops table over `inner`, to be opened once in this process. `options` is copied. Never NULL. */
+const struct vgpu_backend_ops *vgpu_programs_over(const struct vgpu_backend_ops *inner,
+                                                  const struct vgpu_programs_options *options);
+
+#endif

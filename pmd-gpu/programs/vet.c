@@ -1,0 +1,562 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Two walks over untrusted bytes, both bounded by them: an HloModuleProto (protocol buffer wire format) and a StableHLO
+ * portable artifact (MLIR bytecode, https://mlir.llvm.org/docs/BytecodeFormat/, whose operations are of the vhlo
+ * dialect). A walk that loses its way refuses the program: what cannot be followed cannot be judged.
+ */
+#include "pmd-gpu/programs/vet.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "rings/abi/vgpu_abi.h"
+
+#define DEPTH_MAX 64u /* regions within regions */
+
+/* What a compiler does itself under the name of a custom call: hints, and operations without a name of their own. */
+static const char *const allowed[] = {
+    "Sharding",
+    "SPMDFullToShardShape",
+    "SPMDShardToFullShape",
+    "annotate_device_placement",
+    "mhlo.topk",
+    "mhlo.erf",
+    "mhlo.acos",
+    "mhlo.acosh",
+    "mhlo.asin",
+    "mhlo.asinh",
+    "mhlo.atanh",
+    "mhlo.cosh",
+    "mhlo.sinh",
+    "mhlo.erf_inv",
+    "mhlo.tan",
+    "stablehlo.dynamic_rng_bit_generator",
+};
+
+struct text {
+    char *out;
+    size_t bytes;
+};
+
+static uint16_t refuse(const struct text *t, const char *why)
+{
+    snprintf(t->out, t->bytes, "the program is refused: %s", why);
+    return VGPU_E_ARG;
+}
+
+static uint16_t judge_target(const struct text *t, const uint8_t *name, uint64_t bytes)
+{
+    char shown[65];
+
+    for (size_t i = 0; i < sizeof(allowed) / sizeof(allowed[0]); i++)
+        if (strlen(allowed[i]) == bytes && memcmp(allowed[i], name, bytes) == 0)
+            return VGPU_OK;
+    uint64_t n = bytes < sizeof(shown) - 1 ? bytes : sizeof(shown) - 1;
+    for (uint64_t i = 0; i < n; i++)
+        shown[i] = name[i] >= 0x20 && name[i] < 0x7f ? (char)name[i] : '?';
+    shown[n] = '\0';
+    snprintf(t->out, t->bytes,
+             "the program is refused: it makes the custom call \"%s\", which this host does not allow", shown);
+    return VGPU_E_ARG;
+}
+
+/* Bytes yet to be read; `bad` once something reached beyond them. */
+struct in {
+    const uint8_t *at, *end;
+    bool bad;
+};
+
+static uint8_t byte(struct in *in)
+{
+    if (in->at == in->end) {
+        in->bad = true;
+        return 0;
+    }
+    return *in->at++;
+}
+
+static struct in part(struct in *in, uint64_t bytes)
+{
+    struct in p = {in->at, in->at, false};
+
+    if (bytes > (uint64_t)(in->end - in->at)) {
+        in->bad = p.bad = true;
+        return p;
+    }
+    in->at += bytes;
+    p.end = in->at;
+    return p;
+}
+
+/* ---- HLO ---- */
+
+static uint64_t proto_varint(struct in *in)
+{
+    uint64_t v = 0;
+
+    for (uint32_t shift = 0; shift < 70; shift += 7) {
+        uint8_t b = byte(in);
+        v |= shift < 64 ? (uint64_t)(b & 0x7f) << shift : 0;
+        if (!(b & 0x80))
+            return v;
+    }
+    in->bad = true;
+    return 0;
+}
+
+/* The next field's number and, of those with a length, its contents. 0 at the end. */
+static uint64_t proto_field(struct in *in, struct in *contents)
+{
+    if (in->at == in->end || in->bad)
+        return 0;
+    uint64_t key = proto_varint(in);
+    *contents = (struct in){in->at, in->at, false};
+    switch (key & 7) {
+    case 0:
+        proto_varint(in);
+        break;
+    case 1:
+        part(in, 8);
+        break;
+    case 2:
+        *contents = part(in, proto_varint(in));
+        break;
+    case 5:
+        part(in, 4);
+        break;
+    default: /* groups: no field of HLO is one */
+        in->bad = true;
+    }
+    in->bad |= key >> 3 == 0;
+    return in->bad ? 0 : key >> 3;
+}
+
+/* Field numbers: xla/service/hlo.proto. */
+enum { MODULE_COMPUTATIONS = 3, COMPUTATION_INSTRUCTIONS = 2, INSTRUCTION_CUSTOM_CALL_TARGET = 28 };
+
+static uint16_t vet_hlo(struct in *module, const struct text *t)
+{
+    struct in computation, instruction, value;
+    uint64_t f, g, h, computations = 0;
+
+    while ((f = proto_field(module, &computation)) != 0) {
+        if (f != MODULE_COMPUTATIONS)
+            continue;
+        computations++;
+        while ((g = proto_field(&computation, &instruction)) != 0) {
+            if (g != COMPUTATION_INSTRUCTIONS)
+                continue;
+            while ((h = proto_field(&instruction, &value)) != 0) {
+                uint64_t n = (uint64_t)(value.end - value.at);
+                uint16_t status = h == INSTRUCTION_CUSTOM_CALL_TARGET && n ? judge_target(t, value.at, n) : VGPU_OK;
+                if (status)
+                    return status;
+            }
+            if (instruction.bad)
+                return refuse(t, "an instruction is not a protocol buffer");
+        }
+        if (computation.bad)
+            return refuse(t, "a computation is not a protocol buffer");
+    }
+    if (module->bad || computations == 0)
+        return refuse(t, "it is not an HloModuleProto");
+    return VGPU_OK;
+}
+
+/* ---- MLIR bytecode ---- */
+
+enum {
+    SECTION_STRING = 0,
+    SECTION_DIALECT,
+    SECTION_ATTR_TYPE,
+    SECTION_ATTR_TYPE_OFFSET,
+    SECTION_IR,
+    SECTION_RESOURCE,
+    SECTION_RESOURCE_OFFSET,
+    SECTION_DIALECT_VERSIONS,
+    SECTION_PROPERTIES,
+    SECTIONS
+};
+enum {
+    OP_ATTRS = 1,
+    OP_RESULTS = 2,
+    OP_OPERANDS = 4,
+    OP_SUCCESSORS = 8,
+    OP_REGIONS = 16,
+    OP_USE_LISTS = 32,
+    OP_PROPERTIES = 64
+};
+/* In vhlo's attribute codes (stablehlo/dialect/VhloBytecode.cpp). */
+#define VHLO_API_VERSION_ATTR 5u
+#define VHLO_STRING_ATTR      14u
+
+struct op_name {
+    struct in name;
+    bool vhlo;
+};
+
+struct bytecode {
+    struct in section[SECTIONS];
+    bool seen[SECTIONS];
+    struct in *strings, *attrs;
+    uint64_t n_strings, n_attrs;
+    uint8_t *dialects; /* 0: builtin and others without operations of their own, 1: vhlo */
+    bool *attr_vhlo;
+    uint64_t n_dialects;
+    struct op_name *ops;
+    uint64_t n_ops;
+    struct in *properties;
+    uint64_t n_properties;
+    const struct text *t;
+    uint16_t status; /* of the first refusal */
+};
+
+/* As many ones as the number's bytes, from the lowest bit of the first one on. */
+static uint64_t varint(struct in *in)
+{
+    uint8_t first = byte(in);
+    uint64_t v = first;
+
+    if (first & 1)
+        return first >> 1;
+    uint32_t more = first ? (uint32_t)__builtin_ctz(first) : 8;
+    if (!first)
+        v = 0;
+    for (uint32_t i = 0; i < more; i++)
+        v |= (uint64_t)byte(in) << (first ? 8 * (i + 1) : 8 * i);
+    return first ? v >> (more + 1) : v;
+}
+
+static bool is(const struct in *s, const char *name)
+{
+    return (uint64_t)(s->end - s->at) == strlen(name) && memcmp(s->at, name, strlen(name)) == 0;
+}
+
+/* A number of things of at least one byte each: never more than there are bytes. */
+static uint64_t count(struct in *in)
+{
+    uint64_t n = varint(in);
+
+    if (n > (uint64_t)(in->end - in->at)) {
+        in->bad = true;
+        return 0;
+    }
+    return n;
+}
+
+static struct in section(struct in *in, const uint8_t *start, uint8_t *id)
+{
+    *id = byte(in);
+    uint64_t bytes = varint(in);
+    if (*id & 0x80) {
+        uint64_t align = varint(in);
+        if (align == 0 || align > 4096 || (align & (align - 1)))
+            in->bad = true;
+        while (!in->bad && (uint64_t)(in->at - start) % align)
+            byte(in);
+    }
+    *id &= 0x7f;
+    return part(in, bytes);
+}
+
+static bool strings_read(struct bytecode *b)
+{
+    struct in in = b->section[SECTION_STRING];
+    uint64_t n = count(&in), total = 0;
+    uint64_t *lengths = calloc(n + 1, sizeof(*lengths));
+
+    b->strings = calloc(n + 1, sizeof(*b->strings));
+    if (!lengths || !b->strings)
+        in.bad = true;
+    for (uint64_t i = n; i-- > 0 && !in.bad;) { /* the lengths stand in reverse, each with its NUL */
+        lengths[i] = varint(&in);
+        if (lengths[i] == 0 || lengths[i] > (uint64_t)(in.end - in.at))
+            in.bad = true;
+    }
+    for (uint64_t i = 0; i < n && !in.bad; i++, total++) {
+        b->strings[i] = part(&in, lengths[i]);
+        if (!in.bad && *--b->strings[i].end != 0)
+            in.bad = true;
+    }
+    b->n_strings = n;
+    free(lengths);
+    return !in.bad && in.at == in.end;
+}
+
+static const struct in *string_at(struct bytecode *b, uint64_t i)
+{
+    static const struct in none = {(const uint8_t *)"", (const uint8_t *)"", false};
+
+    return i < b->n_strings ? &b->strings[i] : &none;
+}
+
+static bool dialects_read(struct bytecode *b)
+{
+    struct in in = b->section[SECTION_DIALECT];
+    uint64_t n = count(&in), at = 0;
+    uint8_t id;
+
+    b->dialects = calloc(n + 1, 1);
+    if (!b->dialects)
+        return false;
+    b->n_dialects = n;
+    for (uint64_t i = 0; i < n && !in.bad; i++) {
+        uint64_t name = varint(&in);
+        const struct in *s = string_at(b, name >> 1);
+        b->dialects[i] = is(s, "vhlo");
+        if (!is(s, "vhlo") && !is(s, "builtin") && !is(s, "sdy")) {
+            b->status = refuse(
+                b->t, "it is not a StableHLO portable artifact: it has a dialect other than vhlo, builtin and sdy");
+            return false;
+        }
+        if (name & 1)
+            section(&in, in.at, &id); /* its version */
+    }
+    uint64_t total = count(&in);
+    b->ops = calloc(total + 1, sizeof(*b->ops));
+    if (!b->ops)
+        return false;
+    while (!in.bad && in.at != in.end) {
+        uint64_t dialect = varint(&in), k = count(&in);
+        for (uint64_t i = 0; i < k && !in.bad; i++) {
+            uint64_t name = varint(&in);
+            if (at == total || dialect >= n || !(name & 1)) /* an operation that nobody registered */
+                return false;
+            b->ops[at++] = (struct op_name){.name = *string_at(b, name >> 1), .vhlo = b->dialects[dialect]};
+        }
+    }
+    b->n_ops = at;
+    return !in.bad && at == total;
+}
+
+static bool attrs_read(struct bytecode *b)
+{
+    struct in in = b->section[SECTION_ATTR_TYPE_OFFSET], data = b->section[SECTION_ATTR_TYPE];
+    uint64_t n = varint(&in), types = varint(&in), at = 0;
+
+    if (n > (uint64_t)(in.end - in.at) || types > (uint64_t)(in.end - in.at))
+        return false;
+    b->attrs = calloc(n + 1, sizeof(*b->attrs));
+    b->attr_vhlo = calloc(n + 1, sizeof(*b->attr_vhlo));
+    if (!b->attrs || !b->attr_vhlo)
+        return false;
+    b->n_attrs = n;
+    while (!in.bad && in.at != in.end) {
+        uint64_t dialect = varint(&in), k = count(&in);
+        for (uint64_t i = 0; i < k && !in.bad; i++, at++) {
+            uint64_t entry = varint(&in);
+            struct in bytes = part(&data, entry >> 1);
+            if (dialect >= b->n_dialects || at >= n + types || data.bad)
+                return false;
+            if (at < n) {
+                b->attrs[at] = bytes;
+                b->attr_vhlo[at] = (entry & 1) && b->dialects[dialect]; /* else: written as text, or builtin */
+            }
+        }
+    }
+    return !in.bad && at == n + types && data.at == data.end;
+}
+
+static bool properties_read(struct bytecode *b)
+{
+    struct in in = b->section[SECTION_PROPERTIES];
+
+    if (!b->seen[SECTION_PROPERTIES])
+        return true;
+    uint64_t n = count(&in);
+    b->properties = calloc(n + 1, sizeof(*b->properties));
+    if (!b->properties)
+        return false;
+    b->n_properties = n;
+    for (uint64_t i = 0; i < n && !in.bad; i++)
+        b->properties[i] = part(&in, varint(&in));
+    return !in.bad && in.at == in.end;
+}
+
+/* A vhlo attribute, from behind its code on. False: it is not of that code. */
+static bool vhlo_attr(const struct bytecode *b, uint64_t i, uint64_t code, struct in *out)
+{
+    if (i >= b->n_attrs || !b->attr_vhlo[i])
+        return false;
+    *out = b->attrs[i];
+    return varint(out) == code && !out->bad;
+}
+
+/*
+ * A custom call. Its properties stand in the order of their names: api_version, backend_config, call_target_name,
+ * called_computations, has_side_effect, operand_layouts, output_operand_aliases, result_layouts. Should a later version
+ * have others, it is refused until this is taught about it.
+ */
+static bool custom_call(struct bytecode *b, bool has, uint64_t property)
+{
+    enum { API_VERSION = 0, TARGET = 2, PROPERTIES = 8 };
+    uint64_t attr[PROPERTIES];
+    struct in a;
+
+    if (!has || property >= b->n_properties)
+        return false;
+    struct in p = b->properties[property];
+    for (uint32_t i = 0; i < PROPERTIES; i++)
+        attr[i] = varint(&p);
+    if (p.bad || p.at != p.end || !vhlo_attr(b, attr[API_VERSION], VHLO_API_VERSION_ATTR, &a) ||
+        !vhlo_attr(b, attr[TARGET], VHLO_STRING_ATTR, &a))
+        return false;
+    uint64_t name = varint(&a);
+    if (a.bad || a.at != a.end || name >= b->n_strings)
+        return false;
+    const struct in *s = &b->strings[name];
+    if (!b->status) /* the first one is named */
+        b->status = judge_target(b->t, s->at, (uint64_t)(s->end - s->at));
+    return true;
+}
+
+static void numbers_skip(struct in *in, uint64_t n)
+{
+    while (n-- > 0 && !in->bad)
+        varint(in);
+}
+
+static void use_lists_skip(struct in *in, uint64_t values)
+{
+    uint64_t n = values > 1 ? count(in) : 1;
+
+    for (uint64_t i = 0; i < n && !in->bad; i++) {
+        if (values > 1)
+            varint(in);
+        numbers_skip(in, varint(in) >> 1);
+    }
+}
+
+static bool block_read(struct bytecode *b, struct in *in, uint32_t depth);
+
+static bool region_read(struct bytecode *b, struct in *in, uint32_t depth)
+{
+    uint64_t blocks = count(in);
+
+    if (blocks == 0)
+        return !in->bad;
+    varint(in); /* how many values it defines */
+    for (uint64_t i = 0; i < blocks; i++)
+        if (!block_read(b, in, depth))
+            return false;
+    return !in->bad;
+}
+
+static bool op_read(struct bytecode *b, struct in *in, uint32_t depth)
+{
+    uint64_t op = varint(in), results = 0, property = 0, n;
+    uint8_t mask = byte(in), id;
+
+    if (op >= b->n_ops || mask & 0x80 || depth > DEPTH_MAX)
+        return false;
+    varint(in); /* location */
+    if (mask & OP_ATTRS)
+        varint(in);
+    if (mask & OP_PROPERTIES)
+        property = varint(in);
+    if (mask & OP_RESULTS)
+        numbers_skip(in, results = count(in));
+    if (mask & OP_OPERANDS)
+        numbers_skip(in, count(in));
+    if (mask & OP_SUCCESSORS)
+        numbers_skip(in, count(in));
+    if (mask & OP_USE_LISTS)
+        use_lists_skip(in, results);
+    if (in->bad)
+        return false;
+    const struct op_name *name = &b->ops[op];
+    bool is_call =
+        name->vhlo && (uint64_t)(name->name.end - name->name.at) >= 11 && memcmp(name->name.at, "custom_call", 11) == 0;
+    if (is_call && !custom_call(b, mask & OP_PROPERTIES, property))
+        return false;
+    if (!(mask & OP_REGIONS))
+        return true;
+    n = varint(in);
+    struct in inner, *from = in;
+    if (n & 1) { /* isolated from what is around it: a section of its own */
+        inner = section(in, in->at, &id);
+        if (in->bad || id != SECTION_IR)
+            return false;
+        from = &inner;
+    }
+    for (uint64_t i = 0; i < n >> 1; i++)
+        if (from->bad || from->at == from->end || !region_read(b, from, depth + 1))
+            return false;
+    return !(n & 1) || inner.at == inner.end;
+}
+
+static bool block_read(struct bytecode *b, struct in *in, uint32_t depth)
+{
+    uint64_t head = varint(in);
+
+    if (head & 1) {
+        uint64_t args = count(in);
+        for (uint64_t i = 0; i < args && !in->bad; i++)
+            if (varint(in) & 1) /* its type; with a location */
+                varint(in);
+        if (byte(in))
+            use_lists_skip(in, args);
+    }
+    for (uint64_t i = 0; i < head >> 1; i++)
+        if (in->bad || in->at == in->end || !op_read(b, in, depth))
+            return false;
+    return !in->bad;
+}
+
+static void bytecode_free(struct bytecode *b)
+{
+    free(b->strings);
+    free(b->attrs);
+    free(b->attr_vhlo);
+    free(b->dialects);
+    free(b->ops);
+    free(b->properties);
+}
+
+static bool bytecode_read(struct bytecode *b, struct in *in)
+{
+    const uint8_t *start = in->at;
+    uint8_t id;
+
+    part(in, 4);
+    uint64_t version = varint(in);
+    if (in->bad ||
+        version != 6) { /* what portable artifacts have had since 2023; others differ in the details walked here */
+        b->status = refuse(b->t, "its bytecode is not of version 6; write it with serialize_portable_artifact");
+        return false;
+    }
+    while (byte(in) && !in->bad)
+        ; /* producer */
+    while (in->at != in->end && !in->bad) {
+        struct in s = section(in, start, &id);
+        if (id >= SECTIONS || b->seen[id])
+            return false;
+        b->seen[id] = true;
+        b->section[id] = s;
+    }
+    if (in->bad || !b->seen[SECTION_STRING] || !b->seen[SECTION_DIALECT] || !b->seen[SECTION_ATTR_TYPE] ||
+        !b->seen[SECTION_ATTR_TYPE_OFFSET] || !b->seen[SECTION_IR])
+        return false;
+    if (!strings_read(b) || !dialects_read(b) || !attrs_read(b) || !properties_read(b))
+        return false;
+    struct in ir = b->section[SECTION_IR];
+    return block_read(b, &ir, 0) && ir.at == ir.end;
+}
+
+uint16_t vgpu_program_vet(bool hlo, const uint8_t *code, uint64_t bytes, char *text, size_t text_bytes)
+{
+    struct text t = {text, text_bytes};
+    struct in in = {code, code + bytes, false};
+
+    if (hlo)
+        return vet_hlo(&in, &t);
+    if (bytes < 5 || memcmp(code, "ML\xefR", 4) != 0)
+        return refuse(&t, "it is not MLIR bytecode; text is not taken");
+    struct bytecode b = {.t = &t};
+    bool followed = bytecode_read(&b, &in);
+    bytecode_free(&b);
+    if (b.status)
+        return b.status;
+    return followed ? VGPU_OK : refuse(&t, "it is not a StableHLO portable artifact that can be followed");
+}

@@ -1,0 +1,181 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * vgpu-worker: the process that runs the compiled programs of one VM. Started and ended by vgpu-exec (keeper.c);
+ * expects its descriptors at VGPU_WORKER_FD_* and PLUGIN CLIENT-OPTIONS ARENA-OFFSET:BYTES
+ * DEVICE-MIB:MEMORY-MIB:SPIN-US.
+ */
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "core/base/clock.h"
+#include "pmd-gpu/programs/worker_int.h"
+#include "sandbox/sandbox.h"
+
+static void fail(struct worker *w, const char *text)
+{
+    snprintf(w->shm->text, sizeof(w->shm->text), "%.255s", text);
+    vgpu_store_release(&w->shm->state, VGPU_WORKER_FAILED); /* W1 pairs with W1 in keeper.c look() */
+    exit(1);
+}
+
+void worker_item_done(struct item *item)
+{
+    struct worker *w = item->worker;
+
+    vgpu_store_release(&item->done, 1); /* R1 pairs with R1 in answer(): status and error before it */
+    vgpu_fence_full();                  /* R2: done before `asleep` is read; pairs with the fence in rest() */
+    if (vgpu_load_relaxed(&w->asleep)) {
+        uint64_t one = 1;
+        ssize_t ignored = write(VGPU_WORKER_FD_EVENT, &one, sizeof(one));
+        (void)ignored;
+    }
+}
+
+static struct item *item_at(struct worker *w, uint64_t pos)
+{
+    return &w->items[pos % VGPU_WORKER_SLOTS];
+}
+
+/* Takes one request. */
+static bool take(struct worker *w)
+{
+    struct vgpu_slot slot;
+
+    if (w->taken - w->answered >= VGPU_WORKER_SLOTS || vgpu_cons_pop(&w->req, &slot, 1) != 1)
+        return false;
+    struct item *item = item_at(w, w->taken++);
+    memset(item, 0, sizeof(*item));
+    item->worker = w;
+    memcpy(&item->work, &slot, sizeof(slot));
+    worker_begin(w, item);
+    return true;
+}
+
+/* Answers the oldest if it is done. */
+static bool answer(struct worker *w)
+{
+    struct item *item = item_at(w, w->answered);
+
+    if (w->answered == w->taken || !vgpu_load_acquire(&item->done)) /* R1 pairs with R1 in worker_item_done() */
+        return false;
+    worker_end(w, item);
+    struct vgpu_worker_reply r = {.status = item->status, .value = item->value, .device_ns = item->device_ns};
+    while (vgpu_prod_push(&w->rep, (const struct vgpu_slot *)&r, 1) != 1)
+        vgpu_pause(); /* there is a slot for each request without a reply */
+    w->answered++;
+    return true;
+}
+
+/* Nothing to do for a while: sleeps until a request comes or something that runs is done. */
+static void rest(struct worker *w)
+{
+    uint64_t value;
+
+    vgpu_cons_publish(&w->req);
+    vgpu_store_relaxed(&w->asleep, 1); /* R2 pairs with R2 in worker_item_done(); the fence is in the next */
+    vgpu_ring_event_arm(&w->shm->req_event, w->req.pos);
+    bool work = vgpu_cons_ready(&w->req) && w->taken - w->answered < VGPU_WORKER_SLOTS;
+    bool done = w->answered != w->taken && vgpu_load_acquire(&item_at(w, w->answered)->done); /* R1 */
+    if (!work && !done) {
+        ssize_t ignored = read(VGPU_WORKER_FD_EVENT, &value, sizeof(value));
+        (void)ignored;
+    }
+    vgpu_store_relaxed(&w->asleep, 0); /* relaxed: at worst one wake-up too many */
+}
+
+static void run(struct worker *w)
+{
+    uint64_t since = vgpu_now_ns();
+
+    for (uint32_t rounds = 0;; rounds++) {
+        bool worked = take(w);
+        while (answer(w))
+            worked = true;
+        if (worked) {
+            since = 0;
+            continue;
+        }
+        if (rounds % 32 == 0) {
+            uint64_t now = vgpu_now_ns();
+            if (!since)
+                since = now;
+            else if (now - since >= w->spin_ns) {
+                rest(w);
+                since = 0;
+            }
+        }
+        vgpu_pause();
+    }
+}
+
+/* "A:B:C" */
+static void numbers(const char *text, unsigned long long *out, int n)
+{
+    for (int i = 0; i < n; i++) {
+        char *end;
+        out[i] = strtoull(text, &end, 10);
+        text = *end ? end + 1 : end;
+    }
+}
+
+/*
+ * vgpu-exec's sandbox is ours already: its user, its file system, no network, no capabilities. What a worker needs less
+ * than an executor is to start others: nothing that a program does may become a process.
+ */
+static int give_up(struct vgpu_err *err)
+{
+    struct vgpu_sandbox_policy p;
+    struct vgpu_sandbox_report report;
+
+    vgpu_sandbox_defaults(&p);
+    p.want[VGPU_SANDBOX_MOUNTS] = p.want[VGPU_SANDBOX_NETWORK] = p.want[VGPU_SANDBOX_USER] = VGPU_SANDBOX_OFF;
+    p.uid = p.gid = VGPU_SANDBOX_SAME_USER;
+    return vgpu_sandbox_enter(&p, &report, err);
+}
+
+int main(int argc, char **argv)
+{
+    static struct worker w;
+    unsigned long long arena[2], limits[3];
+    struct vgpu_err err = {0};
+
+    prctl(PR_SET_PDEATHSIG, SIGKILL); /* vgpu-exec's death ends us */
+    w.shm =
+        argc == 5 ? mmap(NULL, sizeof(*w.shm), PROT_READ | PROT_WRITE, MAP_SHARED, VGPU_WORKER_FD_SHM, 0) : MAP_FAILED;
+    if (w.shm == MAP_FAILED || w.shm->magic != VGPU_WORKER_MAGIC) {
+        fprintf(stderr, "vgpu-worker is started by vgpu-exec, not by hand.\n");
+        return 2;
+    }
+    numbers(argv[3], arena, 2);
+    numbers(argv[4], limits, 3);
+    vgpu_clock_init();
+    w.arena_bytes = arena[1];
+    w.device_bytes_max = (uint64_t)limits[0] << 20;
+    w.spin_ns = limits[2] * 1000;
+    if (limits[1]) {
+        struct rlimit r = {limits[1] << 20, limits[1] << 20};
+        setrlimit(RLIMIT_DATA, &r);
+    }
+    if (give_up(&err))
+        fail(&w, err.text);
+    w.arena = mmap(NULL, arena[1], PROT_READ | PROT_WRITE, MAP_SHARED, VGPU_WORKER_FD_ARENA, (off_t)arena[0]);
+    if (w.arena == MAP_FAILED)
+        fail(&w, "cannot map the guest's arena");
+    close(VGPU_WORKER_FD_ARENA); /* what follows runs what the guest sent: it gets the arena, not the whole region */
+    close(VGPU_WORKER_FD_SHM);
+    if (pjrt_open(&w.pjrt, argv[1], argv[2], &err))
+        fail(&w, err.text);
+    vgpu_cons_init(&w.req, w.shm->req, VGPU_WORKER_SLOTS, &w.shm->req_head, 0, !vgpu_ring_ownership_pays());
+    vgpu_prod_init(&w.rep, w.shm->rep, VGPU_WORKER_SLOTS, &w.shm->rep_head, 0);
+    snprintf(w.shm->text, sizeof(w.shm->text), "%s", w.pjrt.platform);
+    vgpu_store_release(&w.shm->state, VGPU_WORKER_READY); /* W1 pairs with W1 in keeper.c look() */
+    run(&w);
+    return 0;
+}

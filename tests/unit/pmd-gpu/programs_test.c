@@ -1,0 +1,386 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Programs over a backend, with workers that run nothing (fake_worker.c): order over both kinds of operations, turns,
+ * deadlines, workers that die, lie, or do not start. What real workers compute is tested by suite ml.
+ */
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "core/base/clock.h"
+#include "fake_worker.h"
+#include "pmd-gpu/programs/programs.h"
+
+#define VMS     6u
+#define OPS     256u
+#define ARENA   65536u
+#define WAIT_NS UINT64_C(20000000000)
+
+static struct {
+    const struct vgpu_backend_ops *ops;
+    struct vgpu_backend *b;
+    struct vgpu_op op[OPS];
+    struct vgpu_op *done[OPS];
+    uint32_t sent, got;
+    int fd[VMS];
+    uint8_t *arena[VMS];
+} d;
+
+static void rig_open_with(const char *inner, const char *more)
+{
+    struct vgpu_backend_config config = {
+        .heap_bytes = 65536, .max_vms = VMS, .queues = 1, .max_in_flight = OPS, .options = ""};
+    struct vgpu_programs_options o;
+    struct vgpu_err err = {0};
+    char text[512];
+
+    memset(&d, 0, sizeof(d));
+    snprintf(text, sizeof(text), "plugin=/dev/null,worker=%s,deadline_ms=400%s%s", FAKE_WORKER, more[0] ? "," : "",
+             more);
+    cr_assert_eq(vgpu_programs_parse(text, &o, &err), 0, "%s", err.text);
+    d.ops = vgpu_programs_over(vgpu_backend_find(inner), &o);
+    cr_assert_eq(d.ops->open(&config, &d.b, &err), 0, "%s", err.text);
+    for (uint32_t vm = 0; vm < VMS; vm++) {
+        d.fd[vm] = memfd_create("arena", MFD_CLOEXEC);
+        cr_assert(d.fd[vm] >= 0 && ftruncate(d.fd[vm], ARENA) == 0);
+        d.arena[vm] = mmap(NULL, ARENA, PROT_READ | PROT_WRITE, MAP_SHARED, d.fd[vm], 0);
+        cr_assert_eq(d.ops->region_add(d.b, vm, d.arena[vm], ARENA, d.fd[vm], 0, &err), 0, "%s", err.text);
+    }
+}
+
+static void rig_open(const char *more)
+{
+    rig_open_with("cpu", more);
+}
+
+static void rig_close(void)
+{
+    for (uint32_t vm = 0; vm < VMS; vm++) {
+        d.ops->region_del(d.b, vm);
+        munmap(d.arena[vm], ARENA);
+        close(d.fd[vm]);
+    }
+    d.ops->close(d.b);
+}
+
+/* The number of the operation. */
+static uint32_t send_as(uint32_t vm, uint32_t priority, struct vgpu_work w)
+{
+    uint32_t i = d.sent++;
+
+    cr_assert_lt(i, OPS);
+    d.op[i] = (struct vgpu_op){.work = w, .vm = vm, .priority = priority, .status = 0xffff};
+    cr_assert_eq(d.ops->submit(d.b, &d.op[i]), 0);
+    return i;
+}
+
+/* Its span is written where span(vm, at) looks. */
+static uint32_t execute_as(uint32_t vm, uint32_t priority, uint32_t program, uint32_t at)
+{
+    return send_as(
+        vm, priority,
+        (struct vgpu_work){.opcode = VGPU_OP_EXECUTE, .arg = {program}, .src1 = at * sizeof(struct fake_span)});
+}
+
+static uint32_t execute(uint32_t vm, uint32_t program)
+{
+    return execute_as(vm, 1, program, 0);
+}
+
+static const struct fake_span *span(uint32_t vm, uint32_t at)
+{
+    return (const struct fake_span *)d.arena[vm] + at;
+}
+
+static uint32_t fill(uint32_t vm, uint32_t word)
+{
+    return send_as(vm, 1,
+                   (struct vgpu_work){.opcode = VGPU_OP_FILL, .dst = 32768 + 4 * word, .n = 4, .arg = {word + 1}});
+}
+
+/* Polls until everything that was sent is back. */
+static void collect(void)
+{
+    uint64_t start = vgpu_now_ns();
+
+    while (d.got < d.sent) {
+        d.got += d.ops->poll(d.b, d.done + d.got, OPS - d.got);
+        cr_assert_lt(vgpu_now_ns() - start, WAIT_NS, "%u of %u came back", d.got, d.sent);
+    }
+    cr_expect_eq(d.ops->poll(d.b, d.done, 1), 0, "one more than was sent");
+}
+
+static void expect(uint32_t i, uint16_t status)
+{
+    cr_expect_eq(d.op[i].status, status, "operation %u: %u, expected %u", i, d.op[i].status, status);
+}
+
+/* Operations of one VM came back in the order in which they were sent. */
+static void expect_order(void)
+{
+    const struct vgpu_op *last[VMS] = {NULL};
+
+    for (uint32_t i = 0; i < d.got; i++) {
+        const struct vgpu_op *op = d.done[i];
+        cr_expect(!last[op->vm] || last[op->vm] < op, "an operation of VM %u was overtaken", op->vm);
+        last[op->vm] = op;
+    }
+}
+
+TestSuite(programs, .timeout = 60);
+
+Test(programs, both_kinds_keep_the_order_of_their_vm)
+{
+    rig_open("");
+    for (uint32_t i = 0; i < 12; i++)
+        for (uint32_t vm = 0; vm < 3; vm++) {
+            execute(vm, i % 3 ? FAKE_OK : FAKE_SLOW);
+            fill(vm, 2 * i);
+            fill(vm, 2 * i + 1);
+            if (i % 2)
+                send_as(vm, 1, (struct vgpu_work){.opcode = VGPU_OP_BUFFER_PUT, .arg = {7}, .n = 4});
+        }
+    collect();
+    expect_order();
+    for (uint32_t i = 0; i < d.sent; i++)
+        expect(i, VGPU_OK);
+    for (uint32_t vm = 0; vm < 3; vm++)
+        for (uint32_t i = 0; i < 24; i++)
+            cr_expect_eq(((uint32_t *)(d.arena[vm] + 32768))[i], i + 1);
+    rig_close();
+}
+
+/* An operation of the device does not begin before the execution in front of it has ended, and the other way round. */
+Test(programs, a_change_of_kind_waits)
+{
+    rig_open("");
+    execute(0, FAKE_SLOW);
+    uint32_t word = fill(0, 0);
+    uint64_t start = vgpu_now_ns();
+    while (*(volatile uint32_t *)(d.arena[0] + 32768) == 0) {
+        d.got += d.ops->poll(d.b, d.done + d.got, OPS - d.got);
+        cr_assert_lt(vgpu_now_ns() - start, WAIT_NS);
+    }
+    cr_expect_neq(span(0, 0)->to_ns, 0, "the fill ran before the execution had ended");
+    collect();
+    expect(word, VGPU_OK);
+    rig_close();
+}
+
+/* One VM at a time has executions; over all turns everyone gets the same time, whoever has more to do. */
+Test(programs, turns_do_not_overlap_and_are_fair)
+{
+    rig_open("quantum_us=6000");
+    uint32_t n[3] = {40, 20, 20};
+    for (uint32_t vm = 0; vm < 3; vm++)
+        for (uint32_t i = 0; i < n[vm]; i++)
+            execute_as(vm, 1, FAKE_SLOW, i);
+    collect();
+    uint64_t end[3] = {0};
+    for (uint32_t a = 0; a < 3; a++)
+        for (uint32_t i = 0; i < n[a]; i++) {
+            end[a] = span(a, i)->to_ns > end[a] ? span(a, i)->to_ns : end[a];
+            for (uint32_t b = 0; b < 3; b++)
+                for (uint32_t j = 0; b != a && j < n[b]; j++)
+                    cr_expect(span(b, j)->from_ns >= span(a, i)->to_ns || span(b, j)->to_ns <= span(a, i)->from_ns,
+                              "an execution of VM %u runs beside one of VM %u", a, b);
+        }
+    /* When the two with less to do had finished, the third had had about as many, not all of its own. */
+    uint32_t by_then = 0;
+    for (uint32_t i = 0; i < n[0]; i++)
+        by_then += span(0, i)->to_ns < end[1];
+    cr_expect(by_then >= 10 && by_then <= 30, "%u executions of VM 0 beside 20 each of the others", by_then);
+    rig_close();
+}
+
+Test(programs, together_means_side_by_side)
+{
+    rig_open("sharing=together");
+    for (uint32_t vm = 0; vm < 3; vm++)
+        for (uint32_t i = 0; i < 10; i++)
+            execute_as(vm, 1, FAKE_SLOW, i);
+    collect();
+    uint32_t overlaps = 0;
+    for (uint32_t i = 0; i < 10; i++)
+        for (uint32_t j = 0; j < 10; j++)
+            overlaps += span(0, i)->from_ns < span(1, j)->to_ns && span(1, j)->from_ns < span(0, i)->to_ns;
+    cr_expect_gt(overlaps, 0);
+    rig_close();
+}
+
+/* A higher priority waits for what is on the device, and for nothing else. */
+Test(programs, priority_takes_the_next_turn)
+{
+    rig_open("quantum_us=10000000,depth=2");
+    execute_as(1, 0, FAKE_OK, 0); /* its worker is there */
+    collect();
+    for (uint32_t i = 0; i < 30; i++)
+        execute_as(0, 2, FAKE_SLOW, i);
+    uint64_t start = vgpu_now_ns();
+    while (span(0, 2)->to_ns == 0 && vgpu_now_ns() - start < WAIT_NS)
+        d.got += d.ops->poll(d.b, d.done + d.got, OPS - d.got);
+    uint64_t asked = vgpu_now_ns();
+    execute_as(1, 0, FAKE_OK, 1);
+    collect();
+    uint32_t between = 0;
+    for (uint32_t i = 0; i < 30; i++)
+        between += span(0, i)->from_ns > asked && span(0, i)->from_ns < span(1, 1)->from_ns;
+    cr_expect_leq(between, 2, "%u executions of the low one began in between", between);
+    rig_close();
+}
+
+Test(programs, a_worker_that_dies_costs_its_vm_what_it_held)
+{
+    rig_open("");
+    uint32_t before = execute(0, FAKE_OK), dies = execute(0, FAKE_DIE), behind = execute(0, FAKE_OK),
+             after = fill(0, 3);
+    uint32_t other[5];
+    for (uint32_t i = 0; i < 5; i++)
+        other[i] = execute_as(1, 1, FAKE_SLOW, i);
+    collect();
+    expect(before, VGPU_OK);
+    expect(dies, VGPU_E_LOST);
+    cr_expect(d.op[behind].status == VGPU_E_LOST ||
+              d.op[behind].status == VGPU_OK); /* sent to it, or to its successor */
+    expect(after, VGPU_OK);
+    for (uint32_t i = 0; i < 5; i++)
+        expect(other[i], VGPU_OK);
+    uint32_t again = execute(0, FAKE_OK);
+    collect();
+    expect(again, VGPU_OK);
+    expect_order();
+    rig_close();
+}
+
+Test(programs, deadline)
+{
+    rig_open("deadline_ms=150");
+    uint32_t hangs = execute(0, FAKE_HANG), word = fill(0, 0), other = execute(1, FAKE_OK);
+    collect();
+    expect(hangs, VGPU_E_TIMEOUT);
+    expect(word, VGPU_OK);
+    expect(other, VGPU_OK);
+    uint32_t again = execute(0, FAKE_OK);
+    collect();
+    expect(again, VGPU_OK);
+    rig_close();
+}
+
+Test(programs, what_a_worker_says_is_not_believed)
+{
+    rig_open("");
+    uint32_t lie = execute(0, FAKE_LIE), ok = execute(0, FAKE_OK), other = execute(1, FAKE_OK);
+    collect();
+    expect(lie, VGPU_E_BACKEND);
+    cr_expect_eq(d.op[lie].value, 0);
+    expect(ok, VGPU_OK);
+    cr_expect_leq(d.op[ok].value, 1000);
+    expect(other, VGPU_OK);
+    uint32_t flood = execute(0, FAKE_FLOOD); /* its unasked replies answer later ones at most: of its own VM */
+    collect();
+    expect(flood, VGPU_OK);
+    uint32_t third = execute(2, FAKE_OK);
+    collect();
+    expect(third, VGPU_OK);
+    rig_close();
+}
+
+Test(programs, workers_that_do_not_start)
+{
+    const char *const how[] = {"client=dies", "client=fails", "client=never,start_ms=100"};
+
+    for (uint32_t i = 0; i < 3; i++) {
+        rig_open(how[i]);
+        uint32_t first = execute(0, FAKE_OK), word = fill(0, 0), second = execute(0, FAKE_OK);
+        collect();
+        expect(first, VGPU_E_BACKEND);
+        expect(word, VGPU_OK);
+        expect(second, VGPU_E_BACKEND);
+        rig_close();
+    }
+}
+
+Test(programs, cancel)
+{
+    rig_open("");
+    uint32_t hangs = execute(0, FAKE_HANG), waits = execute(0, FAKE_OK), word = fill(0, 0);
+    uint64_t start = vgpu_now_ns();
+    while (span(0, 0)->from_ns == 0 && vgpu_now_ns() - start < WAIT_NS)
+        d.got += d.ops->poll(d.b, d.done + d.got, OPS - d.got);
+    d.ops->cancel(d.b, 0);
+    collect();
+    expect(hangs, VGPU_E_CANCELLED);
+    expect(waits, VGPU_E_CANCELLED);
+    expect(word, VGPU_E_CANCELLED);
+    struct vgpu_err err = {0};
+    d.ops->region_del(d.b, 0);
+    cr_assert_eq(d.ops->region_add(d.b, 0, d.arena[0], ARENA, d.fd[0], 0, &err), 0, "%s", err.text);
+    uint32_t again = execute(0, FAKE_OK);
+    collect();
+    expect(again, VGPU_OK);
+    rig_close();
+}
+
+/* Memory that has no descriptor (Xen grants): no programs, all else works. */
+Test(programs, a_region_without_a_descriptor_has_none)
+{
+    struct vgpu_err err = {0};
+
+    rig_open("");
+    d.ops->region_del(d.b, 0);
+    cr_assert_eq(d.ops->region_add(d.b, 0, d.arena[0], ARENA, -1, 0, &err), 0, "%s", err.text);
+    uint32_t none = execute(0, FAKE_OK), word = fill(0, 0);
+    collect();
+    expect(none, VGPU_E_UNSUPPORTED);
+    expect(word, VGPU_OK);
+    rig_close();
+}
+
+Test(programs, options)
+{
+    static const struct {
+        const char *text, *says;
+    } wrong[] = {
+        {"depth=2", "plugin=/path"},
+        {"plugin=x.so", "absolute path"},
+        {"plugin=/x,depth=0", "from 1 to 32"},
+        {"plugin=/x,depth=two", "\"two\""},
+        {"plugin=/x,speed=9", "no \"speed\""},
+        {"plugin=/x,sharing=maybe", "turns or together"},
+        {"plugin", "key=value"},
+        {"plugin=/x,quantum_us=-1", "from 1"},
+        {"plugin=/x,spin_us=99999999999999999999", "from 0"},
+    };
+    struct vgpu_programs_options o;
+    struct vgpu_err err;
+
+    for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
+        cr_expect_eq(vgpu_programs_parse(wrong[i].text, &o, &err), -EINVAL, "%s", wrong[i].text);
+        cr_expect(strstr(err.text, wrong[i].says), "%s: %s", wrong[i].text, err.text);
+    }
+    cr_expect_eq(vgpu_programs_parse("", &o, &err), 0);
+    cr_expect_eq(o.plugin[0], 0);
+    cr_assert_eq(vgpu_programs_parse("plugin=/x,client=a=1;b=two,depth=4,sharing=together", &o, &err), 0);
+    cr_expect_str_eq(o.client, "a=1;b=two");
+    cr_expect(o.together && o.depth == 4 && o.quantum_us == 2000);
+}
+
+/* Paths that cannot work are said at the start, not at the first program. */
+Test(programs, what_is_not_there_is_said_at_open)
+{
+    struct vgpu_backend_config config = {
+        .heap_bytes = 65536, .max_vms = 1, .queues = 1, .max_in_flight = 1, .options = ""};
+    struct vgpu_programs_options o;
+    struct vgpu_backend *b;
+    struct vgpu_err err = {0};
+
+    cr_assert_eq(vgpu_programs_parse("plugin=/nowhere.so,worker=" FAKE_WORKER, &o, &err), 0);
+    cr_expect_eq(vgpu_programs_over(&vgpu_backend_null, &o)->open(&config, &b, &err), -ENOENT);
+    cr_expect(strstr(err.text, "/nowhere.so"), "%s", err.text);
+    cr_assert_eq(vgpu_programs_parse("plugin=/dev/null,worker=/nowhere", &o, &err), 0);
+    cr_expect_eq(vgpu_programs_over(&vgpu_backend_null, &o)->open(&config, &b, &err), -ENOENT);
+    cr_expect(strstr(err.text, "/nowhere"), "%s", err.text);
+}
