@@ -17,7 +17,8 @@
  *   node N KEY=VALUE...     a NUMA node: cpus=0-3 memory=64G distance=10,21 huge2m=0 huge1g=0
  *   cpus COUNT KEY=VALUE... online CPUs: per_core=2 per_package=8 governor=performance model=... (last: rest of line)
  *   pci ADDRESS KEY=VALUE.. a PCI device: below=ADDRESS class=030200 id=10de:2330 node=0 group=5 driver=nvidia
- *                           link=32.0x16 max=32.0x16 port=endpoint|root|up|down acs=1d/1d ats=on payload=256/512 bar0=.. reset=flr
+ *                           link=32.0x16 max=32.0x16 port=endpoint|root|up|down acs=1d/1d ats=on payload=256/512
+ *                           bar0=.. reset=flr
  *
  * '#' starts a comment line. What is described later replaces what was before.
  */
