@@ -63,7 +63,7 @@ flow_end() {
 }
 # Ended well, lost nothing, was never away.
 clean_flow() {
-    case $2 in *'lost 0 reattached 0,'*) [ "$1" -eq 0 ] ;; *) return 1 ;; esac
+    case $2 in *'cancelled 0 lost 0 reattached 0,'*) [ "$1" -eq 0 ] ;; *) return 1 ;; esac
 }
 reattached_flow() {
     case $2 in *'reattached 0,'*) return 1 ;; *reattached*) [ "$1" -eq 0 ] ;; *) return 1 ;; esac

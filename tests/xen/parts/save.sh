@@ -41,8 +41,8 @@ rm -f /tmp/g1.save
 wait_until 60 flow_again g1
 status=$?
 check saved-attached "it attached again and works: $(flow_done g1)" [ $status -eq 0 ]
-flow_end g1
-info saved-attached "its process then: exit $?, $REPLY; $(bugs) kernel BUGs on its console"
+guest_run g1 20 'touch /tmp/stop; sleep 3; tail -n 1 /tmp/flow; exit $(cat /tmp/flow.status)'
+info saved-attached "its process when it ends: exit $?, $REPLY; $(bugs) kernel BUGs on its console"
 guest_destroy g1
 guest_create g1 uuid=$UUID1 && guest_up g1 && wait_until 20 xenstore-exists "$(device g1)/state"
 mark saved
