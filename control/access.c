@@ -110,7 +110,7 @@ void vgpu_socket_access(struct vgpu_control *c)
     bool one = !both && (have[0] || have[1]);
     bool given = one && chown(c->socket_path, (uid_t)-1, have[0] ? gid[0] : gid[1]) == 0;
     if (!c->params.socket_mode && (both || (one && !given)))
-        mode = 0666; /* a daemon that is not root can give a file only to its own groups */
+        mode = 0666; /* a daemon that is not root, or not any more, can give a file only to its own groups */
     if (c->socket_given && !given && chown(c->socket_path, (uid_t)-1, getegid()))
         vgpu_log(VGPU_LOG_WARN, "control socket %s: %s", c->socket_path, strerror(errno));
     c->socket_given = given;

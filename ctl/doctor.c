@@ -140,8 +140,8 @@ static void look_at_socket(struct vgpu_doctor *d)
         snprintf(mend, sizeof(mend), "`rm %s`, then `systemctl restart vgpud`", d->socket);
         find(d, "doctor.socket", VGPU_SEV_HIGH, mend, "%s is not a socket", d->socket);
     } else {
-        /* Where two groups have roles, vgpud itself opens it to all, and turns away who has none. */
-        bool wide = (st.st_mode & 02) && !(named(d, "control.admin_group") && named(d, "control.viewer_group"));
+        /* Where groups have roles, vgpud itself may open it to all, and turns away who has none. */
+        bool wide = (st.st_mode & 02) && !named(d, "control.admin_group") && !named(d, "control.viewer_group");
         snprintf(mend, sizeof(mend), "`chmod 0660 %s`; vgpud turns away who has no role, but each may keep it busy",
                  d->socket);
         find(d, "doctor.socket", wide ? VGPU_SEV_LOW : VGPU_SEV_NONE, mend, "%s, mode %04o", d->socket,

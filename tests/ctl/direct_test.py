@@ -7,6 +7,7 @@ direct_test.py VGPUD VGPU-CTL
 """
 import fcntl
 import os
+import random
 import shutil
 import sys
 import threading
@@ -152,37 +153,73 @@ def another_store(daemon):
     daemon.good('remove-vm', '--vm-id=70', f'--db={db}', socket=False)
 
 
+def newer_or_damaged(daemon):
+    """A store of a newer vgpu, and one that is damaged: neither vgpu-ctl nor vgpud touches it, and both say what to do."""
+    db = daemon.database
+    daemon.good('register-vm', '--vm-id=80-99', B, f'--db={db}', socket=False)
+    with open(db, 'rb') as f:
+        good = f.read()
+
+    def refused(text, words):
+        with open(db, 'wb') as f:
+            f.write(text)
+        daemon.fails(3, words, 'list-vms', f'--db={db}', socket=False)
+        daemon.fails(3, words, 'remove-vm', '--vm-id=80', f'--db={db}', socket=False)
+        try:
+            daemon.start()
+            raise AssertionError('vgpud serves it')
+        except RuntimeError as fault:
+            assert words in str(fault), fault
+        with open(db, 'rb') as f:
+            assert f.read() == text, 'it was written to'
+
+    version = 60  # of SQLite's header: user_version, big endian
+    refused(good[:version] + (99).to_bytes(4, 'big') + good[version + 4:], 'was written by a newer vgpu')
+    page = good.index(b'vm-99') // 4096 * 4096
+    refused(good[:page] + bytes(200) + good[page + 200:], 'restore a backup')
+    with open(db, 'wb') as f:
+        f.write(good)
+    assert len(daemon.json('list-vms', B, f'--db={db}', socket=False)['vms']) >= 20
+    daemon.good('remove-vm', '--vm-id=80-99', f'--db={db}', socket=False)
+
+
+STARTS = 8
+
+
 def around_starts(daemon):
     """Hooks that call while vgpud starts and ends: each succeeds, and none of their changes is lost."""
-    db, done, faults = f'--db={daemon.database}', [], []
+    db, done, faults, over = f'--db={daemon.database}', {}, [], threading.Event()
 
     def hooks(first):
-        for vm in range(first, first + 12):
-            try:
-                daemon.good('attach', f'--vm-id={vm}', db, socket=False)
-                daemon.good('set-priority', f'--vm-id={vm}', '--priority=low', db, socket=False)
-                done.append(vm)
-            except AssertionError as fault:
-                faults.append(str(fault))
+        turn = 0
+        while not over.is_set() or turn < 2:
+            for vm in range(first, first + 4):
+                try:
+                    daemon.good('detach' if turn % 2 else 'attach', f'--vm-id={vm}', db, socket=False)
+                    daemon.good('set-limit', f'--vm-id={vm}', f'--in-flight={turn % 1000 + 1}', db, socket=False)
+                    done[vm] = (turn % 2 == 0, turn % 1000 + 1, turn)
+                except AssertionError as fault:
+                    faults.append(str(fault))
+                    return
+            turn += 1
 
-    daemon.good('register-vm', '--vm-id=100-111', A, db, socket=False)
-    daemon.good('register-vm', '--vm-id=200-211', B, db, socket=False)
+    daemon.good('register-vm', '--vm-id=100-103', A, db, socket=False)
+    daemon.good('register-vm', '--vm-id=200-203', B, db, socket=False)
     threads = [threading.Thread(target=hooks, args=(first,)) for first in (100, 200)]
     for thread in threads:
         thread.start()
-    rounds = 0
-    while any(thread.is_alive() for thread in threads) or rounds < 2:
+    for turn in range(STARTS):
         daemon.start()
-        time.sleep(0.05)
-        daemon.kill() if rounds % 2 else daemon.stop()
-        rounds += 1
+        time.sleep(random.random() * 0.1)
+        daemon.kill() if turn % 2 else daemon.stop()
+    over.set()
     for thread in threads:
         thread.join()
     assert not faults, faults[:3]
-    vms = daemon.json('list-vms', db, socket=False)['vms']
-    kept = [vm['vm_id'] for vm in vms if vm['expected'] and vm['priority'] == 'low']
-    assert kept == sorted(done) and len(done) == 24, (len(kept), len(done))
-    return rounds
+    vms = {vm['vm_id']: vm for vm in daemon.json('list-vms', db, socket=False)['vms'] if vm['vm_id'] >= 100}
+    kept = {vm: (vms[vm]['expected'], vms[vm]['in_flight']) for vm in vms}
+    assert kept == {vm: told[:2] for vm, told in done.items()} and len(kept) == 8, (kept, done)
+    return sum(2 * (turn + 1) for _, _, turn in done.values())
 
 
 def main():
@@ -206,8 +243,9 @@ def main():
                                 ('a_store_that_a_daemon_has', with_daemon),
                                 ('by_configuration', lambda: by_configuration(daemon)),
                                 ('another_store', lambda: another_store(daemon)),
+                                ('newer_or_damaged', lambda: newer_or_damaged(daemon)),
                                 ('hooks_around_starts_and_ends', lambda: shown.append(around_starts(daemon)))])
-        print(f'shows: 24 VMs attached and changed by hooks while vgpud started and ended {sum(shown)} times')
+        print(f'shows: {sum(shown)} changes by hooks while vgpud started and ended {STARTS} times: each was made, none is lost')
     finally:
         if daemon.process:
             daemon.kill()
