@@ -115,6 +115,40 @@ static int choose(const char *backend, const char *body, struct vgpu_backend_cho
     return vgpu_backend_choose(&config, script, NULL, SOON_NS, out, &err);
 }
 
+/* With a sandbox in which only these layers may be left out. */
+static int choose_inside(const char *body, uint32_t required, struct vgpu_backend_choice *out)
+{
+    struct vgpu_executor_config config = {.name = "exec-X", .backend = "cuda", .options = "device=1"};
+    struct vgpu_sandbox_policy p;
+
+    vgpu_sandbox_defaults(&p);
+    for (uint32_t i = 0; i < VGPU_SANDBOX_LAYERS; i++)
+        if (required >> i & 1)
+            p.want[i] = VGPU_SANDBOX_REQUIRED;
+    executor(body);
+    memset(out, 0, sizeof(*out));
+    return vgpu_backend_choose(&config, script, &p, SOON_NS, out, &err);
+}
+
+Test(probe, the_layer_that_is_in_the_way_is_left_out)
+{
+    struct vgpu_backend_choice c;
+
+    cr_assert_eq(choose_inside("echo \"${3%%=*}\"", 0, &c), 0, "%s", err.text);
+    cr_assert(c.without == 0 && !strcmp(c.device, "--sandbox"), "%s", c.device);
+    cr_assert_eq(choose_inside("case $3 in *network=auto*) echo no network; exit 1;; esac; echo a GPU", 0, &c), 0, "%s", err.text);
+    cr_assert(c.without == 1u << VGPU_SANDBOX_NETWORK && !strcmp(c.device, "a GPU") && strstr(c.without_text, "no network"));
+    /* Two at once: files and their user. */
+    cr_assert_eq(choose_inside("case $3 in *mounts=auto*|*user=auto*) echo no file; exit 1;; esac; echo a GPU", 0, &c), 0);
+    cr_assert_eq(c.without, 1u << VGPU_SANDBOX_MOUNTS | 1u << VGPU_SANDBOX_USER);
+    /* What is required stays, and a GPU that is not there is not the sandbox's doing. */
+    cr_assert_eq(choose_inside("case $3 in *seccomp=required*) echo no call; exit 1;; esac; echo a GPU",
+                               1u << VGPU_SANDBOX_SECCOMP, &c), -ENODEV);
+    cr_assert(strstr(err.text, "no call") && c.without == 0, "%s", err.text);
+    cr_assert_eq(choose_inside("echo no GPU; exit 1", 0, &c), -ENODEV);
+    cr_assert(strstr(err.text, "no GPU") && c.without == 0, "%s", err.text);
+}
+
 Test(probe, what_is_chosen)
 {
     static const char *const plain[] = {"cpu", "null", "fault:cpu"};
