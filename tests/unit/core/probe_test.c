@@ -136,7 +136,8 @@ Test(probe, the_layer_that_is_in_the_way_is_left_out)
 
     cr_assert_eq(choose_inside("echo \"${3%%=*}\"", 0, &c), 0, "%s", err.text);
     cr_assert(c.without == 0 && !strcmp(c.device, "--sandbox"), "%s", c.device);
-    cr_assert_eq(choose_inside("case $3 in *network=auto*) echo no network; exit 1;; esac; echo a GPU", 0, &c), 0, "%s", err.text);
+    cr_assert_eq(choose_inside("case $3 in *network=auto*) echo no network; exit 1;; esac; echo a GPU", 0, &c), 0, "%s",
+                 err.text);
     cr_assert(c.without == 1u << VGPU_SANDBOX_NETWORK && !strcmp(c.device, "a GPU") && strstr(c.without_text, "no network"));
     /* Two at once: files and their user. */
     cr_assert_eq(choose_inside("case $3 in *mounts=auto*|*user=auto*) echo no file; exit 1;; esac; echo a GPU", 0, &c), 0);
