@@ -601,6 +601,7 @@ XEN_TEST(open_gives_everything_back_whichever_call_fails)
         cr_expect_eq(rc, -ENOMEM, "%s %u: %d", failing[i].function, failing[i].nth, rc);
         cr_expect(strstr(err.text, "xenstore"), "%s", err.text);
         fake_xen_count(&after);
+        before.reads = after.reads; /* a total */
         cr_expect_eq(memcmp(&before, &after, sizeof(after)), 0, "%s %u: something is kept", failing[i].function,
                      failing[i].nth);
     }
