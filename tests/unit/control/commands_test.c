@@ -497,7 +497,8 @@ static void arg_tried(const struct vgpu_command *command, const struct vgpu_arg 
     for (const struct vgpu_arg *other = command->args; other->name; other++)
         if (other->required && other != a)
             json_object_set_new(args, other->name, good_value(other));
-    cr_assert_not_null(good_value(a), "%s %s: a type without rows here", command->name, a->name);
+    json_t *good = good_value(a);
+    cr_assert_not_null(good, "%s %s: a type without rows here", command->name, a->name);
     if (a->required)
         refused_args(command, args, a->name, count);
     each_wrong(command, a, args, wrong_for_all, count);
@@ -521,7 +522,7 @@ static void arg_tried(const struct vgpu_command *command, const struct vgpu_arg 
     long_text[5000] = 0;
     json_object_set_new(args, a->name, json_string(long_text));
     refused_args(command, args, a->name, count);
-    json_object_set_new(args, a->name, good_value(a));
+    json_object_set_new(args, a->name, good);
     json_object_set_new(args, "frobnicate", json_true());
     refused_args(command, args, "takes no argument \"frobnicate\"", count);
     json_decref(args);
