@@ -41,6 +41,20 @@ static unsigned probe(struct vgpu *v, uint64_t *ns)
     return n;
 }
 
+/* One that was killed is listed until vgpud has noticed. */
+static pid_t living_executor(const struct e2e_host *h, const char *pool)
+{
+    pid_t pid = e2e_executor_pid(h, pool);
+    char path[64], state = 0;
+
+    snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+    FILE *f = pid > 0 ? fopen(path, "r") : NULL;
+    bool read = f && fscanf(f, "%*d (%*[^)]) %c", &state) == 1;
+    if (f)
+        fclose(f);
+    return read && state != 'Z' && state != 'X' ? pid : 0;
+}
+
 static void sample(struct campaign *c, struct vgpu *v, uint64_t start_ms, uint64_t *last_done, uint64_t changes)
 {
     static const char *const pools[CAMPAIGN_EXECUTORS] = {"A", "B"};
@@ -50,7 +64,7 @@ static void sample(struct campaign *c, struct vgpu *v, uint64_t start_ms, uint64
 
     for (unsigned i = 0; i < CAMPAIGN_EXECUTORS; i++) {
         pid_t pid;
-        e2e_eventually((pid = e2e_executor_pid(&c->h, pools[i])) > 0, "pool %s does not come back", pools[i]);
+        e2e_eventually((pid = living_executor(&c->h, pools[i])) > 0, "pool %s does not come back", pools[i]);
         struct holdings one = holdings_of(pid);
         executors.rss_kb += one.rss_kb;
         executors.fds += one.fds;
