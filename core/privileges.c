@@ -222,11 +222,12 @@ static int give(int dir_fd, const char *name, uint32_t uid, uint32_t gid)
     if (!((S_ISREG(st.st_mode) && st.st_nlink == 1) || S_ISSOCK(st.st_mode) || S_ISDIR(st.st_mode)))
         return 0;
     if (st.st_uid != 0 || st.st_uid == uid)
-        return 0; /* a token: its VM's user has it */
+        return 0;
     return fchownat(dir_fd, name, uid, gid, AT_SYMLINK_NOFOLLOW) ? -errno : 0;
 }
 
-static int give_dir(const char *path, uint32_t uid, uint32_t gid, struct vgpu_err *err)
+/* itself: the folder alone, not what is in it. */
+static int give_dir(const char *path, bool itself, uint32_t uid, uint32_t gid, struct vgpu_err *err)
 {
     int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC), rc = 0;
     DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
@@ -239,7 +240,7 @@ static int give_dir(const char *path, uint32_t uid, uint32_t gid, struct vgpu_er
         return rc;
     }
     while (rc == 0 && (one = readdir(dir)) != NULL)
-        if (strcmp(one->d_name, "..") != 0)
+        if (strcmp(one->d_name, "..") != 0 && (!itself || strcmp(one->d_name, ".") == 0))
             rc = give(fd, one->d_name, uid, gid);
     closedir(dir);
     return rc ? vgpu_err_set(err, -rc, "privileges.user: cannot give %s to uid %u: %s", path, uid, strerror(-rc)) : 0;
@@ -247,11 +248,11 @@ static int give_dir(const char *path, uint32_t uid, uint32_t gid, struct vgpu_er
 
 int vgpu_privileges_give_dirs(const struct vgpu_config *c, uint32_t uid, uint32_t gid, struct vgpu_err *err)
 {
-    int rc = give_dir(c->run_dir, uid, gid, err);
+    int rc = give_dir(c->run_dir, false, uid, gid, err);
 
     if (rc == 0)
-        rc = give_dir(c->state_dir, uid, gid, err);
+        rc = give_dir(c->state_dir, false, uid, gid, err);
     if (rc == 0)
-        rc = give_dir(c->token_dir, uid, gid, err);
+        rc = give_dir(c->token_dir, true, uid, gid, err);
     return rc;
 }

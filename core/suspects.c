@@ -38,9 +38,15 @@ static void opcodes_text(uint64_t set, char *out, size_t bytes)
     }
 }
 
+/* Its latest death was one of this executor's: what a search says of it is this one's. */
+static bool is_of(const struct vgpu_vm_totals *t, const struct vgpu_executor *e)
+{
+    return t->deaths_executor == e->index && t->deaths_in_flight > 0;
+}
+
 static bool was_there(const struct vgpu_vm_totals *t, const struct vgpu_executor *e, uint64_t death)
 {
-    return t->deaths_executor == e->index && t->death_last == death;
+    return is_of(t, e) && t->death_last == death;
 }
 
 /* ---- who is served ---- */
@@ -65,7 +71,7 @@ static void modes_set(struct vgpud *d, struct vgpu_executor *e)
 static void search_end(struct vgpud *d, struct vgpu_executor *e, const char *why)
 {
     for (struct vgpu_vm_totals *t = d->totals; t; t = t->next)
-        if (t->deaths_executor == e->index)
+        if (is_of(t, e))
             t->suspect = t->on_trial = false;
     e->search = (struct vgpu_search){.found = e->search.found};
     vgpu_log(VGPU_LOG_INFO, "executor %s: %s; its VMs are all served again", e->config->name, why);
@@ -78,13 +84,15 @@ static void trial_begin(struct vgpud *d, struct vgpu_executor *e)
     uint32_t suspects = 0, chosen = 0, first = 0;
 
     for (const struct vgpu_vm_totals *t = d->totals; t; t = t->next)
-        suspects += t->suspect && t->deaths_executor == e->index;
+        suspects += t->suspect && is_of(t, e);
     if (suspects == 0) {
         search_end(d, e, "none of the VMs that were tried kills it");
         return;
     }
     for (struct vgpu_vm_totals *t = d->totals; t; t = t->next) {
-        t->on_trial = t->suspect && t->deaths_executor == e->index && chosen < (suspects + 1) / 2;
+        if (!is_of(t, e))
+            continue;
+        t->on_trial = t->suspect && chosen < (suspects + 1) / 2;
         if (t->on_trial && chosen++ == 0)
             first = t->vm_id;
     }
@@ -142,14 +150,16 @@ void vgpud_suspects_death(struct vgpud *d, struct vgpu_executor *e, uint64_t dea
         alone(d, e, last);
     if (e->search.on) {
         for (struct vgpu_vm_totals *t = d->totals; t; t = t->next)
-            t->suspect = t->suspect && t->on_trial && was_there(t, e, death);
+            if (is_of(t, e))
+                t->suspect = t->suspect && t->on_trial && was_there(t, e, death);
         if (e->search.found || ++e->search.deaths >= SEARCH_MAX)
             search_end(d, e, e->search.found ? "whose work kills it was found" : "whose work kills it was not found");
         else
             trial_begin(d, e);
     } else if (present > 1 && rows > 0 && !e->search.found) {
         for (struct vgpu_vm_totals *t = d->totals; t; t = t->next)
-            t->suspect = was_there(t, e, death) && t->deaths_in_flight >= VGPU_SUSPECT_DEATHS;
+            if (is_of(t, e))
+                t->suspect = was_there(t, e, death) && t->deaths_in_flight >= VGPU_SUSPECT_DEATHS;
         e->search = (struct vgpu_search){.on = true};
         trial_begin(d, e);
     }
@@ -194,9 +204,9 @@ static void quarantine(struct vgpud *d, struct vgpu_executor *e, struct vgpu_vm_
 static void trial_passed(struct vgpud *d, struct vgpu_executor *e)
 {
     for (struct vgpu_vm_totals *t = d->totals; t; t = t->next)
-        if (t->on_trial && t->deaths_executor == e->index) {
+        if (t->on_trial && is_of(t, e)) {
             t->suspect = t->on_trial = false;
-            t->deaths_in_flight = 0;
+            t->deaths_in_flight = 0; /* its row begins anew */
         }
     trial_begin(d, e);
 }
@@ -207,7 +217,7 @@ void vgpud_suspects_tick(struct vgpud *d, uint64_t now_ns)
         struct vgpu_executor *e = &d->executors[i];
         if (e->search.found) {
             for (struct vgpu_vm_totals *t = d->totals; t; t = t->next)
-                if (t->poisoned && t->deaths_executor == e->index)
+                if (t->poisoned && is_of(t, e))
                     quarantine(d, e, t);
             e->search.found = false;
         }

@@ -229,7 +229,8 @@ static const char *call_name(int nr)
     return "?";
 }
 
-/* The call returns the filter's error, as it would without us. Runs inside of any code: a write and nothing else. */
+/* The call returns the filter's error, as it would without us. Runs inside of any code: formatting numbers and
+ * words takes no lock, and the write is one. */
 static void on_denied(int signal, siginfo_t *info, void *context)
 {
     ucontext_t *u = context;
