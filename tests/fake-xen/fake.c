@@ -22,7 +22,7 @@
 
 static uint32_t current;
 static uint32_t handles;
-static struct fake_xen_counts done; /* the totals */
+static struct fake_xen_totals done;
 
 void fake_xen_domain(uint32_t domid)
 {
@@ -818,7 +818,7 @@ bool fake_xen_written(uint32_t ref)
 
 void fake_xen_count(struct fake_xen_counts *out)
 {
-    *out = done;
+    memset(out, 0, sizeof(*out));
     out->handles = handles;
     for (uint32_t i = 0; i < GRANTS; i++)
         out->grants += grants[i].used;
@@ -827,4 +827,9 @@ void fake_xen_count(struct fake_xen_counts *out)
     for (uint32_t i = 0; i < MAPS; i++)
         if (maps[i].at && !maps[i].shared)
             out->mapped_pages += maps[i].pages;
+}
+
+void fake_xen_total(struct fake_xen_totals *out)
+{
+    *out = done;
 }

@@ -30,12 +30,15 @@ void fake_xen_fail(const char *function, unsigned nth);
 /* Was this grant ever mapped for writing? */
 bool fake_xen_written(uint32_t ref);
 
+/* What is held now. */
 struct fake_xen_counts {
     uint32_t grants, mapped_pages, ports, handles;
-    /* Since the start: pages granted and mapped, calls that unmapped, events sent, channels taken in,
-     * nodes read. */
-    uint64_t granted, mapped, unmaps, sends, takes, reads;
 };
 void fake_xen_count(struct fake_xen_counts *out);
+/* What was done since the start: pages granted and mapped, calls that unmapped, events sent, channels taken in, nodes read. */
+struct fake_xen_totals {
+    uint64_t granted, mapped, unmaps, sends, takes, reads;
+};
+void fake_xen_total(struct fake_xen_totals *out);
 
 #endif
