@@ -53,6 +53,8 @@ static const struct option_row rows[] = {
     {"rate", "R,...", "of an open loop: descriptors a second, over all VMs", REAL, BENCH_TAKES_RATE, AT(rate), 1, 1e9,
      BENCH_LIST_MAX, 0, 0, NULL},
     {"minutes", "M", "how long to go on", REAL, BENCH_TAKES_MINUTES, AT(minutes), 0.05, 10080, 1, 0, 0, NULL},
+    {"chrome", "FILE", "write a trace of the last subject there, which ui.perfetto.dev opens", TEXT, BENCH_TAKES_CHROME,
+     AT(chrome), 0, 0, 1, 0, 0, NULL},
     {"gpu-options", "K=V,...", "more options of the cuda executor", TEXT, BENCH_TAKES_ENGINE, AT(gpu_options), 0, 0, 1, 0,
      0, NULL},
     {"gpu-small", NULL, "small sizes and two tenants, to see whether all works", FLAG, BENCH_TAKES_ENGINE, AT(gpu_small), 0, 0, 1,

@@ -76,6 +76,7 @@ struct bench {
     const char *filter;      /* only "measurement/subject" names that contain this; NULL: all */
     const char *gpu_options; /* suite gpu: more options of the cuda executor; NULL: none */
     bool gpu_small;          /* suite gpu: small sizes, two tenants */
+    const char *chrome;      /* suite hops: a trace for a viewer goes there; NULL: none */
     FILE *json;              /* NULL: none */
     off_t json_from;         /* where rows that are not final begin */
     FILE *text;              /* where tables and remarks go */
@@ -109,6 +110,7 @@ typedef int bench_suite_fn(struct bench *b);
 #define BENCH_TAKES_LOAD     (1u << 7)
 #define BENCH_TAKES_RATE     (1u << 8)
 #define BENCH_TAKES_MINUTES  (1u << 9)
+#define BENCH_TAKES_CHROME   (1u << 10)
 struct bench_suite {
     const char *name;
     const char *what; /* one line */

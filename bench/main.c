@@ -8,6 +8,7 @@
 
 #include "bench/control/control.h"
 #include "bench/gpu/gpu.h"
+#include "bench/hops/hops.h"
 #include "bench/path/path.h"
 #include "bench/plan/plan.h"
 #include "bench/rings/rings.h"
@@ -23,6 +24,8 @@ const struct bench_suite bench_suites[] = {
     {"path", "guest, poll core, executor and back: round trip, stream, open loop, idle VMs, and the daemon itself",
      bench_path_run, bench_path_list,
      BENCH_TAKES_DURATION | BENCH_TAKES_VMS | BENCH_TAKES_SLOTS | BENCH_TAKES_BURST | BENCH_TAKES_LOAD | BENCH_TAKES_RATE},
+    {"hops", "where a descriptor's time goes: a waterfall of its hops by percentile, and what tracing costs", bench_hops_run,
+     bench_hops_list, BENCH_TAKES_DURATION | BENCH_TAKES_BURST | BENCH_TAKES_CHROME},
     {"scale", "1 to 1000 attached VMs: what a descriptor and an idle VM cost", bench_scale_run, bench_scale_list,
      BENCH_TAKES_VMS | BENCH_TAKES_SLOTS},
     {"priority", "high priority while low priority saturates the device", bench_priority_run, bench_priority_list,

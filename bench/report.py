@@ -171,6 +171,51 @@ def hist_groups(rows):
     return groups
 
 
+SPANS = {'seen': 'in the submission ring', 'validated': 'validation', 'queued': 'into the queue', 'dequeued': 'in the queue',
+         'submitted': 'to the backend', 'device_start': 'before the device', 'device_end': 'on the device',
+         'completed': 'to the completion ring', 'guest_seen': 'in the completion ring'}
+
+
+def waterfall_plot(subject, burst, percentiles):
+    """One percentile under the other, each as wide as its total: a bar for each hop, from where the one before ended."""
+    left, right, high, y, body = 150, 590, 15, 14, []
+    for percentile, values in percentiles.items():
+        total, at = values.get('total'), 0.0
+        hops = [h for h in SPANS if h in values]
+        if not total or not hops:
+            continue
+        body.append(f'<text x="4" y="{y}" font-weight="600">{esc(percentile)}: {plots.time_label(float(f"{total:.3g}"))}</text>')
+        y += 6
+        for hop in hops:
+            x, wide = left + (right - left) * min(at / total, 1), (right - left) * max(values[hop], 0) / total
+            colour = plots.COLOURS[list(SPANS).index(hop) % len(plots.COLOURS)]
+            label = f'{plots.time_label(float(f"{values[hop]:.3g}"))}, {100 * values[hop] / total:.0f} %'
+            inside = x + wide + 110 > right
+            body.append(f'<text x="{left - 6}" y="{y + 10}" text-anchor="end">{esc(SPANS[hop])}</text>'
+                        f'<rect x="{x:.1f}" y="{y}" width="{max(wide, 0.7):.1f}" height="{high - 4}" rx="1.5" fill="{colour}">'
+                        f'<title>until {esc(hop)}: {esc(label)}</title></rect>'
+                        f'<text x="{(x - 4 if inside else x + wide + 4):.1f}" y="{y + 10}" '
+                        f'text-anchor="{"end" if inside else "start"}">{esc(label)}</text>')
+            at += values[hop]
+            y += high
+        y += 20
+    if not body:
+        return ''
+    caption = f'{subject}, bursts of {burst}: mean of the descriptors next to each percentile, hop by hop'
+    return (f'<figure><div><svg viewBox="0 0 600 {y - 8}" role="img" aria-label="{esc(caption)}">{"".join(body)}</svg></div>'
+            f'<figcaption>{esc(caption)}</figcaption></figure>')
+
+
+def waterfalls_html(rows):
+    groups = {}
+    for r in rows:
+        if r.get('value') is not None and 'percentile' in r['params']:
+            key = (r['subject'], r['params'].get('burst', ''))
+            groups.setdefault(key, {}).setdefault(r['params']['percentile'], {})[r['metric']] = r['value']
+    drawn = ''.join(waterfall_plot(subject, burst, p) for (subject, burst), p in groups.items())
+    return f'<h2>Where the time goes</h2><div class="plots">{drawn}</div>' if drawn else ''
+
+
 def bench_html(name, rows):
     """Tables by metric and parameters; curves where there are histograms; lines where the number of VMs changes."""
     drawn, groups = [], {}
@@ -211,7 +256,8 @@ def report_html(rows, path):
     for r in rows:
         if not r['bench'].endswith('.goal'):
             benches.setdefault(r['bench'], []).append(r)
-    body = ''.join(bench_html(name, group) for name, group in benches.items())
+    body = waterfalls_html(benches.get('hops.until', []))
+    body += ''.join(bench_html(name, group) for name, group in benches.items())
     text = (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>vgpu-bench</title>'
             f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head><body>'
             f'<h1>vgpu-bench</h1><p>What is compared ran interleaved in one run. Values are medians over rounds; only ratios '

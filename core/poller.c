@@ -19,6 +19,7 @@
 #define URCU_INLINE_SMALL_FUNCTIONS
 #include <urcu-qsbr.h>
 
+#include "core/base/probe.h"
 #include "core/poller.h"
 
 #include <errno.h>
@@ -296,12 +297,14 @@ static VGPU_ALWAYS_INLINE void take(struct vgpu_poller *p, struct vgpu_poll_tabl
 {
     struct vgpu_feed *feed = table->feeds[vm->executor];
     struct order *order = &p->order[vm->executor][vm->queue][vm->priority];
-    uint64_t stamp = vgpu_ticks() & ~VGPU_WORK_TRACED;
+    uint64_t seen = traced ? vgpu_ticks_ordered() : vgpu_ticks(), stamp = seen & ~VGPU_WORK_TRACED;
     struct vgpu_work work[BURST_MAX];
 
+    VGPU_PROBE3(seen, vm->vm_id, vm->sq_start + vm->accepted, n);
     for (uint32_t i = 0; i < n; i++) {
         uint64_t position = vm->sq_start + vm->accepted;
         accept_one(vm, (const struct vgpu_desc *)&burst[i], stamp, &work[i]);
+        VGPU_PROBE3(validated, vm->vm_id, position, work[i].src0);
         if (!traced || !vgpu_trace_sampled(position, traced->sample))
             continue;
         work[i].stamp |= VGPU_WORK_TRACED;
@@ -309,10 +312,11 @@ static VGPU_ALWAYS_INLINE void take(struct vgpu_poller *p, struct vgpu_poll_tabl
                                                                  .vm_id = vm->vm_id,
                                                                  .status = vgpu_work_status(&work[i]),
                                                                  .opcode = work[i].opcode,
-                                                                 .at = {stamp, vgpu_ticks()}};
+                                                                 .at = {seen, vgpu_ticks_ordered()}};
     }
     if (traced)
-        traced->queued = vgpu_ticks();
+        traced->queued = vgpu_ticks_ordered();
+    VGPU_PROBE4(queued, vm->vm_id, vm->sq_start + vm->accepted - n, n, vm->priority);
     /* Straight through when nothing that arrived earlier waits. S1 pairs with C1 in exec.c next_work() */
     int sent = 0;
     if (order->head == order->tail && !vm->moving)

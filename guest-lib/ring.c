@@ -13,6 +13,7 @@
 #include <time.h>
 
 #include "core/base/clock.h"
+#include "core/base/probe.h"
 #include "guest-lib/internal.h"
 
 #define CHUNK 32u                        /* completions fetched into private memory at a time */
@@ -127,7 +128,7 @@ static int harvest(struct vgpu *v, struct vgpu_completion *out, unsigned n)
         uint32_t want = n - done < CHUNK ? n - done : CHUNK;
         uint32_t count = vgpu_cons_pop(&v->cq, got, want);
         if (vgpu_unlikely(v->trace != NULL) && count)
-            vgpu_guest_trace_seen(v, got, count, vgpu_ticks());
+            vgpu_guest_trace_seen(v, got, count, vgpu_ticks_ordered());
         for (uint32_t i = 0; i < count; i++) {
             const struct vgpu_cpl *c = (const struct vgpu_cpl *)&got[i];
             if (vgpu_unlikely(!window_take(v, c->sq_pos, c->tag))) {
@@ -135,6 +136,7 @@ static int harvest(struct vgpu *v, struct vgpu_completion *out, unsigned n)
                               "another tag; close and open again");
                 return done ? (int)done : -EPROTO;
             }
+            VGPU_PROBE3(guest_seen, c->sq_pos, c->status, c->tag);
             struct vgpu_completion *o = &out[done++];
             o->tag = c->tag;
             o->status = c->status;
@@ -291,6 +293,7 @@ static inline void put_one(struct vgpu *v, struct vgpu_prod *sq, const struct vg
     o->pos_plus_1 = sq->pos + 1;
     o->tag = r->tag;
     o->opcode = r->opcode;
+    VGPU_PROBE3(published, sq->pos, r->opcode, r->tag);
     vgpu_prod_put(sq, &slot);
 }
 

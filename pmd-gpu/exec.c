@@ -23,6 +23,7 @@
 #include <sys/mman.h>
 
 #include "core/base/clock.h"
+#include "core/base/probe.h"
 #include "pmd-gpu/moved.h"
 #include "rings/opcode.h"
 
@@ -417,6 +418,7 @@ static VGPU_ALWAYS_INLINE void finish(struct vgpu_exec *e, struct exec_op *xop, 
         status = status == VGPU_OK ? VGPU_E_FAULT : status;
         vgpu_store_relaxed(&vm->x->broken, VGPU_BROKEN_MEMORY);
     }
+    VGPU_PROBE4(completed, vm->vm_id, xop->sq_pos, xop, status);
     record(e, vm, xop, status, tally_add(&e->tally, vm, xop, status, now), out);
     vm->in_flight--;
     e->in_flight[xop->queue][xop->op.priority]--;
@@ -465,7 +467,7 @@ static inline void trace_begin(struct exec_op *xop)
     xop->op.device = VGPU_TRACE_DEVICE_NONE;
     xop->op.device_start = xop->op.device_end = 0;
     if (xop->op.traced)
-        xop->dequeued = vgpu_ticks();
+        xop->dequeued = vgpu_ticks_ordered();
 }
 
 /* It is in its guest's ring. A mapped time that contradicts ours by its error is moved up to it. */
@@ -538,10 +540,11 @@ static VGPU_ALWAYS_INLINE bool start(struct vgpu_exec *e, const struct vgpu_slot
     if (vgpu_unlikely(refused)) /* takes its turn behind the VM's earlier ones, as an operation that does nothing */
         xop->op.work.opcode = VGPU_OP_NOP;
     bool direct = refused && vm->in_flight == 0;
+    VGPU_PROBE3(dequeued, vm->vm_id, xop->sq_pos, xop);
     if (traced)
         trace_begin(xop);
     if (traced && xop->op.traced)
-        xop->submitted = vgpu_ticks();
+        xop->submitted = vgpu_ticks_ordered();
     if (!direct && e->ops->submit(e->backend, &xop->op) != 0) {
         if (traced)
             xop->op.traced = 0;
@@ -549,6 +552,7 @@ static VGPU_ALWAYS_INLINE bool start(struct vgpu_exec *e, const struct vgpu_slot
     }
     if (traced)
         e->traced += xop->op.traced && !direct;
+    VGPU_PROBE3(submitted, vm->vm_id, xop->sq_pos, xop);
     e->exec_seq++;
     vm->sq_pos++;
     vm->in_flight++;
@@ -558,7 +562,7 @@ static VGPU_ALWAYS_INLINE bool start(struct vgpu_exec *e, const struct vgpu_slot
     if (vgpu_unlikely(direct)) {
         struct recorded r;
         finish(e, xop, now, &r);
-        uint64_t completed = traced ? vgpu_ticks() : 0;
+        uint64_t completed = traced ? vgpu_ticks_ordered() : 0;
         publish(&r, 1);
         if (traced && xop->op.traced)
             trace_end(e, xop, &r, completed);
@@ -698,7 +702,7 @@ static VGPU_ALWAYS_INLINE uint32_t harvest(struct vgpu_exec *e, const bool trace
                 now = vgpu_ticks();
             finish(e, (struct exec_op *)done[from + i], now, &r[i]);
         }
-        uint64_t completed = traced ? vgpu_ticks() : 0;
+        uint64_t completed = traced ? vgpu_ticks_ordered() : 0;
         publish(r, group);
         if (traced)
             trace_group(e, &done[from], r, group, completed);

@@ -11,7 +11,7 @@ vgpu_packages() {
     fi
     PACKAGES=(meson ninja-build pkg-config gcc g++ clang git python3 libdpdk-dev liburcu-dev libhwloc-dev
         libsqlite3-dev libcriterion-dev libopenblas-serial-dev libyaml-dev libjansson-dev libsystemd-dev libck-dev
-        libboost-dev liburing-dev libxen-dev scdoc spin valgrind)
+        libboost-dev liburing-dev libxen-dev scdoc spin systemtap-sdt-dev valgrind)
     DISTRIBUTION="${id:-unknown} ${version:-}"
     case "$id-$version" in
     debian-12) rt=libclang-rt-14-dev ;;

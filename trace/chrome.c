@@ -107,14 +107,15 @@ static void life_spans(struct writer *w, const struct vgpu_trace_life *l)
     for (uint32_t h = 0; h < VGPU_HOP_COUNT; h++) {
         if (!l->at[h])
             continue;
+        uint64_t at = l->at[h] > last ? l->at[h] : last; /* clocks of cores that are not quite together */
         if (last) {
             const char *name = last_hop + 1 == h ? vgpu_hop_spans[h] : vgpu_hop_names[h];
             span(w, "b", l, name, last);
             fputs("}", w->to);
-            span(w, "e", l, name, l->at[h]);
+            span(w, "e", l, name, at);
             fputs("}", w->to);
         }
-        last = l->at[h];
+        last = at;
         last_hop = h;
     }
     span(w, "e", l, opcode_name(l->opcode), last);

@@ -156,7 +156,7 @@ void vgpu_waterfall_print(FILE *to, const struct vgpu_waterfall *w, unsigned col
                 continue;
             /* Where hops are missing in between, the span is theirs too. */
             bool whole = w->hops >> (h - 1) & 1;
-            fprintf(to, "  %-13s %-24s", vgpu_hop_names[h], whole ? vgpu_hop_spans[h] : "(all since the hop above)");
+            fprintf(to, "  %-13s %-25s", vgpu_hop_names[h], whole ? vgpu_hop_spans[h] : "(all since the hop above)");
             time_print(to, row->span_ns[h]);
             fprintf(to, " %3.0f %%  ", row->total_ns > 0 ? 100 * row->span_ns[h] / row->total_ns : 0);
             bar_print(to, at, at + row->span_ns[h], row->total_ns, columns);

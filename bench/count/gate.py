@@ -22,7 +22,7 @@ import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 BASELINE = os.path.join(HERE, 'baseline.json')
-CASES = ('nop-1', 'nop-32', 'nop-32x8', 'bad-32')
+CASES = ('nop-1', 'nop-32', 'nop-32x8', 'bad-32', 'traced-32')
 FEW, MANY = 4096, 12288  # descriptors; the difference takes out what starting costs
 LIMIT = 0.03
 

@@ -19,12 +19,14 @@
 struct count_case {
     const char *name;
     uint32_t vms, burst, opcode;
+    uint32_t sample; /* one of so many is traced; 0: none */
 };
 static const struct count_case cases[] = {
-    {"nop-1", 1, 1, VGPU_OP_NOP},     /* one outstanding */
-    {"nop-32", 1, 32, VGPU_OP_NOP},   /* bursts */
-    {"nop-32x8", 8, 32, VGPU_OP_NOP}, /* eight VMs in turn */
-    {"bad-32", 1, 32, 0xee},          /* refused by the validator */
+    {"nop-1", 1, 1, VGPU_OP_NOP, 0},     /* one outstanding */
+    {"nop-32", 1, 32, VGPU_OP_NOP, 0},   /* bursts */
+    {"nop-32x8", 8, 32, VGPU_OP_NOP, 0}, /* eight VMs in turn */
+    {"bad-32", 1, 32, 0xee, 0},          /* refused by the validator */
+    {"traced-32", 1, 32, VGPU_OP_NOP, 1}, /* bursts, each descriptor traced */
 };
 #define CASES (sizeof(cases) / sizeof(cases[0]))
 
@@ -55,13 +57,22 @@ int main(int argc, char **argv)
     planted = PLANTED_WORK;
 #endif
     vgpu_clock_init();
-    struct rig_params params = {.vms = c->vms, .ring_slots = BURST_SLOTS, .in_flight = BURST_SLOTS,
-                                .window = BURST_SLOTS, .burst = 32, .budget = BURST_SLOTS, .handles = 16, .backend = "null"};
+    struct rig_params params = {.vms = c->vms,
+                                .ring_slots = BURST_SLOTS,
+                                .in_flight = BURST_SLOTS,
+                                .window = BURST_SLOTS,
+                                .burst = 32,
+                                .budget = BURST_SLOTS,
+                                .handles = 16,
+                                .trace_slots = 1024,
+                                .backend = "null"};
     if (rig_open(&params, &rig, &err)) {
         fprintf(stderr, "vgpu-bench-steps: %s\n", err.text);
         return 1;
     }
     rig_publish(rig, c->vms, true);
+    if (c->sample)
+        rig_trace(rig, 0, c->sample);
     rcu_register_thread();
     for (uint32_t vm = 0; ok && done < count; vm = (vm + 1) % c->vms) {
         uint32_t n = count - done < c->burst ? (uint32_t)(count - done) : c->burst;

@@ -42,7 +42,8 @@ static int regions_open(struct rig *rig, struct vgpu_err *err)
     h->cq_off = h->sq_off + ring;
     h->arena_off = h->cq_off + ring;
     h->sq_slots = h->cq_slots = rig->params.ring_slots;
-    rig->region_bytes = h->region_bytes = h->arena_off;
+    h->arena_bytes = rig->params.arena_bytes;
+    rig->region_bytes = h->region_bytes = h->arena_off + pages(h->arena_bytes);
     uint64_t bytes = rig->region_bytes * (rig->params.vms + 1);
     rig->fd = memfd_create("vgpu-bench-regions", MFD_CLOEXEC);
     if (rig->fd < 0 || ftruncate(rig->fd, (off_t)bytes))
@@ -159,6 +160,8 @@ static int vm_open(struct rig *rig, uint32_t slot, struct vgpu_err *err)
                                  .guest_ctrl_off = at + h->guest_ctrl_off,
                                  .cq_off = at + h->cq_off,
                                  .cq_slots = h->cq_slots,
+                                 .arena_off = at + h->arena_off,
+                                 .arena_bytes = h->arena_bytes,
                                  .vm_id = vm->vm_id,
                                  .sq_pos = vm->sq_start,
                                  .cq_pos = vm->cq_start};

@@ -22,6 +22,7 @@ struct rig_params {
     uint32_t handles;    /* per VM */
     uint32_t queues;     /* pools; VMs start in the first. 0: 1 */
     const char *backend;
+    uint32_t arena_bytes; /* of each VM */
     uint32_t trace_slots; /* of the trace rings of poll core and executor, power of two; 0: none */
     bool sleep;          /* the poll core sleeps as soon as there is nothing, instead of polling on */
 };

@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "core/base/clock.h"
+#include "core/base/probe.h"
 
 /* New work reaches us between polls only, so this and a slice is what an urgent operation can wait for. */
 #define POLL_BUDGET_NS 30000u
@@ -306,11 +307,13 @@ static uint32_t cpu_poll(struct vgpu_backend *b, struct vgpu_op **done, uint32_t
         c->vnow = c->queue[q].vtime;
         if (vgpu_unlikely(op->traced) && op->device == VGPU_TRACE_DEVICE_NONE) {
             op->device = VGPU_TRACE_DEVICE_EXACT; /* of its first slice; others may run before its last one */
-            op->device_start = vgpu_ticks();
+            op->device_start = vgpu_ticks_ordered();
         }
+        VGPU_PROBE3(device_start, op->vm, op->work.opcode, op);
         if (vgpu_cpu_step(c, op)) {
+            VGPU_PROBE3(device_end, op->vm, op->status, op);
             if (vgpu_unlikely(op->traced))
-                op->device_end = vgpu_ticks();
+                op->device_end = vgpu_ticks_ordered();
             op_unlink(c, op, before);
             done[got++] = op;
         }

@@ -66,6 +66,7 @@ static void pinned_layout(struct cuda *c, struct carve *p)
         lane->piece_done = take(p, sizeof(uint32_t), &lane->piece_done_dev);
         lane->items = take(p, ((size_t)lane->mask + 1) * sizeof(*lane->items), NULL);
         lane->starts = take(p, (2 * ((size_t)lane->mask + 1) + 2) * sizeof(*lane->starts), NULL);
+        lane->stamps = take(p, ((size_t)lane->mask + 1) * CUDA_STAMP_BYTES, &lane->stamps_dev);
     }
 }
 
@@ -625,4 +626,5 @@ const struct vgpu_backend_ops vgpu_backend_cuda = {
     .region_bounced = cuda_region_bounced,
     .probe = cuda_probe,
     .lost_reason = cuda_lost_reason,
+    .trace_error = cuda_trace_error,
 };

@@ -6,6 +6,7 @@
  *   launcher.c  the thread that makes the driver's calls   launch.c   one operation as driver calls
  *   resident.c  the resident kernel's life                 watch.c    hung or lost devices
  *   gpu.c       context and kernels    cost.c  which engine    options.c    api.c
+ *   trace.c     when traced operations ran
  *
  * A lane is a place where operations run one after the other, in the order they were put in: a resident worker, or a
  * CUDA stream. The device tells how far a lane is by one word in pinned memory. A VM's operations are in one lane at a
@@ -45,6 +46,7 @@ enum {
     CUDA_PRIV_NEXT = 0,  /* struct vgpu_op *: the VM's next */
     CUDA_PRIV_PARTS = 1, /* parts that still run; loop thread */
     CUDA_PRIV_STATE = 2, /* enum cuda_op_state; loop thread */
+    CUDA_PRIV_STAMPS = 4, /* traced: address of its struct stamps, or 0; the launcher's before the done word */
     CUDA_PRIV_ROUTE = 3, /* enum vgpu_cuda_route; written before it is put into a lane */
 };
 enum cuda_op_state { CUDA_OP_WAITS = 0, CUDA_OP_RUNS = 1, CUDA_OP_DONE = 2 };
@@ -74,6 +76,9 @@ struct cuda_lane {
     CUdeviceptr done32_dev;
     struct vgpu_dev_op *items; /* pinned: of batches, by position */
     uint32_t *starts;          /* pinned: chains of batches */
+    char *stamps;              /* pinned: CUDA_STAMP_BYTES by position, of traced operations */
+    CUdeviceptr stamps_dev;
+    uint64_t stamped;          /* position + 1 of the operation that has its first stamp */
     CUdeviceptr partials, counter, workspace;
     cublasHandle_t blas;       /* on this stream, with this workspace */
     struct cuda_bounce_job *jobs;
@@ -110,6 +115,13 @@ struct cuda_vm {
     uint32_t leaving;     /* written by the loop, read by the launcher: skip its operations */
 } VGPU_ALIGNED(64);
 
+/* What is known of the distance between the GPU's clock and ours (trace.c); nanoseconds, loop thread. */
+#define CUDA_STAMP_BYTES 32u
+struct cuda_trace {
+    uint64_t anchor_ticks, anchor_device; /* from which both are counted; 0: nothing was traced yet */
+    double low, high, at;                 /* bounds, and when they were seen */
+};
+
 enum cuda_resident_state { CUDA_RESIDENT_PARKED, CUDA_RESIDENT_RUNS };
 
 struct cuda {
@@ -131,6 +143,7 @@ struct cuda {
     uint64_t polls;
     uint64_t resident_pushed; /* ever; the launcher looks at it */
     uint32_t segment;        /* workers of a queue */
+    struct cuda_trace trace;
     uint32_t alive_epoch;    /* all blocks of this epoch were seen to run */
     /* Resident kernel (resident.c). */
     uint32_t resident_state VGPU_ALIGNED(128); /* enum cuda_resident_state (N1) */
@@ -203,6 +216,14 @@ void cuda_resident_tend(struct cuda *c);
 /* Around driver calls that wait for resident kernels: parks all on this GPU, and starts them again. */
 void cuda_quiesce_begin(struct vgpu_gpu *gpu, uint32_t *ran);
 void cuda_quiesce_end(struct vgpu_gpu *gpu, uint32_t ran);
+
+/* ---- trace.c ---- */
+/* Launcher: around what is launched for the operation, or batch, at lane->launched; and before the done word. */
+void cuda_trace_stamp(struct cuda *c, struct cuda_lane *lane, bool last);
+void cuda_trace_put(struct cuda_lane *lane, struct vgpu_op *op);
+/* Loop thread: a traced operation is done. */
+void cuda_trace_done(struct cuda *c, struct vgpu_op *op);
+uint32_t cuda_trace_error(const struct vgpu_backend *b);
 
 /* ---- watch.c ---- */
 /* Any thread. The first reason stays. */

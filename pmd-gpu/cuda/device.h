@@ -77,11 +77,13 @@ struct vgpu_dev_resident_params {
  * batch<<<chains, VGPU_DEV_THREADS>>>(items, starts): block b runs items[starts[b]] .. items[starts[b + 1] - 1] one
  * after the other, each seeing the effects of those before it.
  */
+/* stamp<<<1, 1>>>(at): writes the GPU's own clock, in nanoseconds, to pinned memory (trace.c). */
 
 /* Names of the kernels in the module, and their parameters in order. */
 #define VGPU_DEV_KERNEL_RESIDENT "vgpu_resident" /* struct vgpu_dev_resident_params */
 #define VGPU_DEV_KERNEL_SINGLE "vgpu_single"     /* struct vgpu_dev_op */
 #define VGPU_DEV_KERNEL_REDUCE "vgpu_reduce"     /* struct vgpu_dev_op, double *partials, uint32_t *counter */
 #define VGPU_DEV_KERNEL_BATCH "vgpu_batch"       /* const struct vgpu_dev_op *items, const uint32_t *starts */
+#define VGPU_DEV_KERNEL_STAMP "vgpu_stamp"       /* uint64_t *at */
 
 #endif

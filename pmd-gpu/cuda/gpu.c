@@ -32,7 +32,8 @@ static int kernels_load(struct vgpu_gpu *g, struct vgpu_err *err)
     } kernels[] = {{&g->resident, VGPU_DEV_KERNEL_RESIDENT},
                    {&g->single, VGPU_DEV_KERNEL_SINGLE},
                    {&g->reduce, VGPU_DEV_KERNEL_REDUCE},
-                   {&g->batch, VGPU_DEV_KERNEL_BATCH}};
+                   {&g->batch, VGPU_DEV_KERNEL_BATCH},
+                   {&g->stamp, VGPU_DEV_KERNEL_STAMP}};
     CUmodule module;
 
     CUresult code = api->ModuleLoadData(&module, vgpu_cuda_kernels);

@@ -23,7 +23,7 @@ struct vgpu_gpu {
     uint32_t index;
     CUdevice device;
     CUcontext context;
-    CUfunction resident, single, reduce, batch;
+    CUfunction resident, single, reduce, batch, stamp;
     uint32_t sms;
     int hold_bytes;              /* dynamic shared memory that fills an SM */
     int priority_low, priority_high;

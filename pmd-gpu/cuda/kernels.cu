@@ -397,6 +397,12 @@ extern "C" __global__ void __launch_bounds__(VGPU_DEV_THREADS)
     }
 }
 
+/* The host sees it with the done word, which the stream writes after this kernel has ended. */
+extern "C" __global__ void vgpu_stamp(u64 *at)
+{
+    *(volatile u64 *)at = now_ns();
+}
+
 /* One operation's words, held by eight lanes from `base` on. */
 __device__ __forceinline__ vgpu_dev_op gather(u64 word, unsigned base)
 {

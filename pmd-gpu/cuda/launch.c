@@ -400,12 +400,14 @@ static uint32_t batch(struct cuda *c, struct cuda_lane *lane, uint64_t waiting)
     uint32_t first = (uint32_t)lane->launched & lane->mask, room = lane->mask + 1 - first;
     struct vgpu_dev_op d[CUDA_BATCH_MAX];
     uint32_t most = waiting < CUDA_BATCH_MAX ? (uint32_t)waiting : CUDA_BATCH_MAX;
+    bool traced = false;
 
     most = most < room ? most : room;
     for (; n < most; n++) {
         struct vgpu_op *op = lane->ops[(lane->launched + n) & lane->mask];
         if (op->priv[CUDA_PRIV_ROUTE] != VGPU_CUDA_BATCH || leaving(c, op))
             break;
+        traced |= op->traced;
         op->status = cuda_dev_op(c, op, &d[n]);
         if (op->status != VGPU_OK)
             d[n] = (struct vgpu_dev_op){.opcode = VGPU_OP_NOP};
@@ -431,9 +433,17 @@ static uint32_t batch(struct cuda *c, struct cuda_lane *lane, uint64_t waiting)
     for (uint32_t i = 0; i < n; i++)
         items[at[chain_of[i]]++] = d[i];
     void *params[] = {&items, &starts};
+    if (vgpu_unlikely(traced))
+        cuda_trace_stamp(c, lane, false);
     if (!kernel(c, lane, c->gpu->batch, chains, params))
         for (uint32_t i = 0; i < n; i++)
             lane->ops[(lane->launched + i) & lane->mask]->status = VGPU_E_BACKEND;
+    if (vgpu_unlikely(traced)) {
+        cuda_trace_stamp(c, lane, true);
+        for (uint32_t i = 0; i < n; i++) /* they run side by side: the times of the launch are those of each */
+            if (lane->ops[(lane->launched + i) & lane->mask]->traced)
+                cuda_trace_put(lane, lane->ops[(lane->launched + i) & lane->mask]);
+    }
     return n;
 }
 
@@ -473,10 +483,18 @@ bool cuda_lane_launch(struct cuda *c, struct cuda_lane *lane)
                 if (!cuda_ok(c, c->api->LaunchHostFunc(lane->stream, bounce_in, job), "cuLaunchHostFunc"))
                     l = LAUNCH_FAILED;
             }
+            if (vgpu_unlikely(op->traced) && lane->stamped != lane->launched + 1) {
+                lane->stamped = lane->launched + 1; /* once, however often its turn is put off */
+                cuda_trace_stamp(c, lane, false);
+            }
             if (l == LAUNCH_DONE)
                 l = launch_op(c, lane, op);
             if (l == LAUNCH_LATER)
                 return false;
+            if (vgpu_unlikely(op->traced)) {
+                cuda_trace_stamp(c, lane, true);
+                cuda_trace_put(lane, op);
+            }
             if (l == LAUNCH_FAILED)
                 op->status = VGPU_E_BACKEND;
             if (bounced && !cuda_ok(c, c->api->LaunchHostFunc(lane->stream, bounce_out, job), "cuLaunchHostFunc"))

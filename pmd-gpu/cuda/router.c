@@ -215,6 +215,8 @@ static void vm_ready(struct cuda *c, struct cuda_vm *vm)
 static void op_done(struct cuda *c, struct cuda_vm *vm, struct vgpu_op *op)
 {
     op->priv[CUDA_PRIV_STATE] = CUDA_OP_DONE;
+    if (vgpu_unlikely(op->traced))
+        cuda_trace_done(c, op);
     if (op->work.opcode == VGPU_OP_MEM_ALLOC && op->status == VGPU_OK)
         op->value = (op->work.n + VGPU_MEM_GRAIN - 1) & ~(uint64_t)(VGPU_MEM_GRAIN - 1);
     if (vm->first == op)
@@ -378,6 +380,8 @@ int cuda_submit(struct vgpu_backend *b, struct vgpu_op *op)
     op->status = vgpu_work_status(&op->work);
     op->value = 0;
     op->priv[CUDA_PRIV_NEXT] = 0;
+    if (vgpu_unlikely(op->traced))
+        op->priv[CUDA_PRIV_STAMPS] = 0;
     op->priv[CUDA_PRIV_STATE] = CUDA_OP_WAITS;
     op->priv[CUDA_PRIV_ROUTE] = VGPU_CUDA_NOTHING;
     if (vm->first) {

@@ -18,6 +18,10 @@ ROWS = [
      'value': 1.7, 'min': 1.6, 'max': 1.8, 'unit': '', 'reps': 3, 'host': HOST},
     {'bench': 'made.goal', 'subject': 'large', 'params': {'against': '', 'at_least': 2, 'judged': True}, 'metric': 'value',
      'value': 3, 'min': 3, 'max': 3, 'unit': 'M/s', 'reps': 1, 'host': HOST},
+] + [
+    {'bench': 'hops.until', 'subject': 'a <i>', 'params': {'burst': 1, 'percentile': 'p99'}, 'metric': metric, 'value': value,
+     'min': value, 'max': value, 'unit': 'ns', 'reps': 1, 'host': HOST}
+    for metric, value in (('total', 400.0), ('seen', 100.0), ('dequeued', 0.0), ('completed', 300.0))
 ]
 
 
@@ -27,10 +31,13 @@ class Page(html.parser.HTMLParser):
 
     def __init__(self):
         super().__init__()
+        self.bars = []
         self.loads, self.open, self.text, self.tags = [], [], [], []
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
+        if tag == 'rect':
+            self.bars.append({k: float(v) for k, v in attrs if k in ('x', 'width')})
         self.loads += [f'{tag} {k}={v}' for k, v in attrs if k in ('src', 'href', 'srcset', 'data') or k.startswith('on')]
         if tag in ('script', 'link', 'iframe', 'img'):
             self.loads.append(tag)
@@ -112,10 +119,12 @@ def main():
         ('a missed goal is missed', 'missed' in shown and '**missed**' in text),
         ('a goal that is a number is met', '| large | ≥ 2 | 3 | met |' in text),
         ('a busy machine is said to be', 'busy' in shown),
-        ('CSV has a line a row but histograms', len(made.get('rows.csv', '').splitlines()) == 4),
+        ('CSV has a line a row but histograms', len(made.get('rows.csv', '').splitlines()) == len(ROWS)),
+        ('a waterfall has a bar for each hop, one behind the other, as wide as its share', [
+            (round(b['x']), round(b['width'])) for b in page.bars] == [(150, 110), (260, 1), (260, 330)]),
     ]
     code, text, _ = run(program, rows + 'junk\n', '--goals')
-    checks.append(('a line that is no row is named', code == 1 and ':5:' in text))
+    checks.append(('a line that is no row is named', code == 1 and f':{len(ROWS) + 1}:' in text))
     code, text, _ = run(program, '', '--goals')
     checks.append(('a file without rows is refused', code == 1 and 'no rows' in text))
     checks += goals_block(program)

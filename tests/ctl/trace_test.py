@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """vgpu-ctl trace against a real vgpud and guests that use libvgpu: on, off and dump while they run.
 
-trace_test.py VGPUD VGPU-CTL SCHEMA-FOLDER LIBVGPU DEMO-GUEST
+trace_test.py VGPUD VGPU-CTL SCHEMA-FOLDER LIBVGPU DEMO-GUEST [FAKE-CUDA]
 """
 import collections
 import contextlib
@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import chrome_trace
 import rig
@@ -21,8 +22,7 @@ CONFIG = '''paths:
   state_dir: {0}/state
 executors:
   - name: E
-    backend: cpu
-    in_process: %s
+%s
 pools:
   - name: A
     executor: E
@@ -30,6 +30,11 @@ pools:
 HOPS = ['published', 'seen', 'validated', 'queued', 'dequeued', 'submitted', 'device_start', 'device_end', 'completed',
         'guest_seen']
 HOST = HOPS[1:9]
+
+
+class Buffer(ctypes.Structure):
+    _fields_ = [('handle', ctypes.c_uint32), ('offset', ctypes.c_uint64), ('bytes', ctypes.c_uint64),
+                ('host_ptr', ctypes.c_void_p)]
 
 
 class Guest:
@@ -49,6 +54,13 @@ class Guest:
     def nops(self, count):
         for _ in range(count):
             assert self.lib.vgpu_nop(self.handle) == 0
+
+    def adds(self, count, n=256):
+        buffers = [Buffer() for _ in range(3)]
+        for buffer in buffers:
+            assert self.lib.vgpu_arena_alloc(self.handle, ctypes.c_uint64(n * 4), ctypes.byref(buffer)) == 0
+        for _ in range(count):
+            assert self.lib.vgpu_vector_add(self.handle, *map(ctypes.byref, buffers), ctypes.c_uint64(n)) == 0
 
     def bursts(self, count, n=32):
         """Requests and completions of nothing but zeros and whatever comes: NOPs."""
@@ -185,6 +197,10 @@ class Tests:
         finally:
             load.terminate()
             load.wait(timeout=30)
+            for _ in range(600):  # its end is noticed, or the next test finds it attached
+                if self.daemon.json('show-vm', '--vm-id=1')['vm']['state'] == 'registered':
+                    break
+                time.sleep(0.05)
         assert load.returncode in (0, -15), (load.returncode, load.stderr.read())
         stats = self.daemon.json('stats', '--vm-id=1')['vms'][0]
         assert stats['lost'] == 0 and stats['failed'] == 0, stats
@@ -236,18 +252,56 @@ class Tests:
         assert rows and all(r['new']['tracing'] in (True, False) for r in rows[:2]), rows[:2]
 
 
+    def cuda(self):
+        """The device's own clock, 40 millionths fast and with another zero, mapped: in order, within what is said."""
+        self.trace('on')
+        with self.guest() as guest:
+            guest.adds(150)
+            time.sleep(0.2)
+            guest.adds(150)
+            dump = self.dump()
+        assert dump['backend'] == 'cuda' and len(dump['records']) == 300
+        for record in dump['records']:
+            host = record['at_ns'][1:9]
+            assert record['device'] == 'mapped' and None not in host and host == sorted(host), record
+            assert times(dump, record)['device_end'] > times(dump, record)['device_start'], record
+        assert 0 < dump['device_error_ns'] < 10 ** 8, dump['device_error_ns']
+        assert 'device_end' in dump['waterfall']['rows'][0]['until_ns']
+        print(f'# shows: device times mapped within {dump["device_error_ns"]} ns on the fake device')
+        self.trace('off')
+
+    def cuda_resident(self):
+        """Workers have no times: none are made up."""
+        self.trace('on')
+        with self.guest() as guest:
+            guest.adds(100)
+            dump = self.dump()
+        assert len(dump['records']) == 100 and dump['device_error_ns'] is None
+        for record in dump['records']:
+            assert record['device'] is None and times(dump, record)['device_start'] is None
+            assert times(dump, record)['completed'] is not None
+        self.trace('off')
+
+
 def main():
-    vgpud, ctl, folder, library, demo = sys.argv[1:]
+    vgpud, ctl, folder, library, demo = sys.argv[1:6]
+    fake = sys.argv[6] if len(sys.argv) > 6 else None
     both = ('every_descriptor', 'sampled', 'off_records_nothing', 'other_vm_is_not_traced', 'survives_the_guest',
             'written_over', 'switched_under_load', 'chrome')
     todo = []
     with contextlib.ExitStack() as stack:
-        for in_process, names in (('true', both + ('text', 'refused', 'history')), ('false', both)):
-            daemon = stack.enter_context(rig.Daemon(vgpud, ctl, CONFIG % in_process))
+        on_cpu = '    backend: cpu\n    in_process: %s'
+        kinds = [('executor in process', on_cpu % 'true', both + ('text', 'refused', 'history')),
+                 ('executor as a process', on_cpu % 'false', both)]
+        for engine, test in (('stream', 'cuda'), ('resident', 'cuda_resident')) if fake else ():
+            options = f'driver={fake},cublas={fake},nvml={fake},engine={engine}'
+            kinds.append((f'engine {engine}', f'    backend: cuda\n    heap_bytes: 16M\n    options: "{options}"', (test,)))
+        limits = 'limits:\n  device_bytes: 1M\n'
+        for where, executor, names in kinds:
+            daemon = stack.enter_context(rig.Daemon(vgpud, ctl, CONFIG % executor + limits * ('cuda' in executor)))
             daemon.good('register-vm', '--vm-id=1-2', '--pool=A', '--priority=high', f'--uid={os.getuid()}')
             t = Tests(daemon, folder, library, demo)
-            where = ', executor in process' if in_process == 'true' else ', executor as a process'
-            todo += [(n.replace('_', ' ') + where, getattr(t, n)) for n in names]
+            todo += [(n.replace('_', ' ') + ', ' + where, getattr(t, n)) for n in names]
         return rig.run_tests(todo)
 
 

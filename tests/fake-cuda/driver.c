@@ -28,6 +28,7 @@ static struct CUfunc_st functions[] = {
     {.kernel = FAKE_vgpu_single, .params = 1, .param_bytes = {sizeof(struct vgpu_dev_op)}},
     {.kernel = FAKE_vgpu_reduce, .params = 3, .param_bytes = {sizeof(struct vgpu_dev_op), 8, 8}},
     {.kernel = FAKE_vgpu_batch, .params = 2, .param_bytes = {8, 8}},
+    {.kernel = FAKE_vgpu_stamp, .params = 1, .param_bytes = {8}},
     {.kernel = FAKE_vgpu_resident, .params = 1, .param_bytes = {sizeof(struct vgpu_dev_resident_params)}},
 };
 #define FUNCTIONS (sizeof(functions) / sizeof(functions[0]))

@@ -30,6 +30,7 @@
     X(vgpu_single)                                                                                                     \
     X(vgpu_reduce)                                                                                                     \
     X(vgpu_batch)                                                                                                      \
+    X(vgpu_stamp)                                                                                                      \
     X(vgpu_resident)                                                                                                   \
     X(gemm)                                                                                                            \
     X(copy)                                                                                                            \

@@ -251,6 +251,20 @@ static int batch_run(const struct fake_launch *launch)
     return 0;
 }
 
+/* A clock of the device's own: it began at another time, and is 40 millionths fast. */
+static int stamp_run(const struct fake_launch *launch)
+{
+    uint64_t at, now = fake_now_ns();
+
+    memcpy(&at, launch->params, sizeof(at));
+    int rc = operand_check(at, 1, sizeof(uint64_t));
+    if (rc)
+        return rc;
+    vgpu_add_relaxed(&fake.operations[FAKE_vgpu_stamp], 1);
+    *(uint64_t *)(uintptr_t)at = now + now / 25000 + UINT64_C(777000000000000);
+    return 0;
+}
+
 /* A block of the resident kernel: a thread, which looks after the block's workers in turn. */
 struct block {
     const struct vgpu_dev_resident_params *params;
@@ -400,6 +414,7 @@ int fake_kernel_run(const struct fake_launch *launch)
     else if (!(rc = fake_work_begin(launch->kernel)))
         rc = launch->kernel == FAKE_vgpu_single   ? single_run(launch)
              : launch->kernel == FAKE_vgpu_reduce ? reduce_run(launch)
+             : launch->kernel == FAKE_vgpu_stamp  ? stamp_run(launch)
                                                   : batch_run(launch);
     vgpu_add_relaxed(&fake.running[launch->kernel], -1);
     return rc;
