@@ -203,7 +203,8 @@ class Tests:
                 time.sleep(0.05)
         assert load.returncode in (0, -15), (load.returncode, load.stderr.read())
         stats = self.daemon.json('stats', '--vm-id=1')['vms'][0]
-        assert stats['lost'] == 0 and stats['failed'] == 0, stats
+        # What it had in flight when it was ended is cancelled.
+        assert set(stats['statuses']) <= {'ok', 'cancelled'} and stats['accepted'] == stats['completed'], stats
         assert sum(seen.values()) > 100, seen
         print(f'# shows: tracing switched 200 times under load, {sum(seen.values())} records read, kinds {dict(seen)}')
 
