@@ -52,6 +52,7 @@ copy_programs() { # ROOM [find expressions]
 }
 copy_programs core -name vgpud
 copy_programs pmd-gpu -name vgpu-exec
+copy_programs pmd-gpu -name vgpu-worker # where the build has it
 copy_programs ctl -name vgpu-ctl
 copy_programs bench
 copy_programs guest-lib/examples -name 'vgpu-*'
