@@ -45,9 +45,14 @@ struct root {
     int rc;
 };
 
-/* What programs load their libraries and their data from. Of /etc only what the loader and libraries read. */
+/*
+ * What programs load their libraries and their data from. Of /etc only what the loader and libraries read. /proc may be
+ * written, since the NVIDIA driver does not start otherwise (cuInit says CUDA_ERROR_OPERATING_SYSTEM; seen with 580.159):
+ * what there is of ours in it is ours, what is the kernel's is covered read-only.
+ */
 static const char *const system_places[] = {
-    "/usr", "/lib", "/lib64", "/lib32", "/bin", "/sbin", "/opt", "/nix/store", "/proc", "/sys", "/etc/ld.so.cache",
+    "/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs", "/proc/acpi", "/proc/scsi",
+    "/usr", "/lib", "/lib64", "/lib32", "/bin", "/sbin", "/opt", "/nix/store", "/sys", "/etc/ld.so.cache",
     "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/alternatives", "/etc/localtime", "/etc/nvidia*", "/etc/OpenCL",
     "/run/nvidia/driver", "/run/opengl-driver"};
 static const char *const system_devices[] = {"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"};
@@ -219,6 +224,7 @@ static void reads_add(struct root *r)
 
 static void places_collect(struct root *r)
 {
+    pattern_add(r, "/proc", PLACE_WRITE);
     for (size_t i = 0; i < sizeof(system_places) / sizeof(system_places[0]); i++)
         pattern_add(r, system_places[i], PLACE_READ);
     loader_folders_add(r);

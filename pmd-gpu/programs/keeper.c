@@ -85,8 +85,8 @@ static int spawn_worker(struct vgpu_keeper *k, struct vgpu_worker *w)
     memset(w->shm, 0, sizeof(*w->shm));
     w->shm->magic = VGPU_WORKER_MAGIC;
     snprintf(arena, sizeof(arena), "%llu:%llu", (unsigned long long)w->arena_off, (unsigned long long)w->arena_bytes);
-    snprintf(limits, sizeof(limits), "%llu:%llu:%llu", (unsigned long long)k->options.device_mib,
-             (unsigned long long)k->options.memory_mib, (unsigned long long)k->options.spin_us);
+    snprintf(limits, sizeof(limits), "%llu:%llu:%llu:%d", (unsigned long long)k->options.device_mib,
+             (unsigned long long)k->options.memory_mib, (unsigned long long)k->options.spin_us, k->options.subprocess);
     sigemptyset(&none);
     posix_spawn_file_actions_init(&fa);
     posix_spawnattr_init(&attr);

@@ -70,6 +70,12 @@ static int option_set(const char *key, const char *value, struct vgpu_programs_o
     for (size_t i = 0; i < LEN(texts); i++)
         if (strcmp(key, texts[i].key) == 0)
             return text_set(i, value, o, err);
+    if (strcmp(key, "subprocess") == 0) {
+        o->subprocess = strcmp(value, "yes") == 0;
+        if (o->subprocess || strcmp(value, "no") == 0)
+            return 0;
+        return vgpu_err_set(err, EINVAL, "programs: subprocess is yes or no, got \"%.40s\"", value);
+    }
     if (strcmp(key, "sharing") == 0) {
         o->together = strcmp(value, "together") == 0;
         if (o->together || strcmp(value, "turns") == 0)
@@ -79,7 +85,7 @@ static int option_set(const char *key, const char *value, struct vgpu_programs_o
     return vgpu_err_set(
         err, EINVAL,
         "programs: there is no \"%.40s\"; expected plugin, worker, client, deadline_ms, load_deadline_ms, "
-        "start_ms, device_mib, memory_mib, quantum_us, depth, spin_us or sharing",
+        "start_ms, device_mib, memory_mib, quantum_us, depth, spin_us, sharing or subprocess",
         key);
 }
 

@@ -160,12 +160,13 @@ static const char *missing(const struct pjrt *p)
         return #fn;
     NEED(PJRT_Error_Destroy)
     NEED(PJRT_Error_Message)
-    NEED(PJRT_Error_GetCode) NEED(PJRT_Event_Destroy) NEED(PJRT_Event_OnReady) NEED(PJRT_Client_Create)
-        NEED(PJRT_Client_PlatformName) NEED(PJRT_Client_AddressableDevices) NEED(PJRT_Client_Compile)
-            NEED(PJRT_Client_BufferFromHostBuffer) NEED(PJRT_Executable_NumOutputs) NEED(PJRT_Executable_Destroy)
-                NEED(PJRT_Executable_OutputElementTypes) NEED(PJRT_Executable_OutputDimensions)
-                    NEED(PJRT_LoadedExecutable_Destroy) NEED(PJRT_LoadedExecutable_GetExecutable)
-                        NEED(PJRT_LoadedExecutable_Execute) NEED(PJRT_Buffer_Destroy) NEED(PJRT_Buffer_IsDeleted)
+    NEED(PJRT_Error_GetCode)
+    NEED(PJRT_Event_Destroy) NEED(PJRT_Event_OnReady) NEED(PJRT_Client_Create) NEED(PJRT_Client_PlatformName)
+        NEED(PJRT_Client_AddressableDevices) NEED(PJRT_Client_Compile) NEED(PJRT_Client_BufferFromHostBuffer)
+            NEED(PJRT_Executable_NumOutputs) NEED(PJRT_Executable_Destroy) NEED(PJRT_Executable_OutputElementTypes)
+                NEED(PJRT_Executable_OutputDimensions) NEED(PJRT_LoadedExecutable_Destroy)
+                    NEED(PJRT_LoadedExecutable_GetExecutable) NEED(PJRT_LoadedExecutable_Execute)
+                        NEED(PJRT_Buffer_Destroy) NEED(PJRT_Buffer_IsDeleted)
                             NEED(PJRT_Buffer_ToHostBuffer) return NULL;
 }
 

@@ -33,7 +33,8 @@ struct vgpu_programs_options {
     uint64_t quantum_us;                   /* of a turn while another of the same priority waits */
     uint64_t depth;                        /* executions of a turn that are handed over at once */
     uint64_t spin_us;                      /* how long an idle worker polls before it sleeps */
-    bool together;                         /* no turns */
+    bool together;   /* no turns */
+    bool subprocess; /* the plugin may start programs: the compiler of XLA for NVIDIA GPUs runs ptxas */
 };
 
 /* Reads "key=value,key=value". 0, or -EINVAL with err saying which key, what was found and what is expected. */

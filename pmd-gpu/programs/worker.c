@@ -2,7 +2,7 @@
 /*
  * vgpu-worker: the process that runs the compiled programs of one VM. Started and ended by vgpu-exec (keeper.c);
  * expects its descriptors at VGPU_WORKER_FD_* and PLUGIN CLIENT-OPTIONS ARENA-OFFSET:BYTES
- * DEVICE-MIB:MEMORY-MIB:SPIN-US.
+ * DEVICE-MIB:MEMORY-MIB:SPIN-US:SUBPROCESS.
  */
 #include <errno.h>
 #include <signal.h>
@@ -127,9 +127,9 @@ static void numbers(const char *text, unsigned long long *out, int n)
 
 /*
  * vgpu-exec's sandbox is ours already: its user, its file system, no network, no capabilities. What a worker needs less
- * than an executor is to start others: nothing that a program does may become a process.
+ * than an executor is to start others: nothing that a program does may become a process, unless its compiler is one.
  */
-static int give_up(struct vgpu_err *err)
+static int give_up(bool subprocess, struct vgpu_err *err)
 {
     struct vgpu_sandbox_policy p;
     struct vgpu_sandbox_report report;
@@ -137,13 +137,15 @@ static int give_up(struct vgpu_err *err)
     vgpu_sandbox_defaults(&p);
     p.want[VGPU_SANDBOX_MOUNTS] = p.want[VGPU_SANDBOX_NETWORK] = p.want[VGPU_SANDBOX_USER] = VGPU_SANDBOX_OFF;
     p.uid = p.gid = VGPU_SANDBOX_SAME_USER;
+    if (subprocess)
+        p.may |= VGPU_SANDBOX_MAY_EXEC | VGPU_SANDBOX_MAY_FORK | VGPU_SANDBOX_MAY_SIGNAL;
     return vgpu_sandbox_enter(&p, &report, err);
 }
 
 int main(int argc, char **argv)
 {
     static struct worker w;
-    unsigned long long arena[2], limits[3];
+    unsigned long long arena[2], limits[4];
     struct vgpu_err err = {0};
 
     prctl(PR_SET_PDEATHSIG, SIGKILL); /* vgpu-exec's death ends us */
@@ -154,7 +156,7 @@ int main(int argc, char **argv)
         return 2;
     }
     numbers(argv[3], arena, 2);
-    numbers(argv[4], limits, 3);
+    numbers(argv[4], limits, 4);
     vgpu_clock_init();
     w.arena_bytes = arena[1];
     w.device_bytes_max = (uint64_t)limits[0] << 20;
@@ -163,7 +165,7 @@ int main(int argc, char **argv)
         struct rlimit r = {limits[1] << 20, limits[1] << 20};
         setrlimit(RLIMIT_DATA, &r);
     }
-    if (give_up(&err))
+    if (give_up(limits[3] != 0, &err))
         fail(&w, err.text);
     w.arena = mmap(NULL, arena[1], PROT_READ | PROT_WRITE, MAP_SHARED, VGPU_WORKER_FD_ARENA, (off_t)arena[0]);
     if (w.arena == MAP_FAILED)
