@@ -14,9 +14,10 @@ static enum vgpu_outcome config(const struct vgpu_facts *f, struct vgpu_finding 
 
     if (e && *e) {
         char line[200];
+        e += strspn(e, " \t\r\n");
         snprintf(line, sizeof(line), "%.*s", (int)strcspn(e, "\n"), e);
         vgpu_host_print_safe(line, sizeof(line), line);
-        return FIRE(out, "%s", line);
+        return FIRE(out, "%s", line[0] ? line : "vgpud does not accept it, without a word");
     }
     return f->said.config ? PASS(out, "good") : NA(out, "no vgpud here that could read it");
 }

@@ -176,6 +176,7 @@ struct cuda {
     /* Watch. */
     uint64_t watch_calls, watch_calls_ticks, query_ticks, deadline_ticks;
     uint64_t workers_ticks;  /* since when operations wait for workers to run */
+    uint64_t watched_ticks;  /* the last look of cuda_watch() */
     uint32_t lost VGPU_ALIGNED(64); /* W1 */
     char lost_reason[256];
     /* Memory. */

@@ -81,8 +81,11 @@ void cuda_watch(struct cuda *c, uint64_t now)
     }
     if (c->resident_outstanding && vgpu_load_acquire(&c->resident_state) == CUDA_RESIDENT_PARKED) /* N1 */
         cuda_resident_want(c);
-    /* What asked for workers by name is in no lane while they do not run. */
-    if (c->stuck_count == 0 || (vgpu_load_acquire(&c->resident_state) == CUDA_RESIDENT_RUNS && /* N1 */
+    /* What asked for workers by name is in no lane while they do not run. We are called while there is work only: after a
+     * pause the time of the last look is not when the wait began. */
+    bool paused = now - c->watched_ticks > c->deadline_ticks / 2;
+    c->watched_ticks = now;
+    if (paused || c->stuck_count == 0 || (vgpu_load_acquire(&c->resident_state) == CUDA_RESIDENT_RUNS && /* N1 */
                                 c->alive_epoch == vgpu_load_relaxed(&c->epoch)))               /* relaxed: ordered by N1 */
         c->workers_ticks = now;
     else if (c->deadline_ticks && now - c->workers_ticks > c->deadline_ticks)

@@ -66,8 +66,8 @@ def latency_of_a_stop(build, directory):
     rows = os.path.join(directory, 'open')
     bench = subprocess.Popen([os.path.join(build, 'bench', 'vgpu-bench'), 'path', '--filter', 'open/rtc', '--reps', '1',
                               f'--json={rows}'], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    for _ in range(8):  # some of them fall into a measurement, whenever it began
-        time.sleep(0.1)
+    while bench.poll() is None:  # some of them fall into a measurement, whenever it begins
+        time.sleep(0.2)
         bench.send_signal(signal.SIGSTOP)
         time.sleep(0.15)
         bench.send_signal(signal.SIGCONT)
