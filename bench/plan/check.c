@@ -314,7 +314,7 @@ static void predictions(struct bench *b, const struct plan_constants *c, const s
     struct plan_answer model, simulated;
 
     plan_model(c, l, &model);
-    if (plan_simulate(c, l, SIMULATED, (uint64_t)b->round + 1, &simulated))
+    if (plan_simulate(c, l, SIMULATED, (uint64_t)b->round + 1, &model, &simulated))
         return;
     bench_record(b, "plan.check", "model", params, "p50", "ns", model.p50_ns);
     bench_record(b, "plan.check", "model", params, "p99", "ns", model.p99_ns);

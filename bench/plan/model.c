@@ -6,6 +6,7 @@
 #define ROUNDS 200       /* of the fixed point; it settles within some tens */
 #define OVERLOADED 0.995 /* of a server: beyond it waits grow without end */
 #define P99 2.3263       /* of a normal distribution */
+#define COLD_STEPS 16    /* an even distribution as so many points */
 
 double plan_at(const struct plan_curve *curve, double vms)
 {
@@ -125,15 +126,66 @@ static void waits(const struct server *s, const struct settled *r, double *p50, 
     *p99 = rounds99 > queue + r->wait99 ? rounds99 : queue + r->wait99;
 }
 
-/* Cold VMs are looked at four a round: what that adds for those that find themselves cold. */
-static void cold_add(const struct plan_load *l, double hot, double chance, double round_ns, struct plan_answer *out)
+/* The share of descriptors of VMs that are looked at in each round which are done by t: log-normal through p50 and p99. */
+static double hot_by(double p50, double p99, double t)
 {
-    double scan = (l->vms - hot) / PLAN_COLD_PER_ROUND;
+    double sigma = log(p99 / p50) / P99;
 
-    if (l->vms <= PLAN_HOT_ALWAYS || scan <= 1)
+    if (t <= 0)
+        return 0;
+    return sigma > 1e-6 ? 0.5 * erfc(-log(t / p50) / (sigma * M_SQRT2)) : t >= p50;
+}
+
+struct scan { /* what a descriptor waits for whose VM is cold: any share of these rounds */
+    double chance; /* that it is */
+    double ns, sd; /* of all of them */
+};
+
+/* The share of all that is done by t, where some wait for a scan before what p50 and p99 say. */
+static double mixed_by(double p50, double p99, const struct scan *s, double t)
+{
+    static const double normal[] = {-1.534, -0.887, -0.489, -0.157, 0.157, 0.489, 0.887, 1.534}; /* middles of eighths */
+    double cold = 0;
+
+    for (int k = 0; k < COLD_STEPS; k++) {
+        double share = (k + 0.5) / COLD_STEPS;
+        for (int z = 0; z < 8; z++) {
+            double wait = share * s->ns + normal[z] * sqrt(share) * s->sd;
+            cold += hot_by(p50, p99, t - (wait > 0 ? wait : 0)) / (8 * COLD_STEPS);
+        }
+    }
+    return (1 - s->chance) * hot_by(p50, p99, t) + s->chance * cold;
+}
+
+static double mixed_quantile(double q, double p50, double p99, const struct scan *s)
+{
+    double low = 0, high = 4 * p99 + s->ns + 4 * s->sd;
+
+    for (int i = 0; i < 24; i++) {
+        double t = (low + high) / 2;
+        if (mixed_by(p50, p99, s, t) < q)
+            low = t;
+        else
+            high = t;
+    }
+    return high;
+}
+
+/*
+ * Cold VMs are looked at four a round: what that adds for those that find themselves cold. So many rounds take as long as
+ * they would idle, and as the work takes that comes meanwhile: mean and deviation are those of a delay busy period.
+ */
+static void cold_add(const struct plan_load *l, double hot, double chance, const struct server *s, const struct settled *r,
+                     struct plan_answer *out)
+{
+    double rounds = (l->vms - hot) / PLAN_COLD_PER_ROUND, p50 = out->p50_ns, p99 = out->p99_ns, left = 1 - r->utilisation;
+    struct scan scan = {.chance = chance, .ns = rounds * r->round};
+
+    if (l->vms <= PLAN_HOT_ALWAYS || rounds <= 1)
         return;
-    out->p50_ns += chance > 0.5 ? (1 - 0.5 / chance) * scan * round_ns : 0;
-    out->p99_ns += chance > 0.01 ? (1 - 0.01 / chance) * scan * round_ns : 0;
+    scan.sd = sqrt(rounds * s->fixed * l->rate * 1e-9 / l->burst * r->own * r->own / (left * left * left));
+    out->p50_ns = mixed_quantile(0.5, p50, p99, &scan);
+    out->p99_ns = mixed_quantile(0.99, p50, p99, &scan);
 }
 
 static void device_add(const struct plan_load *l, struct plan_answer *out)
@@ -174,7 +226,7 @@ void plan_model(const struct plan_constants *c, const struct plan_load *l, struc
     waits(&poll, &r, &p50, &p99);
     out->p50_ns = plan_wire(c, l->split) + p50;
     out->p99_ns = plan_wire(c, l->split) + plan_tail(c, l->split) + p99;
-    cold_add(l, hot, chance, r.round, out);
+    cold_add(l, hot, chance, &poll, &r, out);
     if (l->split) { /* the executor's loop beyond an empty one, which is in what was measured */
         waits(&exec, &e, &p50, &p99);
         out->p50_ns += p50 - 1.5 * exec.fixed;

@@ -288,7 +288,7 @@ static void cores_table(const struct plan_constants *c, const struct wish *w, in
         alone.device_ns = alone.split = 0;
         struct plan_answer bare;
         plan_model(c, &alone, &bare);
-        if (plan_simulate(c, &alone, SIMULATED, 1, &s))
+        if (plan_simulate(c, &alone, SIMULATED, 1, &bare, &s))
             s.p50_ns = s.p99_ns = (double)NAN;
         s.p50_ns += a.p50_ns - bare.p50_ns;
         s.p99_ns += a.p99_ns - bare.p99_ns;
@@ -358,6 +358,8 @@ static void answer_json(const struct plan_constants *c, const struct wish *w, in
     json_number(w->json, "p99_ns", a.p99_ns);
     json_number(w->json, "simulated_p50_ns", simulated->p50_ns);
     json_number(w->json, "simulated_p99_ns", simulated->p99_ns);
+    json_number(w->json, "simulated_below_p50", simulated->below_p50);
+    json_number(w->json, "simulated_below_p99", simulated->below_p99);
     fprintf(w->json, ",\"first_limit\":\"%s\"", first->what);
     json_number(w->json, "first_limit_factor", first->factor);
     fprintf(w->json, "}\n");

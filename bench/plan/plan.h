@@ -57,6 +57,7 @@ struct plan_answer {
     double hot; /* VMs looked at in each round */
     double p50_ns, p99_ns;       /* HUGE_VAL: it cannot keep up */
     double outstanding;          /* of one VM at p99 */
+    double below_p50, below_p99; /* simulation: of its descriptors, those done by the model's p50 and p99 */
 };
 
 /* ---- model.c ---- */
@@ -67,9 +68,10 @@ double plan_wire(const struct plan_constants *c, bool split);
 double plan_tail(const struct plan_constants *c, bool split);
 
 /* ---- sim.c ---- */
-/* The same by simulation of so many descriptors. 0 or -ENOMEM. */
+/* The same by simulation of so many descriptors; the same seed gives the same. model: what it is held against, may be NULL.
+ * 0 or -ENOMEM. */
 int plan_simulate(const struct plan_constants *c, const struct plan_load *l, uint64_t descriptors, uint64_t seed,
-                  struct plan_answer *out);
+                  const struct plan_answer *model, struct plan_answer *out);
 
 /* ---- constants.c ---- */
 /* Of `file`, or those built in where it is NULL; the machine of this name, or the first one. 0 or -errno, said aloud. */

@@ -138,8 +138,23 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
+/* The share of these, sorted, that are not above `value`. */
+static double share_below(const double *sorted, uint64_t n, double value)
+{
+    uint64_t low = 0, high = n;
+
+    while (low < high) {
+        uint64_t middle = low + (high - low) / 2;
+        if (sorted[middle] <= value)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return n ? (double)low / (double)n : 0;
+}
+
 int plan_simulate(const struct plan_constants *c, const struct plan_load *l, uint64_t descriptors, uint64_t seed,
-                  struct plan_answer *out)
+                  const struct plan_answer *model, struct plan_answer *out)
 {
     double cost = plan_at(&c->descriptor, l->active), share = l->split ? c->poll_share : 1;
     struct sim s = {.load = l, .fixed = c->round, .hot_ns = c->hot, .cold_ns = plan_at(&c->cold, l->vms), .visit = c->visit,
@@ -176,8 +191,13 @@ int plan_simulate(const struct plan_constants *c, const struct plan_load *l, uin
     }
     uint64_t from = descriptors / 10; /* filling up */
     qsort(s.latency + from, descriptors - from, sizeof(*s.latency), by_value);
-    out->p50_ns = plan_wire(c, l->split) + s.latency[from + (descriptors - from) / 2];
-    out->p99_ns = plan_wire(c, l->split) + plan_tail(c, l->split) + s.latency[from + (descriptors - from) * 99 / 100];
+    double wire = plan_wire(c, l->split), tail = plan_tail(c, l->split);
+    out->p50_ns = wire + s.latency[from + (descriptors - from) / 2];
+    out->p99_ns = wire + tail + s.latency[from + (descriptors - from) * 99 / 100];
+    if (model) {
+        out->below_p50 = share_below(s.latency + from, descriptors - from, model->p50_ns - wire);
+        out->below_p99 = share_below(s.latency + from, descriptors - from, model->p99_ns - wire - tail);
+    }
 out:
     free(taken);
     free(s.vm);

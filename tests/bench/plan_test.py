@@ -5,6 +5,7 @@ poll core as it is. Real runs beside it are `vgpu-bench plan --check`. Prints TA
 
 plan_test.py VGPU-BENCH SOURCE-FOLDER
 """
+import itertools
 import json
 import os
 import re
@@ -14,8 +15,13 @@ import tempfile
 
 BENCH, SOURCE = sys.argv[1:3]
 ASK = ['--vms', '30', '--rate', '50000']
-# Up to 70 % of a core, which is what a plan allows unless told otherwise.
+# Up to 70 % of a core, which is what a plan allows unless told otherwise. A quantile agrees when it is near the simulated one, or
+# when about so many of the simulated descriptors are done by then: where half of them find their VM cold, p50 is any time
+# between that of a hot and that of a cold one.
 P50_WITHIN, P99_WITHIN, UTILISATION = 1.30, 1.40, 0.70
+P50_BELOW, P99_BELOW = (0.40, 0.60), (0.980, 0.996)
+# These machines, whatever bench/plan/constants.json holds by now.
+MACHINES = os.path.join(SOURCE, 'tests/bench/plan_machines.json')
 
 WRONG = [
     ([], ['--vms', '--rate']),
@@ -46,7 +52,7 @@ def run(arguments):
 def plan(*arguments, code=0):
     with tempfile.TemporaryDirectory() as where:
         path = os.path.join(where, 'plan.json')
-        done = run([*arguments, f'--json={path}'])
+        done = run([*([] if '--constants' in arguments else ['--constants', MACHINES]), *arguments, f'--json={path}'])
         assert done.returncode == code, f'{arguments}: exit {done.returncode}: {done.stdout}{done.stderr}'
         with open(path, encoding='utf-8') as text:
             return json.load(text), done.stdout
@@ -70,21 +76,27 @@ def one_poller():
     return [] if len(ours) == 3 and ours == theirs else [f'plan.h has {ours}, core/poller.c {theirs}']
 
 
+def unlike(one):
+    """Where formulas and simulation of a load disagree."""
+    faults = []
+    for key, within, (low, high) in (('p50', P50_WITHIN, P50_BELOW), ('p99', P99_WITHIN, P99_BELOW)):
+        ratio, below = one[key + '_ns'] / one[f'simulated_{key}_ns'], one['simulated_below_' + key]
+        if not 1 / within <= ratio <= within and not low <= below <= high:
+            faults.append(f'{key} is {ratio:.2f} of the simulated, {below:.4f} are done by then')
+    return faults
+
+
 def like_the_simulation():
     faults, compared = [], 0
-    for vms in (1, 4, 30, 64, 256):
-        for burst in (1, 8, 32):
-            for all_rate in (5e5, 2e6, 6e6):
-                one, _ = plan('--vms', str(vms), '--rate', repr(all_rate / vms), '--burst', str(burst), '--poll-cores', '1',
-                              '--utilisation', '0.99')
-                if one['utilisation'] > UTILISATION:
-                    continue
-                compared += 1
-                for key, within in (('p50_ns', P50_WITHIN), ('p99_ns', P99_WITHIN)):
-                    ratio = one[key] / one['simulated_' + key]
-                    if not 1 / within <= ratio <= within:
-                        faults.append(f'{vms} VMs, {all_rate:g}/s in bursts of {burst}: {key} is {ratio:.2f} of the simulated')
-    return faults + ([] if compared > 30 else [f'only {compared} loads were compared'])
+    with open(MACHINES, encoding='utf-8') as text:
+        machines = [m['name'] for m in json.load(text)['machines']]
+    for machine, vms, burst, all_rate in itertools.product(machines, (1, 4, 30, 64, 256), (1, 8, 32), (5e5, 2e6, 6e6)):
+        one, _ = plan('--vms', str(vms), '--rate', repr(all_rate / vms), '--burst', str(burst), '--poll-cores', '1',
+                      '--utilisation', '0.99', '--constants', MACHINES, '--machine', machine)
+        if one['utilisation'] <= UTILISATION:
+            compared += 1
+            faults += [f'{machine}, {vms} VMs, {all_rate:g}/s in bursts of {burst}: {f}' for f in unlike(one)]
+    return faults + ([] if compared > 30 * len(machines) else [f'only {compared} loads were compared'])
 
 
 def limits():
@@ -143,6 +155,9 @@ def calibrates():
     with tempfile.TemporaryDirectory() as where:
         path = os.path.join(where, 'c.json')
         done = run([f'--calibrate={path}', '--reps', '1'])
+        if done.returncode == 1 and 'too busy to be measured' in done.stdout:
+            print('# calibrates: this machine is too busy to be measured, and said so', flush=True)
+            return []
         if done.returncode:
             return [f'exit {done.returncode}: {done.stdout}{done.stderr}']
         one, _ = plan('--vms', '2', '--rate', '1000', '--constants', path)
