@@ -90,15 +90,13 @@ static int spawn_worker(struct vgpu_keeper *k, struct vgpu_worker *w)
     sigemptyset(&none);
     posix_spawn_file_actions_init(&fa);
     posix_spawnattr_init(&attr);
-    /* Out of the way first: ours may be what others are to become. */
-    int high[VGPU_WORKER_FDS] = {
+    /* Ours are above all that they become (fd_above()), so none is overwritten before it is copied. */
+    int ours[VGPU_WORKER_FDS] = {
         [VGPU_WORKER_FD_SHM] = w->shm_fd, [VGPU_WORKER_FD_EVENT] = w->event_fd, [VGPU_WORKER_FD_ARENA] = w->arena_fd};
     posix_spawn_file_actions_addopen(&fa, 0, "/dev/null", O_RDONLY, 0);
     posix_spawn_file_actions_adddup2(&fa, 2, 1);
     for (int fd = VGPU_WORKER_FD_SHM; fd < VGPU_WORKER_FDS; fd++)
-        posix_spawn_file_actions_adddup2(&fa, high[fd], 100 + fd);
-    for (int fd = VGPU_WORKER_FD_SHM; fd < VGPU_WORKER_FDS; fd++)
-        posix_spawn_file_actions_adddup2(&fa, 100 + fd, fd);
+        posix_spawn_file_actions_adddup2(&fa, ours[fd], fd);
     posix_spawn_file_actions_addclosefrom_np(&fa, VGPU_WORKER_FDS);
     posix_spawnattr_setsigmask(&attr, &none);
     posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK);
@@ -273,6 +271,16 @@ void vgpu_keeper_close(struct vgpu_keeper *k)
     free(k);
 }
 
+/* The same file under a number that no descriptor of a worker has; takes `fd` over. */
+static int fd_above(int fd)
+{
+    if (fd < 0 || fd >= VGPU_WORKER_FDS)
+        return fd;
+    int high = fcntl(fd, F_DUPFD_CLOEXEC, VGPU_WORKER_FDS);
+    close(fd);
+    return high;
+}
+
 int vgpu_keeper_add(struct vgpu_keeper *k, struct vgpu_worker *w, int fd, uint64_t off, uint64_t bytes,
                     struct vgpu_err *err)
 {
@@ -280,8 +288,8 @@ int vgpu_keeper_add(struct vgpu_keeper *k, struct vgpu_worker *w, int fd, uint64
     if (fd < 0 || bytes == 0)
         return 0; /* reached by another way than a descriptor (Xen grants): no programs, the rest works */
     w->arena_fd = fcntl(fd, F_DUPFD_CLOEXEC, VGPU_WORKER_FDS);
-    w->event_fd = eventfd(0, EFD_CLOEXEC);
-    w->shm_fd = memfd_create("vgpu-worker", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    w->event_fd = fd_above(eventfd(0, EFD_CLOEXEC));
+    w->shm_fd = fd_above(memfd_create("vgpu-worker", MFD_CLOEXEC | MFD_ALLOW_SEALING));
     w->arena_off = off;
     w->arena_bytes = bytes;
     if (w->arena_fd < 0 || w->event_fd < 0 || w->shm_fd < 0 || ftruncate(w->shm_fd, sizeof(*w->shm)) ||

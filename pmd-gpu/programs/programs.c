@@ -37,6 +37,7 @@ struct prog_vm {
     bool attached;                     /* the rings' private halves are those of this worker */
     bool cancelled, timed_out;
     uint64_t head_since; /* ns since when the oldest of `sent` is that */
+    uint64_t full_since; /* ns since when its worker owes us room although it has answered everything; 0: it does not */
     uint64_t start_again_ns;
     uint64_t device_ns; /* that its executions took, since the region came; evened out between VMs */
 };
@@ -173,6 +174,7 @@ static bool worker_ready(struct vgpu_programs *p, struct prog_vm *vm)
             vgpu_prod_init(&vm->req, shm->req, VGPU_WORKER_SLOTS, &shm->req_head, 0);
             vgpu_cons_init(&vm->rep, shm->rep, VGPU_WORKER_SLOTS, &shm->rep_head, 0, !vgpu_ring_ownership_pays());
             vm->attached = true;
+            vm->full_since = 0;
         }
         return true;
     case WORKER_DEAD:
@@ -226,8 +228,11 @@ static void turn_choose(struct vgpu_programs *p)
     if (holder && wants_turn(holder) && state_of(holder) == WORKER_READY) {
         uint32_t hp = holder->waiting.head->op->priority, bp = best->waiting.head->op->priority;
         bool over_time = p->now_ns >= p->turn_ends_ns && best->device_ns <= holder->device_ns;
-        if (hp < bp || (hp == bp && !over_time))
-            return; /* stays */
+        if (hp < bp || (hp == bp && !over_time)) { /* stays; it may have been stopped for one that is gone by now */
+            if (!p->turn_ends_ns)
+                p->turn_ends_ns = p->now_ns + over.options.quantum_us * 1000;
+            return;
+        }
     }
     if (holder && holder->executing) {
         p->turn_ends_ns = 0; /* nothing more of it is sent: what runs, ends */
@@ -256,8 +261,12 @@ static bool send_program(struct vgpu_programs *p, struct prog_vm *vm)
     if (execute && (!has_turn(p, vm) || vm->executing >= over.options.depth))
         return false;
     uint64_t from = vm->req.pos;
-    if (vgpu_prod_push(&vm->req, (const struct vgpu_slot *)&op->work, 1) != 1)
-        return false; /* its credit lags, or is nonsense: then its deadline comes */
+    if (vgpu_prod_push(&vm->req, (const struct vgpu_slot *)&op->work, 1) != 1) {
+        if (!vm->sent.head && !vm->full_since) /* its credit lags, or is nonsense: then the deadline comes */
+            vm->full_since = p->now_ns;
+        return false;
+    }
+    vm->full_since = 0;
     if (vgpu_ring_event_wanted(&vm->worker.shm->req_event, from, vm->req.pos)) {
         uint64_t one = 1;
         ssize_t ignored = write(vm->worker.event_fd, &one, sizeof(one)); /* the doorbell of a worker that sleeps */
@@ -331,13 +340,13 @@ static void replies(struct vgpu_programs *p, struct prog_vm *vm)
 
 static void deadline(struct vgpu_programs *p, struct prog_vm *vm)
 {
-    if (!vm->sent.head || state_of(vm) != WORKER_READY)
+    if ((!vm->sent.head && !vm->full_since) || state_of(vm) != WORKER_READY)
         return;
-    bool load = vm->sent.head->op->work.opcode == VGPU_OP_PROGRAM_LOAD;
+    bool load = vm->sent.head && vm->sent.head->op->work.opcode == VGPU_OP_PROGRAM_LOAD;
     uint64_t ms = load ? over.options.load_deadline_ms : over.options.deadline_ms;
-    if (p->now_ns - vm->head_since < ms * 1000000)
+    if (p->now_ns - (vm->sent.head ? vm->head_since : vm->full_since) < ms * 1000000)
         return;
-    vm->timed_out = true;
+    vm->timed_out = vm->sent.head != NULL; /* else nothing of the guest is late: what waits goes to the next worker */
     state_set(p, vm, WORKER_READY, WORKER_KILL);
 }
 

@@ -149,6 +149,7 @@ int main(int argc, char **argv)
     struct vgpu_err err = {0};
 
     prctl(PR_SET_PDEATHSIG, SIGKILL); /* vgpu-exec's death ends us */
+    prctl(PR_SET_DUMPABLE, 0);        /* other VMs' workers have our uid: they must not open our /proc/PID/mem */
     w.shm =
         argc == 5 ? mmap(NULL, sizeof(*w.shm), PROT_READ | PROT_WRITE, MAP_SHARED, VGPU_WORKER_FD_SHM, 0) : MAP_FAILED;
     if (w.shm == MAP_FAILED || w.shm->magic != VGPU_WORKER_MAGIC) {

@@ -24,6 +24,7 @@ struct tensor {
     uint8_t *host;       /* read back, for reads in pieces; NULL: not yet */
     uint32_t host_users; /* items that copy from it */
     bool host_failed;    /* it could not be read back */
+    bool orphan;         /* it failed while they did: no handle names it, the last of them frees it */
     uint32_t handle;
     struct tensor *next; /* among those that an item lets go of */
 };

@@ -58,11 +58,17 @@ static void tensor_drop(struct worker *w, struct item *item, struct tensor *t)
     item->dead = t;
 }
 
-/* It failed: gone, unless a later request has let go of it already. */
+/* It failed: gone, unless a later request has let go of it already, or reads it in pieces (then the last of them lets go). */
 static void tensor_failed(struct worker *w, struct tensor *t)
 {
-    if (w->tensors[t->handle] == t)
-        tensor_free(w, t);
+    if (w->tensors[t->handle] != t)
+        return;
+    if (t->host_users) {
+        w->tensors[t->handle] = NULL;
+        t->orphan = true;
+        return;
+    }
+    tensor_free(w, t);
 }
 
 /* A tensor without a buffer yet, within the quota. */
@@ -436,8 +442,12 @@ static void piece_end(struct worker *w, struct item *item, struct tensor *t)
         item->status = item->status ? item->status : VGPU_E_BACKEND;
     else
         memcpy(w->arena + k->dst, t->host + k->src0, k->n);
+    if (--t->host_users == 0 && t->orphan) {
+        tensor_free(w, t);
+        return;
+    }
     /* After the last piece nobody is expected to read again; if so, it is read back anew. */
-    if (--t->host_users == 0 && (t->host_failed || k->src0 + k->n == t->bytes)) {
+    if (t->host_users == 0 && (t->host_failed || k->src0 + k->n == t->bytes)) {
         free(t->host);
         t->host = NULL;
         t->host_failed = false;

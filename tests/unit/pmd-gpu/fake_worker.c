@@ -44,7 +44,8 @@ int main(int argc, char **argv)
         vgpu_store_release(&shm->state, VGPU_WORKER_FAILED); /* W1 */
         pause();
     }
-    vgpu_cons_init(&req, shm->req, VGPU_WORKER_SLOTS, &shm->req_head, 0, true);
+    static uint64_t nowhere; /* where one that tells us of no room publishes it */
+    vgpu_cons_init(&req, shm->req, VGPU_WORKER_SLOTS, strcmp(how, "keeps") == 0 ? &nowhere : &shm->req_head, 0, true);
     vgpu_prod_init(&rep, shm->rep, VGPU_WORKER_SLOTS, &shm->rep_head, 0);
     vgpu_store_release(&shm->state, VGPU_WORKER_READY); /* W1 */
     for (;;) {
@@ -63,6 +64,10 @@ int main(int argc, char **argv)
                 pause();
         case FAKE_DIE:
             raise(SIGKILL);
+            break;
+        case FAKE_GATE:
+            while (*(volatile uint32_t *)(arena + FAKE_GATE_OFF) == 0)
+                nap_us(100);
             break;
         case FAKE_SLOW:
             nap_us(FAKE_SLOW_US);

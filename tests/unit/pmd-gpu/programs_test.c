@@ -232,6 +232,75 @@ Test(programs, priority_takes_the_next_turn)
     rig_close();
 }
 
+/* One that stops sending for the sake of a better one goes on when that one is gone. */
+Test(programs, a_turn_that_nobody_came_for_goes_on)
+{
+    rig_open("depth=1");
+    for (uint32_t vm = 0; vm < 3; vm++)
+        execute(vm, FAKE_OK); /* their workers are there */
+    collect();
+    execute_as(0, 1, FAKE_GATE, 2);
+    for (uint64_t start = vgpu_now_ns(); span(0, 2)->from_ns == 0 && vgpu_now_ns() - start < WAIT_NS;)
+        d.got += d.ops->poll(d.b, d.done + d.got, OPS - d.got);
+    uint32_t behind = execute_as(0, 1, FAKE_OK, 3), better = execute_as(1, 0, FAKE_OK, 2), worse = execute_as(2, 2, FAKE_OK, 2);
+    for (uint32_t i = 0; i < 10; i++)
+        d.got += d.ops->poll(d.b, d.done + d.got, OPS - d.got);
+    d.ops->cancel(d.b, 1);
+    for (uint32_t i = 0; i < 10; i++)
+        d.got += d.ops->poll(d.b, d.done + d.got, OPS - d.got);
+    *(volatile uint32_t *)(d.arena[0] + FAKE_GATE_OFF) = 1;
+    collect();
+    expect(better, VGPU_E_CANCELLED);
+    expect(behind, VGPU_OK);
+    expect(worse, VGPU_OK);
+    rig_close();
+}
+
+/* It answers and never says that there is room again: it is replaced, and keeps no turn from others meanwhile. */
+Test(programs, a_worker_that_keeps_its_slots_is_replaced)
+{
+    rig_open("client=keeps,deadline_ms=150");
+    for (uint32_t i = 0; i < 80; i++) /* more than it has slots */
+        execute_as(0, 1, FAKE_OK, i);
+    uint32_t other = execute(1, FAKE_OK);
+    collect();
+    for (uint32_t i = 0; i < 80; i++)
+        expect(i, VGPU_OK);
+    expect(other, VGPU_OK);
+    expect_order();
+    rig_close();
+}
+
+/* Whatever numbers the descriptors of an executor with many VMs have, each worker gets its own. */
+Test(programs, descriptors_of_any_number)
+{
+    struct vgpu_err err = {0};
+    int filler[128 + 3 * VMS];
+    uint32_t n = 0;
+
+    rig_open("");
+    while (n < 128 && (n == 0 || filler[n - 1] < 99)) {
+        filler[n] = dup(STDERR_FILENO);
+        cr_assert_geq(filler[n++], 0);
+    }
+    for (uint32_t vm = 0; vm < VMS; vm++) {
+        d.ops->region_del(d.b, vm);
+        for (uint32_t i = 0; i < 3; i++) /* the numbers that were just given back */
+            filler[n++] = dup(STDERR_FILENO);
+        cr_assert_eq(d.ops->region_add(d.b, vm, d.arena[vm], ARENA, d.fd[vm], 0, &err), 0, "%s", err.text);
+    }
+    for (uint32_t vm = 0; vm < VMS; vm++)
+        execute(vm, FAKE_OK);
+    collect();
+    for (uint32_t vm = 0; vm < VMS; vm++) {
+        expect(vm, VGPU_OK);
+        cr_expect_neq(span(vm, 0)->to_ns, 0, "the worker of VM %u has another arena", vm);
+    }
+    while (n > 0)
+        close(filler[--n]);
+    rig_close();
+}
+
 Test(programs, a_worker_that_dies_costs_its_vm_what_it_held)
 {
     rig_open("");
