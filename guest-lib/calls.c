@@ -95,6 +95,7 @@ int vgpu_run_blocking(struct vgpu *v, const struct vgpu_request *req)
         return vgpu_failf(v, -status_errno(v->last.status), "%s failed: %s", opcode_name(req->opcode),
                           v->last.lost_locally ? "the host went away: it may or may not have run"
                                                : vgpu_status_text(v->last.status));
+    v->error_static = ""; /* what was said on the way, such as "try again", is over */
     return 0;
 }
 

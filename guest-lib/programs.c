@@ -53,6 +53,25 @@ static int handle_none(struct vgpu *v, const char *what)
     return vgpu_failf(v, ENOSPC, "all %u handles of %s are in use; free some", VGPU_HANDLE_MAX, what);
 }
 
+/* What the last call said and did, while others are made on its behalf. */
+struct said {
+    const char *error_static;
+    struct vgpu_err error;
+    struct vgpu_completion last;
+};
+
+static struct said said_keep(const struct vgpu *v)
+{
+    return (struct said){v->error_static, v->error, v->last};
+}
+
+static void said_restore(struct vgpu *v, const struct said *s)
+{
+    v->error_static = s->error_static;
+    v->error = s->error;
+    v->last = s->last;
+}
+
 /* Runs a program operation; if it fails, the sentence becomes the host's. */
 static int run(struct vgpu *v, const struct vgpu_request *req)
 {
@@ -62,9 +81,11 @@ static int run(struct vgpu *v, const struct vgpu_request *req)
     if (rc >= 0 || v->last.lost_locally || v->link != VGPU_LINK_UP || rc == -ETIMEDOUT || rc == -ECONNRESET ||
         rc == -EOPNOTSUPP || rc == -EBUSY)
         return rc;
-    struct vgpu_completion failed = v->last;
-    if (vgpu_arena_alloc(v, ERROR_BYTES, &room))
-        return rc; /* its own sentence was replaced; the code is what counts */
+    struct said failed = said_keep(v);
+    if (vgpu_arena_alloc(v, ERROR_BYTES, &room)) {
+        said_restore(v, &failed);
+        return rc;
+    }
     struct vgpu_request ask = {
         .opcode = VGPU_OP_PROGRAM_INFO, .sub = VGPU_PROGRAM_ERROR, .dst = room, .n = ERROR_BYTES};
     if (vgpu_run_blocking(v, &ask) == 0) {
@@ -72,12 +93,26 @@ static int run(struct vgpu *v, const struct vgpu_request *req)
         uint64_t n = v->last.value < ERROR_BYTES ? v->last.value : ERROR_BYTES;
         memcpy(text, room.host_ptr, n);
         text[n] = '\0';
-        vgpu_failf(v, -rc, "%s failed: %s", vgpu_opcode_info(req->opcode)->name,
-                   n ? text : vgpu_status_text(failed.status));
+        if (n) {
+            vgpu_failf(v, -rc, "%s failed: %s", vgpu_opcode_info(req->opcode)->name, text);
+            failed.error_static = v->error_static;
+            failed.error = v->error;
+        }
     }
     vgpu_arena_free(v, &room);
-    v->last = failed;
+    said_restore(v, &failed);
     return rc;
+}
+
+/* What was made on the way to a failure, which stays the call's: the host lets go of it too. */
+static void undo(struct vgpu *v, uint8_t opcode, uint32_t handle)
+{
+    struct vgpu_request r = {.opcode = opcode, .dst = {.handle = handle}};
+    struct said failed = said_keep(v);
+
+    if (v->link == VGPU_LINK_UP && v->outstanding == 0)
+        vgpu_run_blocking(v, &r);
+    said_restore(v, &failed);
 }
 
 /* Arena room for up to `bytes`, less where there is less. */
@@ -159,6 +194,8 @@ int vgpu_program_load(struct vgpu *v, enum vgpu_program_format format, const voi
     if (rc == 0) {
         out->outputs = (uint32_t)v->last.value;
         rc = signature_read(v, out);
+        if (rc)
+            undo(v, VGPU_OP_PROGRAM_FREE, out->handle);
     }
     if (rc) {
         handle_give(v, PROGRAMS, out->handle);
@@ -184,7 +221,10 @@ int vgpu_req_execute(struct vgpu *v, const struct vgpu_program *p, const struct 
                      struct vgpu_tensor *out, const struct vgpu_buffer *list, struct vgpu_request *req)
 {
     uint16_t *handles = list->host_ptr;
+    int rc = names_open(v);
 
+    if (rc)
+        return rc;
     if (n_in > VGPU_HANDLE_MAX || p->outputs > VGPU_HANDLE_MAX - n_in ||
         list->bytes < 2 * (uint64_t)(n_in + p->outputs))
         return vgpu_fail(v, EINVAL, "vgpu_req_execute: too many tensors, or too little room for their list");
@@ -251,7 +291,7 @@ static int tensor_shape(struct vgpu *v, uint8_t dtype, uint8_t rank, const int64
     out->bytes = vgpu_dtype_bytes(dtype);
     for (uint32_t i = 0; i < rank; i++) {
         out->dims[i] = dims[i];
-        if (dims[i] < 0 || __builtin_mul_overflow(out->bytes, (uint64_t)dims[i], &out->bytes))
+        if (dims[i] < 0 || __builtin_mul_overflow(out->bytes, (uint64_t)dims[i], &out->bytes) || out->bytes > INT64_MAX)
             return vgpu_failf(v, EINVAL, "dimension %u of a tensor is %lld, or the tensor too large", i,
                               (long long)dims[i]);
     }
@@ -279,6 +319,8 @@ static int pieces_put(struct vgpu *v, const struct vgpu_tensor *t, const uint8_t
         }
         memcpy((uint8_t *)room->host_ptr + head, data + at, n);
         rc = run(v, &r);
+        if (rc && at)
+            undo(v, VGPU_OP_BUFFER_FREE, t->handle);
         at += n;
     } while (rc == 0 && at < t->bytes);
     return rc;

@@ -46,7 +46,7 @@ int vgpu_open(const struct vgpu_options *opts, struct vgpu **out, char *error_te
  * again at once. NULL is fine. All pointers into the arena become invalid. */
 void vgpu_close(struct vgpu *v);
 
-/* The last error of this handle, "" if none; valid until the next call. */
+/* The last error of this handle, "" if none, or if the blocking call after it succeeded; valid until the next call. */
 const char *vgpu_strerror(const struct vgpu *v);
 const char *vgpu_status_string(uint16_t status); /* a completion status as a sentence */
 

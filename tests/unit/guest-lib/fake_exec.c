@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "fake_exec.h"
+#include "fake_programs.h"
 
 #include <string.h>
 
@@ -65,6 +66,8 @@ uint16_t fake_execute(const struct vgpu_work *w, uint8_t *arena, uint8_t *heap, 
     *value = 0;
     if (vgpu_work_status(w) != VGPU_OK)
         return vgpu_work_status(w);
+    if (vgpu_opcode_is_program(w->opcode))
+        return fake_program(w, arena, value);
     switch (w->opcode) {
     case VGPU_OP_FILL:
         for (uint64_t i = 0; i < w->n / 4; i++)
