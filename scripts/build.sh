@@ -35,6 +35,11 @@ vgpu_build_locked() {
         vgpu_configure || return
         fresh=1
     fi
+    # PJRT's header came after the build was configured: only then is there a vgpu-worker to build.
+    if [ $fresh -eq 0 ] && [ -e "${XDG_CACHE_HOME:-$HOME/.cache}/vgpu/pjrt/include/pjrt_c_api.h" ] &&
+        ! grep -q vgpu-worker "$VGPU_ROOT/build/build.ninja"; then
+        vgpu_meson setup --reconfigure "$VGPU_ROOT/build" "$VGPU_ROOT" >"$log" 2>&1 </dev/null || vgpu_configure || return
+    fi
     # A changed meson.build is taken up here. If that fails, the directory may be a half-finished one: start over, once.
     if [ $fresh -eq 0 ] && ! ninja -C "$VGPU_ROOT/build" build.ninja >"$log" 2>&1 </dev/null; then
         vgpu_configure || return

