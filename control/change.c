@@ -25,6 +25,16 @@ const struct vgpu_pool_config *vgpu_pool_configured(const struct vgpu_control *c
     return NULL;
 }
 
+const struct vgpu_pool_config *vgpu_pool_ruled(const struct vgpu_control *c, const char *name)
+{
+    return c->params.other_store ? NULL : vgpu_pool_configured(c, name);
+}
+
+const char *vgpu_config_file(const struct vgpu_control *c)
+{
+    return c->params.config->path[0] ? c->params.config->path : "the default configuration";
+}
+
 struct known {
     const char *wanted;
     char list[160];
@@ -148,15 +158,98 @@ static int vms_check(struct vgpu_control *c, const struct vgpu_change *change, s
     return rc;
 }
 
+static int executor_check(const struct vgpu_control *c, const char *executor, struct vgpu_err *err)
+{
+    const struct vgpu_config *config = c->params.config;
+    const char *best = NULL;
+    unsigned distance = ~0u;
+    char known[256] = "";
+
+    for (uint32_t i = 0; i < config->executor_count; i++) {
+        size_t n = strlen(known);
+        if (!strcmp(config->executors[i].name, executor))
+            return 0;
+        vgpu_suggest_consider(executor, config->executors[i].name, &best, &distance);
+        snprintf(known + n, sizeof(known) - n, "%s%s", n ? ", " : "", config->executors[i].name);
+    }
+    return vgpu_err_set(err, ENOENT, "there is no executor %s in %s; %s%s%s", executor, vgpu_config_file(c),
+                        best ? "did you mean " : "there are ", best ? best : known, best ? "?" : "");
+}
+
+/* A pool that stands in the configuration is what stands there: at the next start at the latest. */
+static int ruled_check(const struct vgpu_control *c, const struct vgpu_pool_config *ruled, const struct vgpu_pool_change *p,
+                       struct vgpu_err *err)
+{
+    const char *file = vgpu_config_file(c);
+
+    if (!p->have_now)
+        return vgpu_err_set(err, EBUSY, "pool %s is one of the configuration's; take it out of pools in %s, then vgpu-ctl "
+                                        "reload-config",
+                            ruled->name, file);
+    if (p->now.capacity != (p->have_old ? p->old.capacity : ruled->capacity))
+        return vgpu_err_set(err, EBUSY,
+                            "pool %s stands in %s with a capacity of %u; change its capacity there, then vgpu-ctl "
+                            "reload-config",
+                            ruled->name, file, ruled->capacity);
+    if (p->now.executor[0] && strcmp(p->now.executor, ruled->executor) &&
+        !(p->have_old && !strcmp(p->now.executor, p->old.executor)))
+        return vgpu_err_set(err, EBUSY, "pool %s is served by executor %s; make a pool on %s, and set-pool its VMs",
+                            ruled->name, ruled->executor, p->now.executor);
+    return 0;
+}
+
+struct total {
+    const struct vgpu_change *change;
+    uint32_t n;
+};
+
+static bool count_kept(void *ctx, const struct vgpu_pool_record *p)
+{
+    struct total *t = ctx;
+
+    for (uint32_t i = 0; i < t->change->pool_count; i++)
+        if (t->change->pools[i].have_old && !strcmp(t->change->pools[i].old.name, p->name))
+            return true; /* counted with the change */
+    t->n++;
+    return true;
+}
+
+/* More pools than a daemon serves are of no use to anybody. */
+static int total_check(struct vgpu_control *c, const struct vgpu_change *change, struct vgpu_err *err)
+{
+    struct total t = {.change = change};
+    bool more = false;
+
+    for (uint32_t i = 0; i < change->pool_count; i++) {
+        t.n += change->pools[i].have_now;
+        more |= change->pools[i].have_now && !change->pools[i].have_old;
+    }
+    int rc = more ? vgpu_store_each_pool(c->params.store, count_kept, &t, err) : 0;
+    if (rc || !more || t.n <= VGPU_CONFIG_MAX_POOLS)
+        return rc;
+    return vgpu_err_set(err, ENOSPC, "%u pools are more than a vgpud serves; expected %u at most", t.n,
+                        VGPU_CONFIG_MAX_POOLS);
+}
+
 static int pools_check(struct vgpu_control *c, const struct vgpu_change *change, struct vgpu_err *err)
 {
     const struct vgpu_control_ops *ops = c->params.ops;
-    int rc = 0;
+    int rc = total_check(c, change, err);
 
-    for (uint32_t i = 0; i < change->pool_count && !rc && ops->pool_check; i++) {
+    for (uint32_t i = 0; i < change->pool_count && !rc; i++) {
         const struct vgpu_pool_change *p = &change->pools[i];
-        rc = ops->pool_check(c->params.ctx, p->have_old ? &p->old : NULL, p->have_now ? &p->now : NULL, err);
+        const struct vgpu_pool_config *ruled = vgpu_pool_ruled(c, p->have_now ? p->now.name : p->old.name);
+        bool asked = p->have_now && !(p->have_old && !strcmp(p->now.executor, p->old.executor));
+        if (asked && p->now.executor[0])
+            rc = executor_check(c, p->now.executor, err);
+        else if (asked && !ruled && !c->params.other_store)
+            rc = vgpu_err_set(err, EINVAL, "pool %s: no executor is named, and it does not stand in %s; expected executor",
+                              p->now.name, vgpu_config_file(c));
+        if (!rc && ruled)
+            rc = ruled_check(c, ruled, p, err);
     }
+    if (!rc && ops->pools_check && change->pool_count)
+        rc = ops->pools_check(c->params.ctx, change->pools, change->pool_count, err);
     return rc;
 }
 
@@ -258,7 +351,7 @@ static void tokens_settle(struct vgpu_control *c, const struct vgpu_change *chan
     }
 }
 
-static int store_all(struct vgpu_control *c, const struct vgpu_change *change, struct vgpu_err *err)
+static int records_store(struct vgpu_control *c, const struct vgpu_change *change, struct vgpu_err *err)
 {
     int rc = 0;
 
@@ -269,20 +362,39 @@ static int store_all(struct vgpu_control *c, const struct vgpu_change *change, s
     rc = rc ? rc : vms_store(c, change, PART_NEW, err);
     for (uint32_t i = 0; i < change->pool_count && !rc; i++)
         rc = pool_store(c, change->command, &change->pools[i], true, err);
-    rc = rc ? rc : vms_history(c, change, err);
-    return rc ? rc : tokens_store(c, change, err);
+    return rc ? rc : vms_history(c, change, err);
+}
+
+/* All that can be asked before anything is written; then a transaction is open. */
+static int change_begin(struct vgpu_control *c, const struct vgpu_change *change, struct vgpu_err *err)
+{
+    int rc = pools_check(c, change, err);
+
+    rc = rc ? rc : vms_check(c, change, err);
+    return rc ? rc : vgpu_store_begin(c->params.store, err);
+}
+
+int vgpu_change_try(struct vgpu_control *c, const struct vgpu_change *change, struct vgpu_err *err)
+{
+    int rc = change_begin(c, change, err);
+
+    if (rc)
+        return rc;
+    rc = records_store(c, change, err); /* a pool's room and what is unique is the store's to say */
+    vgpu_store_end(c->params.store, rc ? rc : -ECANCELED, err);
+    return rc;
 }
 
 int vgpu_change_make(struct vgpu_control *c, const struct vgpu_change *change, struct vgpu_err *err)
 {
     const struct vgpu_control_ops *ops = c->params.ops;
-    int rc = pools_check(c, change, err);
+    int rc = change_begin(c, change, err);
 
-    rc = rc ? rc : vms_check(c, change, err);
-    rc = rc ? rc : vgpu_store_begin(c->params.store, err);
     if (rc)
         return rc;
-    rc = vgpu_store_end(c->params.store, store_all(c, change, err), err);
+    rc = records_store(c, change, err);
+    rc = rc ? rc : tokens_store(c, change, err);
+    rc = vgpu_store_end(c->params.store, rc, err);
     tokens_settle(c, change, rc == 0);
     if (rc)
         return rc;

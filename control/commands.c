@@ -42,7 +42,6 @@ static json_t *run_reload(struct vgpu_control *c, const json_t *args, struct vgp
 {
     bool dry = vgpu_arg_bool(args, "dry_run");
     json_t *result = NULL;
-    struct vgpu_err ignored;
 
     if (lacking(c->params.ops->reload, "reload-config", err))
         return NULL;
@@ -50,12 +49,10 @@ static json_t *run_reload(struct vgpu_control *c, const json_t *args, struct vgp
         return NULL;
     if (!dry)
         vgpu_socket_access(c);
-    if (!dry && vgpu_history_add(c, "reload-config", "configuration", json_incref(result), "ok", &ignored))
-        vgpu_log(VGPU_LOG_WARN, "the reload is not in the history: %s", ignored.text);
     return vgpu_result(result, err);
 }
 
-/* Switching is in the history, a look is not. */
+/* Switching is in the history, and is not done where it cannot be; a look is not. */
 static json_t *run_trace(struct vgpu_control *c, const json_t *args, struct vgpu_err *err)
 {
     static const char *const actions[] = {"on", "off", "dump"};
@@ -63,7 +60,6 @@ static json_t *run_trace(struct vgpu_control *c, const json_t *args, struct vgpu
                                  .limit = (uint32_t)vgpu_arg_int(args, "limit", VGPU_TRACE_SLOTS)};
     uint32_t vm_id = (uint32_t)vgpu_arg_int(args, "vm_id", 0);
     struct vgpu_vm_record vm;
-    struct vgpu_err ignored;
     char object[32];
 
     ask.action = (enum vgpu_trace_action)vgpu_arg_word(args, "action", actions, 3, VGPU_TRACE_DUMP);
@@ -75,11 +71,13 @@ static json_t *run_trace(struct vgpu_control *c, const json_t *args, struct vgpu
                      VGPU_TRACE_SAMPLE_MAX);
         return NULL;
     }
-    json_t *result = c->params.ops->trace(c->params.ctx, vm_id, &ask, err);
     snprintf(object, sizeof(object), "vm %u", vm_id);
-    if (result && ask.action != VGPU_TRACE_DUMP && vgpu_history_add(c, "trace", object, json_incref(result), "ok", &ignored))
-        vgpu_log(VGPU_LOG_WARN, "trace of VM %u is not in the history: %s", vm_id, ignored.text);
-    return result;
+    bool on = ask.action == VGPU_TRACE_ON;
+    if (ask.action != VGPU_TRACE_DUMP &&
+        vgpu_history_row(c->params.store, c->caller, "trace", object, vm_id, NULL,
+                         json_pack("{s:b,s:i}", "tracing", on, "sample", on ? (int)ask.sample : 0), "ok", err))
+        return NULL;
+    return c->params.ops->trace(c->params.ctx, vm_id, &ask, err);
 }
 
 static json_t *run_version(struct vgpu_control *c, const json_t *args, struct vgpu_err *err)

@@ -150,11 +150,6 @@ json_t *vgpu_run_remove_pool(struct vgpu_control *c, const json_t *args, struct 
 
     if (vgpu_pool_get(c, name, &p.old, err))
         return NULL;
-    if (vgpu_pool_configured(c, name)) {
-        vgpu_err_set(err, EBUSY, "pool %s is one of the configuration's; take it out of pools in %s and reload", name,
-                     c->params.config->path[0] ? c->params.config->path : "vgpud.yaml");
-        return NULL;
-    }
     if (vgpu_change_make(c, &change, err))
         return NULL;
     return vgpu_result(json_pack("{s:s}", "removed", name), err);

@@ -222,7 +222,7 @@ static bool add_gone_pool(void *ctx, const struct vgpu_pool_record *p)
     for (uint32_t i = 0; i < im->change.pool_count; i++)
         if (!strcmp(im->change.pools[i].now.name, p->name))
             return true;
-    if (vgpu_pool_configured(im->c, p->name))
+    if (vgpu_pool_ruled(im->c, p->name))
         return true; /* the configuration's, which wins */
     struct vgpu_pool_change *more = realloc(im->change.pools, (im->change.pool_count + 1) * sizeof(*more));
     if (!more) {
@@ -286,8 +286,8 @@ json_t *vgpu_run_import(struct vgpu_control *c, const json_t *args, struct vgpu_
         rc = different ? 0 : vgpu_err_set(err, ENOMEM, "out of memory");
     }
     bool dry = vgpu_arg_bool(args, "dry_run");
-    if (!rc && !dry && (im->change.vm_count || im->change.pool_count))
-        rc = vgpu_change_make(c, &im->change, err);
+    if (!rc && (im->change.vm_count || im->change.pool_count))
+        rc = dry ? vgpu_change_try(c, &im->change, err) : vgpu_change_make(c, &im->change, err);
     if (!rc)
         result = vgpu_result(json_pack("{s:b,s:O}", "dry_run", dry, "differences", different), err);
     json_decref(different);

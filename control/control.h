@@ -59,6 +59,12 @@ struct vgpu_trace_ask {
     uint32_t limit;  /* DUMP: the newest so many */
 };
 
+/* One pool's part of a change: only old: it goes; only now: it is new. */
+struct vgpu_pool_change {
+    bool have_old, have_now;
+    struct vgpu_pool_record old, now;
+};
+
 /*
  * Calls into the daemon, on the control thread, from inside vgpu_control_dispatch(). None may block or call back. A change
  * goes: *_check for each that changes (a refusal leaves all as it was), the store's commit, *_apply for each. NULL: there
@@ -69,14 +75,14 @@ struct vgpu_control_ops {
     int (*vm_check)(void *ctx, const struct vgpu_vm_record *old, const struct vgpu_vm_record *now, struct vgpu_err *err);
     /* After the commit; cannot fail. old NULL: it is new; now NULL: it is gone. */
     void (*vm_apply)(void *ctx, const struct vgpu_vm_record *old, const struct vgpu_vm_record *now);
-    /* The same for pools; old NULL: a new one, now NULL: one that goes. */
-    int (*pool_check)(void *ctx, const struct vgpu_pool_record *old, const struct vgpu_pool_record *now,
-                      struct vgpu_err *err);
+    /* The same for pools, all of a change at once; it keeps what pool_apply will need, so that it cannot fail. */
+    int (*pools_check)(void *ctx, const struct vgpu_pool_change *pools, uint32_t n, struct vgpu_err *err);
+    /* old NULL: a new one, now NULL: one that goes. */
     void (*pool_apply)(void *ctx, const struct vgpu_pool_record *old, const struct vgpu_pool_record *now);
     /* What runs and what is degraded, a new reference; NULL: failed. */
     json_t *(*status)(void *ctx);
     /* Reads the configuration again. *result: {"applied":[{"key","old","new"}],"needs_restart":[...]}, a new reference. dry_run
-     * changes nothing. -EINVAL with err: a fault in the file, nothing is applied. */
+     * changes nothing; else it is in the history before it is in force (vgpu_control_note). -errno with err: nothing is. */
     int (*reload)(void *ctx, bool dry_run, json_t **result, struct vgpu_err *err);
     /* The result of `stats`, a new reference; vm_id -1: all VMs, else a registered one. NULL: failed. Required. */
     json_t *(*stats)(void *ctx, int64_t vm_id);
@@ -101,6 +107,7 @@ struct vgpu_control_params {
     const struct vgpu_control_ops *ops;
     void *ctx;
     int64_t later_uid;                /* the user that the process will be; 0: stays who it is */
+    bool other_store;                 /* not the store that the configuration names: its pools are not the configuration's */
 };
 
 /*
@@ -137,10 +144,13 @@ void vgpu_caller_signal(struct vgpu_caller *caller, int64_t uid, int64_t pid);
 const struct vgpu_caller *vgpu_control_caller(const struct vgpu_control *c);
 
 /*
- * The configuration's pools into the store (vgpu_store_put_pools), each that is changed by it with a row of history:
- * caller and command say why. One transaction. 0 or -errno.
+ * The configuration's pools into the store (vgpu_store_put_pools; those that are only stored stay as they are), each that
+ * is changed by it with a row of history: caller and command say why. One transaction. 0 or -errno.
  */
 int vgpu_control_put_pools(struct vgpu_store *s, const struct vgpu_caller *caller, const char *command,
-                           const struct vgpu_pool_record *pools, uint32_t n, struct vgpu_err *err);
+                           const struct vgpu_config *config, struct vgpu_err *err);
+/* A row of history about what is no VM and no pool, by who is being served; takes `now`. Inside a transaction of the store
+ * it stands or falls with it. */
+int vgpu_control_note(struct vgpu_control *c, const char *command, const char *object, json_t *now, struct vgpu_err *err);
 
 #endif

@@ -43,10 +43,9 @@ int vgpu_history_row(struct vgpu_store *s, const struct vgpu_caller *caller, con
     return rc;
 }
 
-int vgpu_history_add(struct vgpu_control *c, const char *command, const char *object, json_t *now, const char *result,
-                     struct vgpu_err *err)
+int vgpu_control_note(struct vgpu_control *c, const char *command, const char *object, json_t *now, struct vgpu_err *err)
 {
-    return vgpu_history_row(c->params.store, c->caller, command, object, 0, NULL, now, result, err);
+    return vgpu_history_row(c->params.store, c->caller, command, object, 0, NULL, now, "ok", err);
 }
 
 /* ---- refusals ---- */
@@ -196,13 +195,21 @@ static int pool_row(struct vgpu_store *s, const struct vgpu_caller *caller, cons
 }
 
 int vgpu_control_put_pools(struct vgpu_store *s, const struct vgpu_caller *caller, const char *command,
-                           const struct vgpu_pool_record *pools, uint32_t n, struct vgpu_err *err)
+                           const struct vgpu_config *config, struct vgpu_err *err)
 {
+    struct vgpu_pool_record pools[VGPU_CONFIG_MAX_POOLS] = {0};
     struct pools before = {0}, after = {0};
+    uint32_t n = 0;
     int rc = vgpu_store_begin(s, err);
 
     if (rc)
         return rc;
+    for (uint32_t i = 0; i < config->pool_count; i++) {
+        if (config->pools[i].stored)
+            continue;
+        memcpy(pools[n].name, config->pools[i].name, sizeof(pools[n].name));
+        pools[n++].capacity = config->pools[i].capacity;
+    }
     rc = pools_read(s, &before, err);
     rc = rc ? rc : vgpu_store_put_pools(s, pools, n, err);
     rc = rc ? rc : pools_read(s, &after, err);

@@ -17,10 +17,6 @@ struct vgpu_vm_change {
     bool have_old, have_now;
     struct vgpu_vm_record old, now;
 };
-struct vgpu_pool_change {
-    bool have_old, have_now;
-    struct vgpu_pool_record old, now;
-};
 struct vgpu_change {
     const char *command;
     struct vgpu_pool_change *pools;
@@ -29,21 +25,25 @@ struct vgpu_change {
     uint32_t vm_count;
 };
 /*
- * Makes all of it or nothing: the limits of each VM that is new or other than before, the daemon's own check of each, one
- * transaction with a row of history each, token files, then the daemon's apply of each. 0 or -errno.
+ * Makes all of it or nothing: what the configuration allows of each pool and VM that is new or other than before, the
+ * daemon's own check of each, one transaction with a row of history each, token files, then the daemon's apply of each. 0
+ * or -errno.
  */
 int vgpu_change_make(struct vgpu_control *c, const struct vgpu_change *change, struct vgpu_err *err);
+/* Would it be made? All of the above that can refuse it, and nothing is changed. */
+int vgpu_change_try(struct vgpu_control *c, const struct vgpu_change *change, struct vgpu_err *err);
 /* history.c. A row of history; takes both records, each may be NULL. */
 int vgpu_history_row(struct vgpu_store *s, const struct vgpu_caller *caller, const char *command, const char *object,
                      uint32_t vm_id, json_t *old, json_t *now, const char *result, struct vgpu_err *err);
-/* About what is no VM and no pool. */
-int vgpu_history_add(struct vgpu_control *c, const char *command, const char *object, json_t *now, const char *result,
-                     struct vgpu_err *err);
 
 /* Is this pool in the store? Else -ENOENT with those that are, and a suggestion. out may be NULL. */
 int vgpu_pool_get(struct vgpu_control *c, const char *name, struct vgpu_pool_record *out, struct vgpu_err *err);
 /* The configuration's part of a pool; NULL: it names none so. */
 const struct vgpu_pool_config *vgpu_pool_configured(const struct vgpu_control *c, const char *name);
+/* The same where the configuration decides about this store's pools. */
+const struct vgpu_pool_config *vgpu_pool_ruled(const struct vgpu_control *c, const char *name);
+/* The configuration's file, for messages. */
+const char *vgpu_config_file(const struct vgpu_control *c);
 /* The ids of a checked list, as given; malloc'ed. NULL with err. */
 uint32_t *vgpu_ids_of(const json_t *args, uint32_t *count, struct vgpu_err *err);
 /* All JSON building checks for memory once, at the end: jansson passes NULL through and fails. */

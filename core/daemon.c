@@ -167,16 +167,11 @@ static int loop_open(struct vgpud *d, struct vgpu_err *err)
 
 static int store_open(struct vgpud *d, struct vgpu_err *err)
 {
-    struct vgpu_pool_record pools[VGPU_CONFIG_MAX_POOLS] = {0};
     struct vgpu_caller self;
     int rc = vgpu_store_open(d->config.store, &d->store, err);
 
-    for (uint32_t i = 0; i < d->config.pool_count; i++) {
-        memcpy(pools[i].name, d->config.pools[i].name, sizeof(pools[i].name));
-        pools[i].capacity = d->config.pools[i].capacity;
-    }
     vgpu_caller_self(&self);
-    return rc ? rc : vgpu_control_put_pools(d->store, &self, "start", pools, d->config.pool_count, err);
+    return rc ? rc : vgpu_control_put_pools(d->store, &self, "start", &d->config, err);
 }
 
 static const struct vgpu_config *poller_config; /* set before the threads start */

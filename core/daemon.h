@@ -188,8 +188,11 @@ struct vgpud {
 uint32_t vgpud_budget_sum(const struct vgpu_executor *e); /* of the pools that it serves now */
 /* Budgets and idle policy as the configuration says now. */
 void vgpud_executor_tune(struct vgpud *d, struct vgpu_executor *e);
-/* A queue for a pool of the configuration that came after the start. 0, -ENOSPC: it has none left, -ENOMEM. */
-int vgpud_executor_queue_add(struct vgpud *d, struct vgpu_executor *e, uint32_t pool);
+/* Room for a queue of one more pool for each of these executors (indices; one may stand there again). -ENOSPC: one has none
+ * left; -ENOMEM. What was made is kept for whom comes next. */
+int vgpud_queues_prepare(struct vgpud *d, const uint32_t *executors, uint32_t n, struct vgpu_err *err);
+/* A queue, prepared before, for a pool of the configuration that came after the start. */
+void vgpud_executor_queue_add(struct vgpud *d, struct vgpu_executor *e, uint32_t pool);
 int vgpud_executors_open(struct vgpud *d, struct vgpu_err *err);
 /* Ends the processes and waits for them: from here on nobody writes into a guest's memory. */
 void vgpud_executors_stop(struct vgpud *d);
@@ -259,13 +262,10 @@ void vgpud_caps_renew(struct vgpud *d);
 /* Reads the configuration's file again; dry_run: says what would happen. *result, a new reference: {"dry_run", "applied",
  * "needs_restart"}, lists of {"key", "old", "new"}. 0 or -errno with err: nothing was changed. */
 int vgpud_reload(void *ctx, bool dry_run, json_t **result, struct vgpu_err *err);
-/* Before the store has it: could a pool become `now` (old NULL: be made; now NULL: go)? 0 or -errno with err. */
-int vgpud_pool_check(void *ctx, const struct vgpu_pool_record *old, const struct vgpu_pool_record *now,
-                     struct vgpu_err *err);
-/* The store has it. A new pool is served at once where its executor has a queue left. */
+/* Before the store has them: could these pools be served? Prepares their queues. 0 or -errno with err. */
+int vgpud_pools_check(void *ctx, const struct vgpu_pool_change *pools, uint32_t n, struct vgpu_err *err);
+/* The store has it: a new pool is served from now on. */
 void vgpud_pool_apply(void *ctx, const struct vgpu_pool_record *old, const struct vgpu_pool_record *now);
-/* Takes a pool into the running configuration, and serves it; false: it cannot before the next start. */
-bool vgpud_pool_serve(struct vgpud *d, const struct vgpu_pool_config *p);
 /* At the start: pools that the store has and the file has not. 0 or -errno with err. */
 int vgpud_pools_adopt(struct vgpud *d, struct vgpu_err *err);
 

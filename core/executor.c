@@ -122,15 +122,28 @@ void vgpud_executor_tune(struct vgpud *d, struct vgpu_executor *e)
     (void)ignored;
 }
 
-int vgpud_executor_queue_add(struct vgpud *d, struct vgpu_executor *e, uint32_t pool)
+int vgpud_queues_prepare(struct vgpud *d, const uint32_t *executors, uint32_t n, struct vgpu_err *err)
+{
+    uint32_t more[VGPU_CONFIG_MAX_EXECUTORS] = {0};
+
+    for (uint32_t k = 0; k < n; k++) {
+        const struct vgpu_executor *e = &d->executors[executors[k]];
+        uint32_t queue = d->config.scope == VGPU_SCOPE_HOST ? 0 : e->queues + more[e->index]++;
+        if (queue >= VGPU_XCHG_MAX_QUEUES)
+            return vgpu_err_set(err, ENOSPC, "executor %s serves %u pools at most, counting those that were removed since the "
+                                             "start of vgpud",
+                                e->config->name, VGPU_XCHG_MAX_QUEUES);
+        for (uint32_t i = 0; i < d->poller_count; i++)
+            if (vgpu_poller_queue_open(d->pollers[i], e->index, queue))
+                return vgpu_err_set(err, ENOMEM, "no memory for a queue of executor %s", e->config->name);
+    }
+    return 0;
+}
+
+void vgpud_executor_queue_add(struct vgpud *d, struct vgpu_executor *e, uint32_t pool)
 {
     uint32_t queue = d->config.scope == VGPU_SCOPE_HOST ? 0 : e->queues;
 
-    if (queue >= VGPU_XCHG_MAX_QUEUES)
-        return -ENOSPC;
-    for (uint32_t i = 0; i < d->poller_count; i++)
-        if (vgpu_poller_queue_open(d->pollers[i], e->index, queue))
-            return -ENOMEM;
     d->pool_executor[pool] = e->index;
     d->pool_queue[pool] = queue;
     if (queue == e->queues)
@@ -140,7 +153,6 @@ int vgpud_executor_queue_add(struct vgpud *d, struct vgpu_executor *e, uint32_t 
         vgpu_store_release(&e->xchg->queues_active, e->queues);
     }
     vgpud_tables_publish(d);
-    return 0;
 }
 
 /* No poll core and no attachment refers to this incarnation any more. */

@@ -183,19 +183,27 @@ static void log_changes(const json_t *list, const char *when)
 
 /* ---- making it so ---- */
 
-/* The store first: it alone can fail. */
-static int store_pools(struct vgpud *d, const struct vgpu_config *merged, struct vgpu_err *err)
+/* All that can fail, with nothing in force yet: queues of pools that are new, the store, the history. */
+static int prepare(struct vgpud *d, const struct vgpu_config *merged, const json_t *result, struct vgpu_err *err)
 {
-    struct vgpu_pool_record pools[VGPU_CONFIG_MAX_POOLS] = {0};
-    uint32_t n = 0;
+    uint32_t executors[VGPU_CONFIG_MAX_POOLS], n = 0;
 
-    for (uint32_t i = 0; i < merged->pool_count; i++) {
-        if (merged->pools[i].stored)
-            continue;
-        memcpy(pools[n].name, merged->pools[i].name, sizeof(pools[n].name));
-        pools[n++].capacity = merged->pools[i].capacity;
-    }
-    return vgpu_control_put_pools(d->store, vgpu_control_caller(d->control), "reload-config", pools, n, err);
+    for (uint32_t i = d->config.pool_count; i < merged->pool_count; i++)
+        executors[n++] = executor_of(d, merged->pools[i].executor)->index; /* queue_spare() found it */
+    int rc = vgpud_queues_prepare(d, executors, n, err);
+    rc = rc ? rc : vgpu_store_begin(d->store, err);
+    if (rc)
+        return rc;
+    rc = vgpu_control_put_pools(d->store, vgpu_control_caller(d->control), "reload-config", merged, err);
+    rc = rc ? rc : vgpu_control_note(d->control, "reload-config", "configuration", json_deep_copy(result), err);
+    return vgpu_store_end(d->store, rc, err);
+}
+
+/* Takes a pool, whose queue is prepared, into the running configuration. */
+static void pool_serve(struct vgpud *d, const struct vgpu_pool_config *p)
+{
+    d->config.pools[d->config.pool_count] = *p;
+    vgpud_executor_queue_add(d, executor_of(d, p->executor), d->config.pool_count++);
 }
 
 static void make_it_so(struct vgpud *d, const struct vgpu_config *merged)
@@ -205,8 +213,7 @@ static void make_it_so(struct vgpud *d, const struct vgpu_config *merged)
     d->config = *merged;
     d->config.pool_count = pools;
     for (uint32_t i = pools; i < merged->pool_count; i++)
-        if (!vgpud_pool_serve(d, &merged->pools[i]))
-            vgpu_log(VGPU_LOG_ERROR, "reload: no memory to serve pool %s before the next start", merged->pools[i].name);
+        pool_serve(d, &merged->pools[i]);
     if (!d->verbose)
         vgpu_log_level = (int)d->config.log_level;
     for (uint32_t i = 0; i < d->executor_count; i++)
@@ -237,16 +244,17 @@ int vgpud_reload(void *ctx, bool dry_run, json_t **result, struct vgpu_err *err)
         goto out;
     *r.merged = d->config;
     vgpu_config_diff(&d->config, r.next, judge, &r);
-    if (r.rc == 0 && !dry_run)
-        r.rc = store_pools(d, r.merged, err);
     if (r.rc)
         goto out;
-    if (!dry_run)
-        make_it_so(d, r.merged);
     *result = json_pack("{s:b, s:O, s:O}", "dry_run", dry_run, "applied", r.applied, "needs_restart", r.waits);
     if (!*result)
         r.rc = vgpu_err_set(err, ENOMEM, "out of memory");
+    if (r.rc == 0 && !dry_run)
+        r.rc = prepare(d, r.merged, *result, err);
+    if (r.rc)
+        goto out;
     if (!dry_run) {
+        make_it_so(d, r.merged);
         json_decref(d->waits);
         d->waits = json_incref(r.waits);
         log_changes(r.applied, "now");
@@ -255,6 +263,10 @@ int vgpud_reload(void *ctx, bool dry_run, json_t **result, struct vgpu_err *err)
                  json_array_size(r.waits), level == (uint32_t)vgpu_log_level ? "" : " (and the log's level)");
     }
 out:
+    if (r.rc) {
+        json_decref(*result);
+        *result = NULL;
+    }
     if (r.rc && !dry_run)
         vgpu_log(VGPU_LOG_ERROR, "reload: %s", err->text);
     json_decref(r.applied);
@@ -266,21 +278,6 @@ out:
 
 /* ---- pools ---- */
 
-bool vgpud_pool_serve(struct vgpud *d, const struct vgpu_pool_config *p)
-{
-    struct vgpu_executor *e = executor_of(d, p->executor);
-
-    if (!e || d->config.pool_count == VGPU_CONFIG_MAX_POOLS)
-        return false;
-    d->config.pools[d->config.pool_count] = *p;
-    if (vgpud_executor_queue_add(d, e, d->config.pool_count)) {
-        memset(&d->config.pools[d->config.pool_count], 0, sizeof(*p));
-        return false;
-    }
-    d->config.pool_count++;
-    return true;
-}
-
 /* As a pool of the configuration, with default budgets. */
 static void pool_from_record(const struct vgpu_pool_record *rec, struct vgpu_pool_config *out)
 {
@@ -291,36 +288,38 @@ static void pool_from_record(const struct vgpu_pool_record *rec, struct vgpu_poo
     out->stored = true;
 }
 
-int vgpud_pool_check(void *ctx, const struct vgpu_pool_record *old, const struct vgpu_pool_record *now,
-                     struct vgpu_err *err)
+/* One of the store that could not be served at the start, which said so; unless it gets another executor now. */
+static bool waits(const struct vgpu_pool_change *p)
+{
+    return p->have_old && !strcmp(p->old.executor, p->now.executor);
+}
+
+/* The configuration's part is checked: what is left is what this process can serve. */
+int vgpud_pools_check(void *ctx, const struct vgpu_pool_change *pools, uint32_t n, struct vgpu_err *err)
 {
     struct vgpud *d = ctx;
-    const struct vgpu_pool_config *c = pool_of(&d->config, now ? now->name : old->name);
-    char known[256] = "";
+    uint32_t executors[VGPU_CONFIG_MAX_POOLS], added = 0;
 
-    if (c && !c->stored && !now)
-        return vgpu_err_set(err, EBUSY, "pool %s stands in %s; take it out there", c->name,
-                            d->config.path[0] ? d->config.path : "the default configuration");
-    if (c && !c->stored && old && now->capacity != old->capacity)
-        return vgpu_err_set(err, EBUSY, "pool %s stands in %s; change its capacity there, then vgpu-ctl reload-config",
-                            c->name, d->config.path[0] ? d->config.path : "the default configuration");
-    if (c && old && now && now->executor[0] && strcmp(now->executor, c->executor))
-        return vgpu_err_set(err, EBUSY, "pool %s is served by executor %s; make a pool on %s, and set-pool its VMs", c->name,
-                            c->executor, now->executor);
-    if (!now || old)
-        return 0;
-    if (c && strcmp(c->executor, now->executor))
-        return vgpu_err_set(err, EBUSY, "pool %s was made on executor %s before; expected that one until the next start",
-                            c->name, c->executor);
-    for (uint32_t i = 0; i < d->executor_count; i++) {
-        size_t n = strlen(known);
-        snprintf(known + n, sizeof(known) - n, "%s%s", n ? ", " : "", d->executors[i].config->name);
+    for (uint32_t i = 0; i < n; i++) {
+        const struct vgpu_pool_record *now = &pools[i].now;
+        if (!pools[i].have_now)
+            continue;
+        const struct vgpu_pool_config *c = pool_of(&d->config, now->name);
+        if (c && now->executor[0] && strcmp(now->executor, c->executor))
+            return vgpu_err_set(err, EBUSY, "pool %s is served by executor %s until the next start; make a pool on %s, and "
+                                            "set-pool its VMs",
+                                c->name, c->executor, now->executor);
+        if (c || waits(&pools[i]))
+            continue;
+        const struct vgpu_executor *e = executor_of(d, now->executor);
+        if (!e)
+            return vgpu_err_set(err, ENOENT, "there is no executor %s", now->executor);
+        if (d->config.pool_count + added == VGPU_CONFIG_MAX_POOLS)
+            return vgpu_err_set(err, ENOSPC, "a vgpud serves %u pools at most, counting those that were removed since its start",
+                                VGPU_CONFIG_MAX_POOLS);
+        executors[added++] = e->index;
     }
-    if (!executor_of(d, now->executor))
-        return vgpu_err_set(err, ENOENT, "there is no executor %s; there are %s", now->executor, known);
-    if (d->config.pool_count == VGPU_CONFIG_MAX_POOLS)
-        return vgpu_err_set(err, ENOSPC, "there are %u pools, and a daemon serves no more", d->config.pool_count);
-    return 0;
+    return vgpud_queues_prepare(d, executors, added, err);
 }
 
 void vgpud_pool_apply(void *ctx, const struct vgpu_pool_record *old, const struct vgpu_pool_record *now)
@@ -335,10 +334,10 @@ void vgpud_pool_apply(void *ctx, const struct vgpu_pool_record *old, const struc
         c->capacity = now->capacity;
         return;
     }
+    if (old && !strcmp(old->executor, now->executor))
+        return; /* waits() */
     pool_from_record(now, &p);
-    if (!vgpud_pool_serve(d, &p))
-        vgpu_log(VGPU_LOG_WARN, "pool %s is served from the next start on: executor %s has no queue left", p.name,
-                 p.executor);
+    pool_serve(d, &p);
 }
 
 static bool adopt(void *ctx, const struct vgpu_pool_record *rec)

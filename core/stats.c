@@ -332,7 +332,7 @@ static int give(void *ctx, int fd, uint32_t uid)
 
 const struct vgpu_control_ops vgpud_control_ops = {.vm_check = vgpud_vm_check,
                                                   .vm_apply = vgpud_vm_apply,
-                                                  .pool_check = vgpud_pool_check,
+                                                  .pools_check = vgpud_pools_check,
                                                   .pool_apply = vgpud_pool_apply,
                                                   .status = vgpud_status,
                                                   .reload = vgpud_reload,

@@ -23,11 +23,12 @@ static bool same_file(const char *a, const char *b)
  * Token files of a store that is not the configuration's go beside it: those of the configuration's directory belong to
  * another vgpud's VMs. A directory below /run may be missing while vgpud does not run.
  */
-static int place(struct vgpu_config *config, const char *store, struct vgpu_err *err)
+static int place(struct vgpu_config *config, const char *store, bool *other, struct vgpu_err *err)
 {
     int n = 0;
 
-    if (!same_file(store, config->store)) {
+    *other = !same_file(store, config->store);
+    if (*other) {
         n = snprintf(config->token_dir, sizeof(config->token_dir), "%s.tokens", store);
     } else {
         char parent[sizeof(config->token_dir)];
@@ -42,6 +43,20 @@ static int place(struct vgpu_config *config, const char *store, struct vgpu_err 
     return n >= 0 && (size_t)n < sizeof(config->token_dir)
                ? 0
                : vgpu_err_set(err, ENAMETOOLONG, "--db: the path is too long for the token files beside it");
+}
+
+/*
+ * The pools of the configuration are in its store before vgpud started for the first time, so that a VM's hook may come
+ * first. Where that cannot be (a pool with more VMs than its new capacity) the store stays as it is and can be mended: vgpud
+ * says so at its start.
+ */
+static void pools_put(struct vgpu_store *s, const struct vgpu_config *config)
+{
+    struct vgpu_caller self;
+    struct vgpu_err ignored;
+
+    vgpu_caller_self(&self);
+    vgpu_control_put_pools(s, &self, "configuration", config, &ignored);
 }
 
 static int handle(struct vgpu_control *control, const char *store, const char *command, json_t *args, json_t **result,
@@ -80,7 +95,9 @@ int vgpu_ctl_direct(const char *named, const char *store, const char *command, j
         goto out;
     rc = vgpu_store_open_wait(store, 0, &params.store, err);
     if (!rc)
-        rc = place(config, store, err);
+        rc = place(config, store, &params.other_store, err);
+    if (!rc && !params.other_store)
+        pools_put(params.store, config);
     if (!rc)
         rc = vgpu_control_direct(&params, &control, err);
     if (!rc)

@@ -57,11 +57,14 @@ static int write_pool(struct vgpu_store *s, const char *sql, const struct vgpu_p
 
 int vgpu_store_put_pool(struct vgpu_store *s, const struct vgpu_pool_record *p, struct vgpu_err *err)
 {
-    return write_pool(s,
-                      "INSERT INTO pools(name, capacity, configured, origin) VALUES(?1, ?2, ?2, 1)"
-                      " ON CONFLICT(name) DO UPDATE SET origin = 1, configured = excluded.configured,"
-                      " capacity = iif(pools.configured IS excluded.configured, pools.capacity, excluded.capacity)",
-                      p, err);
+    /* What is so already is not written: a command without a daemon says it each time. */
+    int rc = write_pool(s,
+                        "INSERT INTO pools(name, capacity, configured, origin) VALUES(?1, ?2, ?2, 1)"
+                        " ON CONFLICT(name) DO UPDATE SET origin = 1, configured = excluded.configured,"
+                        " capacity = iif(pools.configured IS excluded.configured, pools.capacity, excluded.capacity)"
+                        " WHERE pools.origin <> 1 OR pools.configured IS NOT excluded.configured",
+                        p, err);
+    return rc == -ENOENT ? 0 : rc;
 }
 
 /* What came with the new store and nobody wanted. */

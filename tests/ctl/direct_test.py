@@ -6,6 +6,7 @@ while one does, also one that starts or ends at that moment.
 direct_test.py VGPUD VGPU-CTL
 """
 import fcntl
+import json
 import os
 import random
 import shutil
@@ -153,6 +154,87 @@ def another_store(daemon):
     daemon.good('remove-vm', '--vm-id=70', f'--db={db}', socket=False)
 
 
+def pools_without_vgpud(daemon):
+    """What vgpud would refuse of a pool is refused without it too, and half of nothing is done."""
+    db = f'--db={daemon.database}'
+    here = dict(socket=False, env={'VGPU_CONFIG': daemon.config})
+    document = os.path.join(daemon.where, 'pools.json')
+
+    def write(*pools):
+        with open(document, 'w', encoding='utf-8') as f:
+            json.dump({'format': 'vgpu-registry', 'version': 1, 'pools': list(pools), 'vms': [
+                {'vm_id': 90, 'name': 'vm-90', 'pool': 'A', 'priority': 'low'}]}, f)
+
+    def unchanged(words, *args):
+        before = daemon.json('export', db, **here)
+        daemon.fails(1, words, *args, db, **here)
+        assert daemon.json('export', db, **here) == before, args
+
+    unchanged('there is no executor zzz', 'create-pool', '--pool=C', '--executor=zzz')
+    unchanged('did you mean exec-A?', 'create-pool', '--pool=C', '--executor=exec-AA')
+    unchanged('EBUSY', 'update-pool', '--pool=A', '--executor=exec-B')
+    unchanged("one of the configuration's", 'remove-pool', '--pool=B')
+    unchanged('change its capacity there', 'update-pool', '--pool=A', '--capacity=33')
+    for pool, words in (({'name': 'C', 'capacity': 4, 'executor': 'zzz'}, 'there is no executor zzz'),
+                        ({'name': 'C', 'capacity': 4}, 'expected executor'),
+                        ({'name': 'A', 'capacity': 4}, 'change its capacity there')):
+        write(pool)
+        unchanged(words, 'import', document)
+        unchanged(words, 'import', document, '--dry-run')
+    write(*[{'name': f'P{i}', 'capacity': 1, 'executor': 'exec-A'} for i in range(14)])
+    assert len(daemon.json('import', document, db, **here)['differences']['pools']) == 14
+    unchanged('16 at most', 'create-pool', '--pool=P99', '--executor=exec-A')
+    unchanged('there is no executor zzz', 'update-pool', '--pool=P1', '--executor=zzz')
+    daemon.good('update-pool', '--pool=P1', '--executor=exec-B', '--capacity=2', db, **here)
+    daemon.start()
+    assert {p['state'] for p in daemon.json('list-pools')['pools']} == {'up'}
+    daemon.stop()
+    daemon.good('remove-vm', '--vm-id=90', db, **here)
+    for i in range(14):
+        daemon.good('remove-pool', f'--pool=P{i}', db, **here)
+    # A store that is not the configuration's: its pools are its own, but executors are the configuration's all the same.
+    other = f'--db={daemon.where}/own.db'
+    daemon.good('update-pool', '--pool=A', '--capacity=33', other, **here)
+    daemon.good('remove-pool', '--pool=B', other, **here)
+    daemon.fails(1, 'there is no executor zzz', 'create-pool', '--pool=C', '--executor=zzz', other, **here)
+    assert [(p['name'], p['capacity']) for p in daemon.json('list-pools', other, **here)['pools']] == [('A', 33)]
+
+
+def hook_before_the_first_start(daemon):
+    """The pools of a configuration are there for a hook that comes before vgpud ever ran, and it finds what was done."""
+    where = os.path.join(daemon.where, 'first')
+    named = os.path.join(daemon.where, 'first.yaml')
+    os.makedirs(f'{where}/state')
+    with open(named, 'w', encoding='utf-8') as f:
+        f.write(f'paths:\n  run_dir: {where}/run\n  state_dir: {where}/state\n'
+                'pools:\n  - {name: gold, executor: exec-A, capacity: 2}\n  - {name: A, executor: exec-A, capacity: 3}\n'
+                'executors:\n  - {name: exec-A}\n')
+    here = dict(socket=False, env={'VGPU_CONFIG': named})
+    db = f'--db={where}/state/vgpu.db'
+    daemon.good('attach', '--vm-id=1', '--pool=gold', db, **here)
+    daemon.fails(1, 'there is no pool B', 'attach', '--vm-id=2', '--pool=B', db, **here)
+    assert [(p['name'], p['capacity']) for p in daemon.json('list-pools', db, **here)['pools']] == [('A', 3), ('gold', 2)]
+    rows = daemon.json('history', db, **here)['history']
+    assert [h['command'] for h in rows].count('configuration') == 3, rows  # gold and A as they are, B gone: once, not each time
+    config, daemon.config = daemon.config, named
+    socket, daemon.socket = daemon.socket, f'{where}/run/control.sock'
+    daemon.start()
+    assert daemon.json('show-vm', '--vm-id=1')['vm']['pool'] == 'gold'
+    assert len(daemon.json('history')['history']) == len(rows), 'the start changed pools'
+    daemon.stop()
+    daemon.config, daemon.socket = config, socket
+    # Three VMs, then a capacity of two: without vgpud the store can be mended, which is what vgpud asks for at its start.
+    daemon.good('attach', '--vm-id=2', '--pool=A', db, **here)
+    daemon.good('attach', '--vm-id=3', '--pool=A', db, **here)
+    with open(named, encoding='utf-8') as f:
+        text = f.read()
+    with open(named, 'w', encoding='utf-8') as f:
+        f.write(text.replace('capacity: 3', 'capacity: 1'))
+    daemon.good('list-vms', db, **here)
+    daemon.good('remove-vm', '--vm-id=2', db, **here)
+    assert daemon.json('show-pool', '--pool=A', db, **here)['pool']['capacity'] == 1
+
+
 def newer_or_damaged(daemon):
     """A store of a newer vgpu, and one that is damaged: neither vgpu-ctl nor vgpud touches it, and both say what to do."""
     db = daemon.database
@@ -243,6 +325,8 @@ def main():
                                 ('a_store_that_a_daemon_has', with_daemon),
                                 ('by_configuration', lambda: by_configuration(daemon)),
                                 ('another_store', lambda: another_store(daemon)),
+                                ('pools_without_vgpud', lambda: pools_without_vgpud(daemon)),
+                                ('hook_before_the_first_start', lambda: hook_before_the_first_start(daemon)),
                                 ('newer_or_damaged', lambda: newer_or_damaged(daemon)),
                                 ('hooks_around_starts_and_ends', lambda: shown.append(around_starts(daemon)))])
         print(f'shows: {sum(shown)} changes by hooks while vgpud started and ended {STARTS} times: each was made, none is lost')

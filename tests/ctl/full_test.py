@@ -90,6 +90,38 @@ def refused(d, disk):
     return full
 
 
+def until_full(d, disk):
+    """No page is left, neither on the disk nor in SQLite's own files."""
+    disk.fill()
+    for _ in range(2000):
+        if d.run('set-priority', '--vm-id=1-20', f'--priority={random.choice(("high", "low"))}')[0]:
+            return
+    raise AssertionError('the disk does not get full')
+
+
+def unrecorded(d, disk):
+    """What changes only the running daemon is not done either where it cannot be in the history."""
+    full = 'free some disk space'
+    disk.free()
+    d.good('trace', '--vm-id=1', 'off')
+    with open(d.config, 'a', encoding='utf-8') as f:
+        f.write('log: {level: error}\nlimits: {in_flight: 77}\n')
+    until_full(d, disk)
+    d.fails(1, full, 'trace', '--vm-id=1', 'on')
+    assert d.json('trace', '--vm-id=1', 'dump')['tracing'] is False
+    for _ in range(2):  # the second is asked to change as much as the first
+        d.fails(1, full, 'reload-config')
+        assert len(d.json('reload-config', '--dry-run')['applied']) == 2
+    assert d.json('show-vm', '--vm-id=1')['vm']['in_flight'] == 1024
+    assert not [h for h in d.json('history')['history'] if h['command'] == 'reload-config' and h['result'] == 'ok']
+    disk.free()
+    d.good('trace', '--vm-id=1', 'on')
+    assert len(d.json('reload-config')['applied']) == 2
+    assert [h['command'] for h in d.json('history')['history'][-2:]] == ['trace', 'reload-config']
+    assert d.json('history', '--vm-id=1')['history'][-1]['new'] == {'tracing': True, 'sample': 1}
+    disk.fill()
+
+
 def daemon_on_a_full_disk(d, disk):
     pid = d.process.pid
     d.good('register-vm', '--vm-id=1-7', '--pool=A', f'--uid={os.getuid()}')
@@ -107,6 +139,7 @@ def daemon_on_a_full_disk(d, disk):
     assert len({vm['priority'] for vm in d.json('list-vms')['vms']}) == 1, 'half of a range was changed'
     refusals = refused(d, disk)
     assert refusals >= 5, f'only {refusals} commands met a full disk'
+    unrecorded(d, disk)
     for read in (('list-vms',), ('list-pools',), ('show-vm', '--vm-id=1'), ('stats',), ('status',), ('history',)):
         d.good(*read)
     assert os.path.exists(os.path.join(d.where, 'run', 'tokens', 'vm-1.token')), 'tokens stayed'
