@@ -191,8 +191,8 @@ void vgpud_executor_tune(struct vgpud *d, struct vgpu_executor *e);
 /* Room for a queue of one more pool for each of these executors (indices; one may stand there again). -ENOSPC: one has none
  * left; -ENOMEM. What was made is kept for whom comes next. */
 int vgpud_queues_prepare(struct vgpud *d, const uint32_t *executors, uint32_t n, struct vgpu_err *err);
-/* A queue, prepared before, for a pool of the configuration that came after the start. */
-void vgpud_executor_queue_add(struct vgpud *d, struct vgpu_executor *e, uint32_t pool);
+/* A pool that came after the start, into this slot of the configuration, on a queue that was prepared. */
+void vgpud_executor_pool_add(struct vgpud *d, struct vgpu_executor *e, uint32_t pool, const struct vgpu_pool_config *config);
 int vgpud_executors_open(struct vgpud *d, struct vgpu_err *err);
 /* Ends the processes and waits for them: from here on nobody writes into a guest's memory. */
 void vgpud_executors_stop(struct vgpud *d);
@@ -268,6 +268,10 @@ int vgpud_pools_check(void *ctx, const struct vgpu_pool_change *pools, uint32_t 
 void vgpud_pool_apply(void *ctx, const struct vgpu_pool_record *old, const struct vgpu_pool_record *now);
 /* At the start: pools that the store has and the file has not. 0 or -errno with err. */
 int vgpud_pools_adopt(struct vgpud *d, struct vgpu_err *err);
+/* A slot of the configuration whose pool was removed while we run: it has no name, and serves those who still leave it. */
+bool vgpud_pool_gone(const struct vgpud *d, uint32_t pool);
+/* One that nobody is in any more either: another pool may have the slot and the queue. */
+bool vgpud_pool_unused(const struct vgpud *d, uint32_t pool);
 
 /* trace.c */
 /* A ring for poll core i; NULL: no memory, and then it records nothing. */

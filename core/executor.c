@@ -82,7 +82,7 @@ static int exchange_open(struct vgpud *d, struct vgpu_executor *e, struct vgpu_e
     e->xchg->generation = e->generation;
     e->xchg->tracing = d->traced_vms;
     for (uint32_t i = 0; i < d->config.pool_count; i++)
-        if (d->pool_executor[i] == e->index)
+        if (d->pool_executor[i] == e->index && !vgpud_pool_gone(d, i))
             memcpy(e->xchg->budget[d->pool_queue[i]], d->config.pools[i].budget, sizeof(e->xchg->budget[0]));
     e->xchg->budget_total = vgpud_budget_sum(e) + VGPU_BUDGET_SPARE;
     e->event_fd = eventfd(0, EFD_CLOEXEC);
@@ -111,7 +111,7 @@ void vgpud_executor_tune(struct vgpud *d, struct vgpu_executor *e)
     if (!e->xchg)
         return;
     for (uint32_t i = 0; i < d->config.pool_count; i++)
-        for (uint32_t p = 0; p < VGPU_PRIO_COUNT && d->pool_executor[i] == e->index; p++)
+        for (uint32_t p = 0; p < VGPU_PRIO_COUNT && d->pool_executor[i] == e->index && !vgpud_pool_gone(d, i); p++)
             vgpu_store_relaxed(&e->xchg->budget[d->pool_queue[i]][p], d->config.pools[i].budget[p]); /* relaxed: a number */
     vgpu_store_relaxed(&e->xchg->idle_spin_ns, d->config.exec_idle.spin_ns);
     vgpu_store_relaxed(&e->xchg->idle_pause_ns, d->config.exec_idle.pause_ns);
@@ -122,17 +122,30 @@ void vgpud_executor_tune(struct vgpud *d, struct vgpu_executor *e)
     (void)ignored;
 }
 
+/* The n-th queue of an executor that serves no pool, those that it never had included. */
+static uint32_t queue_unused(const struct vgpud *d, const struct vgpu_executor *e, uint32_t n)
+{
+    if (d->config.scope == VGPU_SCOPE_HOST)
+        return 0;
+    for (uint32_t queue = 0; queue < e->queues; queue++) {
+        bool taken = false;
+        for (uint32_t p = 0; p < d->config.pool_count && !taken; p++)
+            taken = d->pool_executor[p] == e->index && d->pool_queue[p] == queue && !vgpud_pool_unused(d, p);
+        if (!taken && n-- == 0)
+            return queue;
+    }
+    return e->queues + n;
+}
+
 int vgpud_queues_prepare(struct vgpud *d, const uint32_t *executors, uint32_t n, struct vgpu_err *err)
 {
     uint32_t more[VGPU_CONFIG_MAX_EXECUTORS] = {0};
 
     for (uint32_t k = 0; k < n; k++) {
         const struct vgpu_executor *e = &d->executors[executors[k]];
-        uint32_t queue = d->config.scope == VGPU_SCOPE_HOST ? 0 : e->queues + more[e->index]++;
+        uint32_t queue = queue_unused(d, e, more[e->index]++);
         if (queue >= VGPU_XCHG_MAX_QUEUES)
-            return vgpu_err_set(err, ENOSPC, "executor %s serves %u pools at most, counting those that were removed since the "
-                                             "start of vgpud",
-                                e->config->name, VGPU_XCHG_MAX_QUEUES);
+            return vgpu_err_set(err, ENOSPC, "executor %s serves %u pools at most", e->config->name, VGPU_XCHG_MAX_QUEUES);
         for (uint32_t i = 0; i < d->poller_count; i++)
             if (vgpu_poller_queue_open(d->pollers[i], e->index, queue))
                 return vgpu_err_set(err, ENOMEM, "no memory for a queue of executor %s", e->config->name);
@@ -140,10 +153,11 @@ int vgpud_queues_prepare(struct vgpud *d, const uint32_t *executors, uint32_t n,
     return 0;
 }
 
-void vgpud_executor_queue_add(struct vgpud *d, struct vgpu_executor *e, uint32_t pool)
+void vgpud_executor_pool_add(struct vgpud *d, struct vgpu_executor *e, uint32_t pool, const struct vgpu_pool_config *config)
 {
-    uint32_t queue = d->config.scope == VGPU_SCOPE_HOST ? 0 : e->queues;
+    uint32_t queue = queue_unused(d, e, 0); /* before the slot has a name again: what stands in it is the old pool's */
 
+    d->config.pools[pool] = *config;
     d->pool_executor[pool] = e->index;
     d->pool_queue[pool] = queue;
     if (queue == e->queues)

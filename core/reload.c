@@ -199,11 +199,41 @@ static int prepare(struct vgpud *d, const struct vgpu_config *merged, const json
     return vgpu_store_end(d->store, rc, err);
 }
 
+bool vgpud_pool_gone(const struct vgpud *d, uint32_t pool)
+{
+    return !d->config.pools[pool].name[0];
+}
+
+bool vgpud_pool_unused(const struct vgpud *d, uint32_t pool)
+{
+    if (!vgpud_pool_gone(d, pool))
+        return false;
+    for (uint32_t s = 0; s < d->config.max_vms; s++)
+        if (d->attachments[s].state != VGPU_ATTACH_FREE && d->attachments[s].vm->pool == pool)
+            return false; /* on its way to another executor */
+    return true;
+}
+
+/* How many more pools could be served. */
+static uint32_t pools_left(const struct vgpud *d)
+{
+    uint32_t n = VGPU_CONFIG_MAX_POOLS - d->config.pool_count;
+
+    for (uint32_t p = 0; p < d->config.pool_count; p++)
+        n += vgpud_pool_unused(d, p);
+    return n;
+}
+
 /* Takes a pool, whose queue is prepared, into the running configuration. */
 static void pool_serve(struct vgpud *d, const struct vgpu_pool_config *p)
 {
-    d->config.pools[d->config.pool_count] = *p;
-    vgpud_executor_queue_add(d, executor_of(d, p->executor), d->config.pool_count++);
+    uint32_t slot = 0;
+
+    while (slot < d->config.pool_count && !vgpud_pool_unused(d, slot))
+        slot++;
+    if (slot == d->config.pool_count)
+        d->config.pool_count++;
+    vgpud_executor_pool_add(d, executor_of(d, p->executor), slot, p);
 }
 
 static void make_it_so(struct vgpud *d, const struct vgpu_config *merged)
@@ -314,9 +344,8 @@ int vgpud_pools_check(void *ctx, const struct vgpu_pool_change *pools, uint32_t 
         const struct vgpu_executor *e = executor_of(d, now->executor);
         if (!e)
             return vgpu_err_set(err, ENOENT, "there is no executor %s", now->executor);
-        if (d->config.pool_count + added == VGPU_CONFIG_MAX_POOLS)
-            return vgpu_err_set(err, ENOSPC, "a vgpud serves %u pools at most, counting those that were removed since its start",
-                                VGPU_CONFIG_MAX_POOLS);
+        if (pools_left(d) == added)
+            return vgpu_err_set(err, ENOSPC, "a vgpud serves %u pools at most", VGPU_CONFIG_MAX_POOLS);
         executors[added++] = e->index;
     }
     return vgpud_queues_prepare(d, executors, added, err);
@@ -327,9 +356,12 @@ void vgpud_pool_apply(void *ctx, const struct vgpu_pool_record *old, const struc
     struct vgpud *d = ctx;
     struct vgpu_pool_config p;
 
-    if (!now)
-        return; /* its queue stays, without members, until the next start */
-    struct vgpu_pool_config *c = (struct vgpu_pool_config *)(uintptr_t)pool_of(&d->config, now->name);
+    struct vgpu_pool_config *c = (struct vgpu_pool_config *)(uintptr_t)pool_of(&d->config, now ? now->name : old->name);
+    if (!now) {
+        if (c)
+            c->name[0] = 0; /* vgpud_pool_gone() */
+        return;
+    }
     if (c) {
         c->capacity = now->capacity;
         return;

@@ -179,6 +179,8 @@ static json_t *pools_json(struct vgpud *d, const struct collect *c)
 
     for (uint32_t p = 0; p < d->config.pool_count; p++) {
         const struct vgpu_executor *e = &d->executors[d->pool_executor[p]];
+        if (vgpud_pool_gone(d, p))
+            continue;
         json_t *prios = json_object();
         for (uint32_t prio = 0; prio < VGPU_PRIO_COUNT; prio++) {
             uint64_t in_flight = e->xchg ? vgpu_load_relaxed(&e->xchg->in_flight[d->pool_queue[p]][prio]) : 0;

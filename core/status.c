@@ -103,10 +103,13 @@ static json_t *pools_json(const struct vgpud *d)
 {
     json_t *list = json_array();
 
-    for (uint32_t p = 0; p < d->config.pool_count; p++)
+    for (uint32_t p = 0; p < d->config.pool_count; p++) {
+        if (vgpud_pool_gone(d, p))
+            continue;
         json_array_append_new(list, json_pack("{s:s, s:s, s:i, s:b}", "name", d->config.pools[p].name, "executor",
                                               d->executors[d->pool_executor[p]].config->name, "queue",
                                               (int)d->pool_queue[p], "configured", !d->config.pools[p].stored));
+    }
     return list;
 }
 

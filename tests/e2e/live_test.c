@@ -135,9 +135,9 @@ static void priorities_under_load(unsigned poll_cores, bool in_process, uint64_t
     e2e_host_stop(&h);
 }
 
-static void a_thousand_changes(void)
+static void changes_of_all_kinds(void)
 {
-    priorities_under_load(1, false, 1000);
+    priorities_under_load(1, false, 400);
 }
 static void changes_with_three_poll_cores(void)
 {
@@ -146,6 +146,108 @@ static void changes_with_three_poll_cores(void)
 static void changes_in_process(void)
 {
     priorities_under_load(1, true, 300);
+}
+
+/* Rows of the history of set-priority whose old and new priority differ; of all, and of each VM the last. */
+static uint64_t priorities_noted(const struct e2e_host *h, unsigned last[VMS])
+{
+    char error[512];
+    json_t *answer = e2e_ask(h, "history", json_pack("{s:i}", "limit", 10000), error, sizeof(error)), *row;
+    uint64_t n = 0;
+    size_t i;
+
+    e2e_check(answer, "history: %s", error);
+    json_array_foreach(json_object_get(answer, "history"), i, row)
+    {
+        const char *command = json_string_value(json_object_get(row, "command"));
+        const char *old = json_string_value(json_object_get(json_object_get(row, "old"), "priority"));
+        const char *new = json_string_value(json_object_get(json_object_get(row, "new"), "priority"));
+        unsigned vm = (unsigned)json_integer_value(json_object_get(row, "vm_id"));
+        if (!command || strcmp(command, "set-priority"))
+            continue;
+        e2e_check(old && new && strcmp(old, new) && vm >= 1 && vm <= VMS, "a change of priority that changed nothing");
+        n++;
+        for (unsigned p = 0; p < 3; p++)
+            last[vm - 1] = strcmp(new, priorities[p]) ? last[vm - 1] : p;
+    }
+    json_decref(answer);
+    return n;
+}
+
+/* Each change is one: to another priority than the VM has. The load is always there: every ring is kept full, the device is
+ * slower than its guests, so that a backlog stands in the queues when the priority changes. */
+static void a_thousand_priorities(void)
+{
+    struct e2e_host h;
+    struct load l = {0};
+    unsigned now[VMS] = {1, 1, 1, 1}, noted[VMS] = {0}, queued = 0;
+    uint64_t changes = e2e_scaled(1000), made = 0;
+
+    e2e_host_start(&h, &(struct e2e_options){.debug = true, .window = 64, .backend = "fault:null",
+                                             .backend_options = "stall_every=3000,stall_us=300"});
+    e2e_register(&h, 1, VMS, "A", "medium", NULL);
+    load_start(&l, &h, &(struct guest){.work = E2E_NOPS});
+    uint64_t before = moves(&h);
+    for (; made < changes; made++) {
+        unsigned vm = (unsigned)(e2e_random() % VMS), to = (now[vm] + 1 + (unsigned)(e2e_random() % 2)) % 3;
+        e2e_set(&h, vm + 1, "priority", priorities[to], 0);
+        now[vm] = to;
+        if (made % 50 == 49) {
+            uint64_t done = e2e_vm_stat(&h, vm + 1, "completed");
+            queued += e2e_vm_stat(&h, vm + 1, "accepted") > done;
+            e2e_eventually(e2e_vm_stat(&h, vm + 1, "completed") > done, "VM %u stands still at change %llu", vm + 1,
+                           (unsigned long long)made);
+        }
+    }
+    uint64_t moved = moves(&h) - before, in_history = priorities_noted(&h, noted);
+    uint64_t sum = load_stop(&l, &h);
+    e2e_check(made == changes && in_history == changes, "%llu changes were made, %llu are in the history",
+              (unsigned long long)made, (unsigned long long)in_history);
+    for (unsigned vm = 0; vm < VMS; vm++)
+        e2e_check(noted[vm] == now[vm], "VM %u has another priority than the last one that it was given", vm + 1);
+    e2e_check(moved > 0 && queued > 0, "%llu moves, %u times work was queued: there was no load", (unsigned long long)moved,
+              queued);
+    e2e_shows("%llu changes of priority, each to another one, under full load: %llu descriptors of %u VMs once each and in "
+              "order, %llu times a backlog moved",
+              (unsigned long long)made, (unsigned long long)sum, VMS, (unsigned long long)moved);
+    e2e_host_stop(&h);
+}
+
+/* A pool is made, a working VM goes there, comes back, and the pool goes: more often than a daemon has queues, on the
+ * executor that the VM is on and on another one. */
+static void pools_come_and_go(void)
+{
+    struct e2e_host h;
+    struct load l = {0};
+    uint64_t rounds = e2e_scaled(60);
+    char error[512], name[32];
+
+    e2e_host_start(&h, &(struct e2e_options){.pools = 2, .debug = true, .window = 64});
+    e2e_register(&h, 1, VMS, "A", "medium", NULL);
+    load_start(&l, &h, &(struct guest){.work = E2E_NOPS, .many_executors = true});
+    for (uint64_t i = 0; i < rounds; i++) {
+        const char *executor = i % 5 == 4 ? "exec-B" : "exec-A";
+        unsigned vm = 1 + (unsigned)(i % VMS);
+        snprintf(name, sizeof(name), "P%llu", (unsigned long long)i);
+        json_t *made = e2e_ask(&h, "create-pool", json_pack("{s:s,s:s}", "pool", name, "executor", executor), error,
+                               sizeof(error));
+        e2e_check(made, "create-pool %s: %s", name, error);
+        json_decref(made);
+        e2e_set(&h, vm, "pool", name, 0);
+        uint64_t done = e2e_vm_stat(&h, vm, "completed");
+        e2e_eventually(e2e_vm_stat(&h, vm, "completed") > done + 1000, "VM %u stands still in pool %s", vm, name);
+        e2e_set(&h, vm, "pool", "A", 0);
+        json_t *gone = e2e_ask(&h, "remove-pool", json_pack("{s:s}", "pool", name), error, sizeof(error));
+        e2e_check(gone, "remove-pool %s: %s", name, error);
+        json_decref(gone);
+    }
+    json_t *stats = e2e_stats(&h);
+    e2e_check(json_array_size(json_object_get(stats, "pools")) == 2, "pools that are gone are still there");
+    json_decref(stats);
+    uint64_t sum = load_stop(&l, &h);
+    e2e_shows("%llu pools made, used and removed under load: %llu descriptors once each and in order",
+              (unsigned long long)rounds, (unsigned long long)sum);
+    e2e_host_stop(&h);
 }
 
 static void between_executors(enum e2e_work work, uint64_t changes, bool kill_some)
@@ -282,9 +384,11 @@ static void device_buffers(void)
 }
 
 static const struct e2e_test tests[] = {
-    {"a_thousand_changes", a_thousand_changes, 240},
+    {"a_thousand_priorities", a_thousand_priorities, 240},
+    {"changes_of_all_kinds", changes_of_all_kinds, 240},
     {"changes_with_three_poll_cores", changes_with_three_poll_cores, 240},
     {"changes_in_process", changes_in_process, 240},
+    {"pools_come_and_go", pools_come_and_go, 240},
     {"to_another_executor", to_another_executor, 240},
     {"to_another_executor_verified", to_another_executor_verified, 240},
     {"to_another_executor_while_they_die", to_another_executor_while_they_die, 240},
