@@ -172,8 +172,8 @@ static int executor_check(const struct vgpu_control *c, const char *executor, st
         vgpu_suggest_consider(executor, config->executors[i].name, &best, &distance);
         snprintf(known + n, sizeof(known) - n, "%s%s", n ? ", " : "", config->executors[i].name);
     }
-    return vgpu_err_set(err, ENOENT, "there is no executor %s in %s; %s%s%s", executor, vgpu_config_file(c),
-                        best ? "did you mean " : "there are ", best ? best : known, best ? "?" : "");
+    return vgpu_err_set(err, ENOENT, "there is no executor %s in %s; there are %s%s%s%s", executor, vgpu_config_file(c), known,
+                        best ? "; did you mean " : "", best ? best : "", best ? "?" : "");
 }
 
 /* A pool that stands in the configuration is what stands there: at the next start at the latest. */
