@@ -346,17 +346,15 @@ static void capture_log(struct capture *c)
 }
 
 /* What programs said, where read_said() of host/facts.c finds it. */
-static void capture_said(struct capture *c, const struct vgpu_facts_said *said)
+static void capture_said(struct capture *c, struct vgpu_facts_said *said)
 {
-    const char *const text[] = {said->config, said->config_error, said->config_file, said->xl_info, said->nvml};
-    static const char *const name[] = {"vgpu/config", "vgpu/config-error", "vgpu/config-file", "vgpu/xl-info",
-                                       "vgpu/nvml"};
+    const char *name;
 
     make_folder(c, "vgpu", 0755);
-    for (size_t i = 0; i < sizeof(text) / sizeof(text[0]); i++) {
-        char *clean = text[i] ? vgpu_redact(&c->secrets, text[i]) : NULL;
+    for (uint32_t i = 0; i < VGPU_FACTS_SAID_PARTS; i++) {
+        char *text = *vgpu_facts_said_part(said, i, &name), *clean = text ? vgpu_redact(&c->secrets, text) : NULL;
         if (clean)
-            store(c, name[i], clean, strlen(clean));
+            store(c, name, clean, strlen(clean));
         free(clean);
     }
 }

@@ -293,7 +293,7 @@ const struct vgpu_ctl_command vgpu_ctl_commands[] = {
      .doc = "Draw this host: NUMA nodes, cores and their roles, devices, links, IOMMU groups, paths.",
      .example = "vgpu-ctl topology --svg=host.svg",
      .options =
-         {{.name = "svg", .argument = "svg", .type = VGPU_CTL_PATH, .doc = "write a drawing to this file"},
+         {{.name = "svg", .argument = "svg", .type = VGPU_CTL_PATH, .doc = "write a drawing to this file; - is stdout"},
           {.name = "root", .argument = "root", .type = VGPU_CTL_PATH, .doc = "a copy of another host's /proc and /sys"},
           {.name = "poll-cpus",
            .argument = "poll_cpus",

@@ -123,6 +123,8 @@ int vgpu_doctor_bundle(const struct vgpu_doctor *d, const char *path, struct vgp
     add_text(&b, "config.txt", d->facts.said.config);
     add_text(&b, "config-error.txt", d->facts.said.config_error);
     add_text(&b, "xl-info.txt", d->facts.said.xl_info);
+    add_text(&b, "xl-dmesg.txt", d->facts.said.xl_dmesg);
+    add_text(&b, "nvml.txt", d->facts.said.nvml);
     add_text(&b, "kernel-log.txt", d->log);
     char *cmdline = d->facts.kernel.cmdline ? vgpu_redact_cmdline(d->facts.kernel.cmdline) : NULL;
     add_text(&b, "cmdline.txt", cmdline);

@@ -5,6 +5,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -100,6 +101,29 @@ char *vgpu_gather_run(const char *const argv[], bool errors, uint32_t timeout_ms
     return text;
 }
 
+/* Of Xen's log, what tells of faults: the rest is nobody's business here. */
+static char *xl_faults(const char *program)
+{
+    static const char *const marks[] = {"[VT-D]", "AMD-Vi: "};
+    int status;
+    char *text = vgpu_gather_run((const char *const[]){program, "dmesg", NULL}, false, TIMEOUT_MS, &status), *out = NULL;
+    size_t bytes = 0, lines = 0;
+    FILE *f = text && status == 0 ? open_memstream(&out, &bytes) : NULL;
+
+    for (char *rest = text, *line; f && (line = strsep(&rest, "\n")); lines++)
+        for (size_t i = 0; i < sizeof(marks) / sizeof(marks[0]); i++)
+            if (strstr(line, marks[i])) {
+                fprintf(f, "%s\n", line);
+                break;
+            }
+    if (f && (fprintf(f, "looked at %zu lines\n", lines) < 0 || fclose(f))) {
+        free(out);
+        out = NULL;
+    }
+    free(text);
+    return out;
+}
+
 void vgpu_gather(const char *config, struct vgpu_facts_said *out)
 {
     char path[PATH_MAX];
@@ -120,6 +144,9 @@ void vgpu_gather(const char *config, struct vgpu_facts_said *out)
             out->xl_info = text;
         else
             free(text);
+        out->xl_dmesg = xl_faults(path);
     }
     out->nvml = vgpu_nvml_text();
+    if (asprintf(&out->build, "cuda=%d\n", VGPU_CUDA_VERSION) < 0)
+        out->build = NULL;
 }

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What NVML says about each NVIDIA GPU, as lines of text. It is opened at run time and in a child process: a driver
- * that hangs or dies costs some facts and no report. Declarations follow the NVML API reference.
+ * What NVML says about each NVIDIA GPU, as lines of text, or why it says nothing. It is opened at run time and in a child
+ * process: a driver that hangs or dies costs some facts and no report. Declarations follow the NVML API reference.
  */
 #include <dlfcn.h>
 #include <errno.h>
+#include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -17,6 +18,8 @@
 
 #define NVML_TIMEOUT_MS 4000u /* without persistence the driver sets the GPU up first */
 #define NVML_TEXT_BYTES 16384u
+#define NVML_LIBRARY    "libnvidia-ml.so.1"
+#define NVML_DEVICE     "/dev/nvidiactl"
 
 struct nvml_pci { /* nvmlPciInfo_t */
     char legacy[16];
@@ -85,21 +88,56 @@ static void add_device(FILE *out, unsigned index, const char *driver, int cuda)
     fputc('\n', out);
 }
 
-static void child(int fd)
+/* The version behind a library's name, as in libnvidia-ml.so.580.65.06; "" where its file does not say. */
+static void library_version(void *symbol, char *out, size_t bytes)
+{
+    char real[PATH_MAX];
+    Dl_info info;
+
+    out[0] = 0;
+    if (!symbol || !dladdr(symbol, &info) || !realpath(info.dli_fname, real))
+        return;
+    const char *version = strstr(real, ".so.");
+    if (version && strchr(version + 4, '.'))
+        snprintf(out, bytes, "%s", version + 4);
+}
+
+/* Why it says nothing, as one line: for precheck that is a finding. text may be long, and comes last. */
+static void child_failed(FILE *out, int code, void *symbol, const char *text)
+{
+    char version[64];
+
+    /* What may not be opened by this user it calls by many names. */
+    if (access(NVML_DEVICE, R_OK | W_OK) && errno == EACCES)
+        code = VGPU_NVML_NO_PERMISSION;
+    library_version(symbol, version, sizeof(version));
+    fprintf(out, "error=%d library=%s text=%.200s\n", code, version[0] ? version : "unknown", text ? text : "");
+    fflush(out);
+    _exit(1);
+}
+
+static void child(int fd, const char *name)
 {
     FILE *out = fdopen(fd, "w");
-    library = dlopen("libnvidia-ml.so.1", RTLD_NOW | RTLD_LOCAL);
+    library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
+    if (out && !library)
+        child_failed(out, VGPU_NVML_NO_LIBRARY, NULL, dlerror());
     int (*init)(void) = library ? (int (*)(void))dlsym(library, "nvmlInit_v2") : NULL;
     int (*count_of)(unsigned *) = library ? (int (*)(unsigned *))dlsym(library, "nvmlDeviceGetCount_v2") : NULL;
     int (*version)(char *, unsigned) =
         library ? (int (*)(char *, unsigned))dlsym(library, "nvmlSystemGetDriverVersion") : NULL;
     int (*cuda_version)(int *) = library ? (int (*)(int *))dlsym(library, "nvmlSystemGetCudaDriverVersion_v2") : NULL;
+    const char *(*text_of)(int) = library ? (const char *(*)(int))dlsym(library, "nvmlErrorString") : NULL;
     char driver[96] = "";
     unsigned count = 0;
     int cuda = 0;
 
-    if (!out || !init || !count_of || init() || count_of(&count))
+    if (!out || !init || !count_of)
         _exit(1);
+    int code = init();
+    code = code ? code : count_of(&count);
+    if (code)
+        child_failed(out, code, (void *)(uintptr_t)init, text_of ? text_of(code) : NULL);
     if (version)
         version(driver, sizeof(driver));
     if (cuda_version)
@@ -112,24 +150,31 @@ static void child(int fd)
 
 char *vgpu_nvml_text(void)
 {
-    uint64_t end_ns = vgpu_now_ns() + (uint64_t)NVML_TIMEOUT_MS * 1000000;
-    size_t bytes = 0;
-    int fds[2];
-
     /* Nothing to ask where the driver is not loaded; the library may be there all the same. */
-    if (access("/proc/driver/nvidia/version", F_OK) || pipe(fds))
+    return access("/proc/driver/nvidia/version", F_OK) ? NULL : vgpu_nvml_ask(NVML_LIBRARY, NVML_TIMEOUT_MS);
+}
+
+char *vgpu_nvml_ask(const char *name, uint32_t timeout_ms)
+{
+    uint64_t end_ns = vgpu_now_ns() + (uint64_t)timeout_ms * 1000000;
+    size_t bytes = 0;
+    bool late = false;
+    int fds[2], status = 0;
+
+    if (pipe(fds))
         return NULL;
     char *text = calloc(1, NVML_TEXT_BYTES);
     pid_t pid = text ? fork() : -1;
     if (pid == 0) {
         close(fds[0]);
-        child(fds[1]);
+        child(fds[1], name);
     }
     close(fds[1]);
     while (pid > 0 && bytes < NVML_TEXT_BYTES - 1) {
         struct pollfd p = {.fd = fds[0], .events = POLLIN};
         uint64_t now_ns = vgpu_now_ns();
-        if (now_ns >= end_ns || poll(&p, 1, (int)((end_ns - now_ns) / 1000000) + 1) <= 0)
+        late = now_ns >= end_ns || poll(&p, 1, (int)((end_ns - now_ns) / 1000000) + 1) <= 0;
+        if (late)
             break;
         ssize_t n = read(fds[0], text + bytes, NVML_TEXT_BYTES - 1 - bytes);
         if (n <= 0)
@@ -139,12 +184,16 @@ char *vgpu_nvml_text(void)
     close(fds[0]);
     if (pid > 0) {
         kill(pid, SIGKILL); /* it has ended, or it hangs */
-        while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+        while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
             ;
     }
-    if (bytes == 0) {
+    if (pid < 0) {
         free(text);
         return NULL;
     }
-    return text;
+    bool died = WIFSIGNALED(status) && WTERMSIG(status) != SIGKILL;
+    if (late || died) /* what it said before is of a driver that does not work */
+        snprintf(text, NVML_TEXT_BYTES, "error=%d library=unknown text=%s\n", VGPU_NVML_UNKNOWN,
+                 late ? "it does not answer" : "it crashed");
+    return text; /* "" : it answers, and has no GPU */
 }

@@ -14,8 +14,11 @@ void vgpu_gather(const char *config, struct vgpu_facts_said *out);
 char *vgpu_gather_run(const char *const argv[], bool errors, uint32_t timeout_ms, int *status);
 /* A program of ours: beside vgpu-ctl, where the build or the installation has it; false: not found. */
 bool vgpu_gather_find(const char *program, char *out, size_t bytes);
-/* A line for each NVIDIA GPU as struct vgpu_facts_said wants it, by NVML; NULL: no NVML here. Caller frees. */
+/* What struct vgpu_facts_said wants of NVML: a line for each GPU, or a line that says why not; NULL: NVIDIA's driver is
+ * not loaded. Caller frees. */
 char *vgpu_nvml_text(void);
+/* The same of the library of this name, whatever is loaded. */
+char *vgpu_nvml_ask(const char *name, uint32_t timeout_ms);
 
 /* The whole report; docs/schema/precheck.json describes it. New reference. */
 json_t *vgpu_precheck_json(const struct vgpu_facts *f, const struct vgpu_report *r);

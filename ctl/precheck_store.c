@@ -248,33 +248,65 @@ static json_t *host_facts(const json_t *then, const json_t *now)
     return list;
 }
 
+/* GPUs that a saved report has and this host has no more: no check of what is there can tell that. NULL: none went. */
+static json_t *gpus_gone(const json_t *host)
+{
+    char text[VGPU_FINDING_BYTES] = "gone: ";
+    uint32_t gone = 0;
+    size_t i, at = strlen(text);
+    json_t *f;
+
+    json_array_foreach((json_t *)host, i, f)
+    {
+        const char *what = json_string_value(json_object_get(f, "what")), *is = json_string_value(json_object_get(f, "is"));
+        if (!what || !is || strncmp(what, "GPU ", 4) || strcmp(is, "absent") || strchr(what + 4, ' '))
+            continue;
+        if (at < sizeof(text))
+            at += (size_t)snprintf(text + at, sizeof(text) - at, "%s%s", gone ? ", " : "", what);
+        gone++;
+    }
+    return gone ? json_pack("{s:s, s:s, s:s, s:s, s:s, s:s}", "id", "gpu.present", "severity",
+                            vgpu_severity_name(VGPU_SEV_HIGH), "was", "pass", "is", "fail", "found", text, "remedy",
+                            "`dmesg` says why (NVRM, Xid 79, pciehp); `echo 1 > /sys/bus/pci/rescan` finds one that "
+                            "answers again")
+                : NULL;
+}
+
+/* Is it worse? What fires is; so is a host without a GPU where the reference has one, whoever needs none. */
+static bool worsens(const char *id, const char *was, const char *is)
+{
+    return bad(is) || (strcmp(id, "gpu.present") == 0 && strcmp(was, "pass") == 0);
+}
+
 json_t *vgpu_precheck_drift(const json_t *report, const json_t *reference)
 {
+    json_t *host = host_facts(json_object_get(reference, "host"), json_object_get(report, "host")), *gone = gpus_gone(host);
     json_t *worse = json_array(), *better = json_array(), *other = json_array(), *c;
     const json_t *then = json_object_get(reference, "checks");
     const char *profile = json_string_value(json_object_get(reference, "profile"));
-    int worst = VGPU_SEV_NONE;
+    int worst = gone ? VGPU_SEV_HIGH : VGPU_SEV_NONE;
     size_t i;
 
+    if (gone)
+        insert(worse, gone);
     json_array_foreach(json_object_get(report, "checks"), i, c)
     {
-        const char *is = json_string_value(json_object_get(c, "status"));
-        const char *was = json_string_value(json_object_get(then, json_string_value(json_object_get(c, "id"))));
-        if (!was || strcmp(was, is) == 0 || (bad(was) && bad(is)))
+        const char *is = json_string_value(json_object_get(c, "status")), *id = json_string_value(json_object_get(c, "id"));
+        const char *was = json_string_value(json_object_get(then, id));
+        if (!was || strcmp(was, is) == 0 || (bad(was) && bad(is)) || (gone && strcmp(id, "gpu.present") == 0))
             continue;
         json_t *change = json_pack("{s:O, s:O, s:s, s:s, s:O, s:O}", "id", json_object_get(c, "id"), "severity",
                                    json_object_get(c, "severity"), "was", was, "is", is, "found",
                                    json_object_get(c, "found"), "remedy", json_object_get(c, "remedy"));
-        json_t *was_found =
-            json_object_get(json_object_get(reference, "found"), json_string_value(json_object_get(c, "id")));
+        json_t *was_found = json_object_get(json_object_get(reference, "found"), id);
         if (was_found)
             json_object_set(change, "was_found", was_found);
-        if (!bad(is))
+        if (!worsens(id, was, is))
             json_object_del(change, "remedy");
         int severity = vgpu_severity_find(json_string_value(json_object_get(c, "severity")));
-        if (bad(is) && severity > worst)
+        if (worsens(id, was, is) && severity > worst)
             worst = severity;
-        insert(bad(is) ? worse : bad(was) && strcmp(is, "pass") == 0 ? better : other, change);
+        insert(worsens(id, was, is) ? worse : bad(was) && strcmp(is, "pass") == 0 ? better : other, change);
     }
     bool same = strcmp(profile, json_string_value(json_object_get(report, "profile"))) == 0;
     char note[128] = "";
@@ -282,8 +314,7 @@ json_t *vgpu_precheck_drift(const json_t *report, const json_t *reference)
         snprintf(note, sizeof(note), "The reference was judged by profile %s.", profile);
     return json_pack("{s:O, s:O, s:s, s:s, s:o, s:o, s:o, s:o}", "against", json_object_get(reference, "name"), "about",
                      json_object_get(reference, "about"), "note", note, "worst", vgpu_severity_name(worst), "worse",
-                     worse, "better", better, "other", other, "host",
-                     host_facts(json_object_get(reference, "host"), json_object_get(report, "host")));
+                     worse, "better", better, "other", other, "host", host);
 }
 
 /* The last runs of one profile: how the score went. */

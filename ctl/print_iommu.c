@@ -165,7 +165,8 @@ static void print_faults(FILE *out, const json_t *r, bool color)
         fprintf(out, ", and %lld more that it did not write", number(f, "suppressed"));
     fputc('\n', out);
     json_array_foreach(json_object_get(f, "recent"), i, one)
-        fprintf(out, "  %s of %s by %s, %lld time%s: %s\n", word(one, "access", "access"), word(one, "address", "?"),
+        fprintf(out, "  %s %s %s by %s, %lld time%s: %s\n", word(one, "access", "access"),
+                strcmp(word(one, "access", ""), "interrupt") ? "of" : "number", word(one, "address", "?"),
                 word(one, "device", "an unnamed device"), number(one, "count"), number(one, "count") == 1 ? "" : "s",
                 word(one, "reason", "no reason given"));
 }

@@ -67,8 +67,19 @@ static int roles_from_options(const struct vgpu_ctl_local *local, struct vgpu_to
             return vgpu_err_set(err, EINVAL, "--%s: %.40s is no list of CPUs; expected one such as 2,4-7",
                                 kind == VGPU_TOPOLOGY_POLL ? "poll-cpus" : "executor-cpus", text);
         uint32_t number = 0;
+        struct vgpu_host_cpuset online = {0};
+        char there[96];
+        for (uint32_t i = 0; i < t->cpus.core_count; i++)
+            vgpu_host_cpuset_add(&online, t->cpus.core[i].cpu);
+        vgpu_host_cpuset_print(&online, there, sizeof(there));
+        if (vgpu_host_cpuset_count(&set) + t->role_count > VGPU_TOPOLOGY_MAX_ROLES)
+            return vgpu_err_set(err, EINVAL, "--poll-cpus and --executor-cpus: at most %u CPUs can have a role",
+                                VGPU_TOPOLOGY_MAX_ROLES);
         for (int cpu = vgpu_host_cpuset_next(&set, 0); cpu >= 0; cpu = vgpu_host_cpuset_next(&set, cpu + 1)) {
             char name[48];
+            if (t->cpus.core_count && !vgpu_host_cpu_find(&t->cpus, cpu))
+                return vgpu_err_set(err, EINVAL, "--%s: CPU %d is not online on this host; %s are",
+                                    kind == VGPU_TOPOLOGY_POLL ? "poll-cpus" : "executor-cpus", cpu, there);
             snprintf(name, sizeof(name), "%s %u", kind == VGPU_TOPOLOGY_POLL ? "poll core" : "executor", number++);
             role_add(t, cpu, (enum vgpu_topology_kind)kind, name);
         }
@@ -103,8 +114,13 @@ static int roles_find(const struct vgpu_ctl_local *local, struct vgpu_topology *
     return 0;
 }
 
-static int svg_write(const char *path, const struct vgpu_topology *t, struct vgpu_err *err)
+/* To a file, or with "-" to stdout. */
+static int svg_write(FILE *out, const char *path, const struct vgpu_topology *t, struct vgpu_err *err)
 {
+    if (strcmp(path, "-") == 0) {
+        vgpu_topology_svg(t, out);
+        return fflush(out) || ferror(out) ? vgpu_err_set(err, EIO, "--svg=-: cannot write it all") : 0;
+    }
     FILE *f = fopen(path, "we");
 
     if (!f)
@@ -123,13 +139,17 @@ int vgpu_ctl_topology(struct vgpu_ctl_local *local, int argc, char **argv)
     struct vgpu_topology t;
     struct vgpu_err err;
 
+    if (svg && strcmp(svg, "-") == 0 && local->line->json) {
+        vgpu_err_set(&err, EINVAL, "topology: --svg=- and --json both write to stdout; give --svg a file");
+        return vgpu_ctl_complain(local, &err, VGPU_CTL_USAGE);
+    }
     if (vgpu_host_root_open(&root, directory ? directory : "/", &err))
         return vgpu_ctl_complain(local, &err, VGPU_CTL_REFUSED);
     int rc = vgpu_topology_read(&root, &t, &err), code = VGPU_CTL_OK;
     if (rc == 0 && (rc = roles_find(local, &t, &err)))
         code = VGPU_CTL_USAGE;
     else if (rc == 0 && svg)
-        rc = svg_write(svg, &t, &err);
+        rc = svg_write(local->out, svg, &t, &err);
     if (rc) {
         code = vgpu_ctl_complain(local, &err, code ? code : VGPU_CTL_REFUSED);
     } else if (local->line->json) {
@@ -137,7 +157,8 @@ int vgpu_ctl_topology(struct vgpu_ctl_local *local, int argc, char **argv)
         vgpu_ctl_emit(local, json);
         json_decref(json);
     } else if (svg) {
-        fprintf(local->out, "wrote %s\n", svg);
+        if (strcmp(svg, "-"))
+            fprintf(local->out, "wrote %s\n", svg);
     } else {
         vgpu_topology_text(&t, local->out, local->color);
     }

@@ -97,6 +97,51 @@ static bool driver_version(const struct vgpu_facts *f, unsigned *major, unsigned
     return found;
 }
 
+/* The i-th line of what NVML said. */
+static const char *nvml_line(const struct vgpu_facts *f, uint32_t i)
+{
+    const char *line = f->said.nvml;
+
+    for (; line && *line && i; i--) {
+        line = strchr(line, '\n');
+        line = line ? line + 1 : NULL;
+    }
+    return line && *line ? line : NULL;
+}
+
+/* A word of a line of NVML's; false: NVML does not say. */
+static bool nvml_word(const char *line, const char *key, char *out, size_t bytes)
+{
+    char row[512];
+
+    snprintf(row, sizeof(row), "%.*s", (int)strcspn(line, "\n"), line);
+    for (char *c = row; *c; c++)
+        if (*c == ' ')
+            *c = '\n';
+    return vgpu_facts_value(row, key, out, bytes);
+}
+
+/* A number of it; missing where NVML does not say. */
+static int64_t nvml_number(const char *line, const char *key, int64_t missing)
+{
+    char text[64];
+    int64_t v;
+
+    return nvml_word(line, key, text, sizeof(text)) && vgpu_host_number(text, &v) == 0 ? v : missing;
+}
+
+/* What it says instead of lines about GPUs; NULL: it answers, or was not asked. */
+static const char *nvml_error(const struct vgpu_facts *f)
+{
+    return f->said.nvml && strncmp(f->said.nvml, "error=", 6) == 0 ? f->said.nvml : NULL;
+}
+
+static void nvml_address(const char *line, char out[24])
+{
+    if (!nvml_word(line, "pci", out, 24))
+        strcpy(out, "a GPU");
+}
+
 #define DRIVER_MAJOR 525u
 static enum vgpu_outcome version(const struct vgpu_facts *f, struct vgpu_finding *out)
 {
@@ -108,6 +153,68 @@ static enum vgpu_outcome version(const struct vgpu_facts *f, struct vgpu_finding
     if (!driver_version(f, &major, &minor, &open_module))
         return NA(out, "NVIDIA's driver is not loaded (gpu.driver)");
     return FIRE_IF(out, major < DRIVER_MAJOR, "%u.%02u", major, minor);
+}
+
+/* Kernel module and library of one driver, and a library that answers: CUDA needs both as NVML does. */
+static enum vgpu_outcome answers(const struct vgpu_facts *f, struct vgpu_finding *out)
+{
+    const char *error = nvml_error(f), *text = error ? strstr(error, " text=") : NULL;
+    unsigned major = 0, minor = 0;
+    char library[48] = "";
+    bool open_module;
+
+    if (!vgpu_has_nvidia(f) || !driver_version(f, &major, &minor, &open_module))
+        return NA(out, "no NVIDIA GPU with NVIDIA's driver");
+    if (!f->said.nvml)
+        return NA(out, "nobody asked it");
+    if (!error)
+        return PASS(out, "NVML answers");
+    int64_t code = nvml_number(error, "error", VGPU_NVML_UNKNOWN);
+    nvml_word(error, "library", library, sizeof(library));
+    if (code == VGPU_NVML_NO_PERMISSION)
+        return DENIED(out, "/dev/nvidiactl");
+    char said[160] = "";
+    snprintf(said, sizeof(said), "%.*s", text ? (int)strcspn(text + 6, "\n") : 0, text ? text + 6 : "");
+    vgpu_host_print_safe(said, sizeof(said), said);
+    if (code == VGPU_NVML_MISMATCH) {
+        vgpu_mend(out, "`systemctl reboot`; or end all that uses the GPU, then "
+                       "`modprobe -r nvidia_drm nvidia_modeset nvidia_uvm nvidia` and `modprobe nvidia`");
+        return FIRE(out, "the library is of version %s, the kernel module of %u.%02u: %s", library, major, minor, said);
+    }
+    if (code == VGPU_NVML_NO_LIBRARY) {
+        vgpu_mend(out, "`apt-get install libnvidia-ml1 libcuda1`, of the kernel module's version (%u.%02u)", major, minor);
+        return FIRE(out, "no libnvidia-ml.so.1: %s", said);
+    }
+    return FIRE(out, "NVML error %" PRId64 ": %s", code, said);
+}
+
+/* "13.0" of 13000. */
+static void cuda_print(int64_t version, char out[16])
+{
+    snprintf(out, 16, "%" PRId64 ".%" PRId64, version / 1000 % 1000, version / 10 % 100);
+}
+
+/* A driver serves what was built with a toolkit of its own major version or an older one. */
+static enum vgpu_outcome cuda_version(const struct vgpu_facts *f, struct vgpu_finding *out)
+{
+    const char *line = nvml_line(f, 0);
+    char text[32], driver[16], built[16];
+    int64_t has = line && !nvml_error(f) ? nvml_number(line, "cuda", 0) : 0, wants = 0;
+
+    if (!vgpu_has_nvidia(f))
+        return NA(out, "no NVIDIA GPU");
+    if (!vgpu_facts_value(f->said.build, "cuda", text, sizeof(text)) || vgpu_host_number(text, &wants) || wants <= 0)
+        return NA(out, "this vgpu was built without the cuda backend");
+    if (has <= 0)
+        return NA(out, nvml_error(f) ? "NVML does not answer (gpu.library)" : "NVML does not say");
+    cuda_print(has, driver);
+    cuda_print(wants, built);
+    vgpu_mend(out, "`apt-get install nvidia-driver`, of a version for CUDA %" PRId64 ".0 or later (from NVIDIA's repository)",
+              wants / 1000);
+    if (has / 1000 < wants / 1000)
+        return FIRE(out, "the driver is for CUDA %s, vgpu was built with %s", driver, built);
+    return PASS(out, "the driver is for CUDA %s, vgpu was built with %s%s", driver, built,
+                has < wants ? " (served within a major version)" : "");
 }
 
 static enum vgpu_outcome open_kernel(const struct vgpu_facts *f, struct vgpu_finding *out)
@@ -153,45 +260,6 @@ static bool service_runs(const struct vgpu_facts *f, const char *name)
            vgpu_host_exists(f->root, "run/%s", name);
 }
 
-/* The i-th line of what NVML said. */
-static const char *nvml_line(const struct vgpu_facts *f, uint32_t i)
-{
-    const char *line = f->said.nvml;
-
-    for (; line && *line && i; i--) {
-        line = strchr(line, '\n');
-        line = line ? line + 1 : NULL;
-    }
-    return line && *line ? line : NULL;
-}
-
-/* A word of a line of NVML's; false: NVML does not say. */
-static bool nvml_word(const char *line, const char *key, char *out, size_t bytes)
-{
-    char row[512];
-
-    snprintf(row, sizeof(row), "%.*s", (int)strcspn(line, "\n"), line);
-    for (char *c = row; *c; c++)
-        if (*c == ' ')
-            *c = '\n';
-    return vgpu_facts_value(row, key, out, bytes);
-}
-
-/* A number of it; missing where NVML does not say. */
-static int64_t nvml_number(const char *line, const char *key, int64_t missing)
-{
-    char text[64];
-    int64_t v;
-
-    return nvml_word(line, key, text, sizeof(text)) && vgpu_host_number(text, &v) == 0 ? v : missing;
-}
-
-static void nvml_address(const char *line, char out[24])
-{
-    if (!nvml_word(line, "pci", out, 24))
-        strcpy(out, "a GPU");
-}
-
 /* GPUs for which a number of NVML's is in [low, high]; counted = how many say it at all. */
 static struct vgpu_list nvml_gpus(const struct vgpu_facts *f, const char *key, int64_t low, int64_t high,
                                   uint32_t *counted)
@@ -220,7 +288,9 @@ static enum vgpu_outcome nvml_check(const struct vgpu_facts *f, struct vgpu_find
     struct vgpu_list list = nvml_gpus(f, key, low, high, &counted);
 
     if (!counted)
-        return NA(out, f->said.nvml ? "NVML does not say" : "no NVML here");
+        return NA(out, nvml_error(f)  ? "NVML does not answer (gpu.library)"
+                       : f->said.nvml ? "NVML does not say"
+                                      : "no NVML here");
     return FIRE_IF(out, list.count, "%s%s%s", list.count ? bad : good, list.count ? ": " : "", list.text);
 }
 
@@ -349,6 +419,26 @@ const struct vgpu_check vgpu_checks_gpu[] = {
      .effect = "Backend cuda does not start.",
      .source = SOURCE_CUDA,
      .run = version},
+    {.id = "gpu.cuda_version",
+     .severity = SEV(H, H, H),
+     .title = "Driver for this build's CUDA",
+     .wanted = "of the major version that vgpu was built with, or later",
+     .why = "A driver loads no kernels that a toolkit of a later major version made.",
+     .remedy = "`apt-get install nvidia-driver`",
+     .tradeoff = "A reboot, or all CUDA programs ended.",
+     .effect = "Backend cuda does not start.",
+     .source = "NVIDIA: CUDA Compatibility, minor version compatibility",
+     .run = cuda_version},
+    {.id = "gpu.library",
+     .severity = SEV(H, H, H),
+     .title = "Driver's library",
+     .wanted = "there, of the kernel module's version, and answering",
+     .why = "After an update of the driver the old kernel module stays loaded, and the new libraries refuse it.",
+     .remedy = "`nvidia-smi` says it in its own words; `dmesg` has lines of NVRM; `systemctl reboot`",
+     .tradeoff = "A reboot, or all CUDA programs ended.",
+     .effect = "Backend cuda does not start; nothing is known of the GPU's health.",
+     .source = SOURCE_DRIVER ", version mismatch",
+     .run = answers},
     {.id = "gpu.open_module",
      .severity = SEV(N, L, M),
      .title = "Kernel module",

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* IOMMU as Linux sees it. Under Xen the hypervisor drives it: see checks_xen.c. */
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "host/checks_int.h"
+#include "host/faults.h"
 
 #define SOURCE_VFIO "Linux: Documentation/driver-api/vfio.rst"
 
@@ -58,7 +60,8 @@ static enum vgpu_outcome cmdline(const struct vgpu_facts *f, struct vgpu_finding
             vgpu_mend(out, "remove kernel parameter `%s=%s`", name[i], value);
             return FIRE(out, "%s=%s", name[i], value);
         }
-    return PASS(out, "nothing switches it off");
+    /* Where there is none to switch off this says nothing, and alone must not make a score. */
+    return not_ours(f) ? NA(out, "%s", not_ours(f)) : PASS(out, "nothing switches it off");
 }
 
 static enum vgpu_outcome groups(const struct vgpu_facts *f, struct vgpu_finding *out)
@@ -200,35 +203,26 @@ static enum vgpu_outcome thunderbolt(const struct vgpu_facts *f, struct vgpu_fin
     return FIRE_IF(out, off, "DMA of devices that are plugged in is %sguarded", off ? "not " : "");
 }
 
-struct fault_count {
-    uint32_t faults;
-};
-static bool count_fault(void *ctx, const struct vgpu_host_log *record)
-{
-    static const char *const marks[] = {"DMAR: [DMA", "[INTR-REMAP]", "IO_PAGE_FAULT", "arm-smmu",
-                                        "Unhandled context fault"};
-    struct fault_count *n = ctx;
-
-    for (size_t i = 0; i < sizeof(marks) / sizeof(marks[0]); i++)
-        if (strstr(record->text, marks[i]) && (i != 3 || strstr(record->text, "fault"))) {
-            n->faults++;
-            break;
-        }
-    return true;
-}
-
 static enum vgpu_outcome faults(const struct vgpu_facts *f, struct vgpu_finding *out)
 {
-    struct fault_count n = {0};
+    struct vgpu_iommu_faults seen;
 
+    if (f->xen)
+        return NA(out, "Xen writes them to its own log (`xl dmesg`; xen.faults)");
     if (not_ours(f) || !f->iommu.unit_count)
         return NA(out, "%s", not_ours(f) ? not_ours(f) : "no IOMMU in use (iommu.enabled)");
-    int error = vgpu_host_log_read(f->root, count_fault, &n);
+    int error = vgpu_iommu_faults_read(f->root, &seen);
     if (vgpu_host_denied(error))
         return DENIED(out, "the kernel's log");
     if (error)
         return NA(out, "there is no kernel log here");
-    return FIRE_IF(out, n.faults, "%u faults in the kernel's log", n.faults);
+    if (!seen.total && !seen.suppressed)
+        return PASS(out, "none in the kernel's log");
+    if (!seen.count)
+        return FIRE(out, "%" PRIu64 " faults that the kernel's log only counted", seen.suppressed);
+    const struct vgpu_iommu_fault *last = &seen.faults[seen.count - 1];
+    return FIRE(out, "%" PRIu64 " faults in the kernel's log, the last by %s: %s", seen.total + seen.suppressed,
+                last->device[0] ? last->device : "an unnamed device", last->reason);
 }
 
 const struct vgpu_check vgpu_checks_iommu[] = {

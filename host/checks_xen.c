@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Xen, seen from its control domain: sysfs, /proc/xen and, where somebody asked it, `xl info`. */
+/* Xen, seen from its control domain: sysfs, /proc/xen and, where somebody asked them, `xl info` and `xl dmesg`. */
 #include <ctype.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "host/checks_int.h"
+#include "host/faults.h"
 
 #define SOURCE_XEN "Xen: docs/misc/xen-command-line"
 
@@ -157,6 +158,28 @@ static enum vgpu_outcome iommu(const struct vgpu_facts *f, struct vgpu_finding *
         return known;
     bool on = strstr(caps, "directio") != NULL;
     return FIRE_IF(out, !on, "virt_caps: %s", caps);
+}
+
+/* Linux sees none of them: the hypervisor has the IOMMU, and its own log. */
+static enum vgpu_outcome faults(const struct vgpu_facts *f, struct vgpu_finding *out)
+{
+    struct vgpu_iommu_faults seen = {0};
+    char row[256];
+
+    if (not_dom0(f))
+        return NA(out, "%s", not_dom0(f));
+    if (!f->said.xl_dmesg)
+        return DENIED(out, "xl dmesg; it answers root alone");
+    for (const char *line = f->said.xl_dmesg; *line; line += strcspn(line, "\n"), line += *line == '\n') {
+        snprintf(row, sizeof(row), "%.*s", (int)strcspn(line, "\n"), line);
+        vgpu_iommu_faults_xen_line(&seen, row);
+    }
+    if (!seen.count)
+        return PASS(out, "none in Xen's log");
+    const struct vgpu_iommu_fault *last = &seen.faults[seen.count - 1];
+    return FIRE(out, "%" PRIu64 " faults in Xen's log, the last a %s of 0x%" PRIx64 " by %s", seen.total,
+                last->access[0] ? last->access : "reach", last->address,
+                last->device[0] ? last->device : "an unnamed device");
 }
 
 /* A parameter of Xen's own command line; last one counts. */
@@ -327,6 +350,16 @@ const struct vgpu_check vgpu_checks_xen[] = {
      .effect = "None on latency; this is about safety.",
      .source = SOURCE_XEN ", iommu",
      .run = iommu},
+    {.id = "xen.faults",
+     .severity = SEV(M, H, H),
+     .title = "Faults of the IOMMU",
+     .wanted = "none in Xen's log",
+     .why = "A device reached for memory that it may not use: a wrong driver, a wrong mapping, or an attack.",
+     .remedy = "`xl dmesg | grep -e VT-D -e AMD-Vi` names the device and the address; `xl pci-assignable-list` who may have it",
+     .tradeoff = "None.",
+     .effect = "What the device wanted to write was lost.",
+     .source = "Xen: xen/drivers/passthrough",
+     .run = faults},
     {.id = "xen.dom0_memory",
      .severity = SEV(M, M, M),
      .title = "Memory of dom0",

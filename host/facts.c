@@ -6,25 +6,36 @@
 
 #include "host/facts.h"
 
+char **vgpu_facts_said_part(struct vgpu_facts_said *said, uint32_t i, const char **name)
+{
+    char **const text[] = {&said->config,   &said->config_error, &said->config_file, &said->xl_info,
+                           &said->xl_dmesg, &said->nvml,         &said->build};
+    static const char *const file[] = {"vgpu/config",   "vgpu/config-error", "vgpu/config-file", "vgpu/xl-info",
+                                       "vgpu/xl-dmesg", "vgpu/nvml",         "vgpu/build"};
+
+    _Static_assert(sizeof(text) / sizeof(text[0]) == VGPU_FACTS_SAID_PARTS, "all of them");
+    *name = file[i];
+    return text[i];
+}
+
 void vgpu_facts_said_free(struct vgpu_facts_said *said)
 {
-    free(said->config);
-    free(said->config_error);
-    free(said->config_file);
-    free(said->xl_info);
-    free(said->nvml);
+    const char *name;
+
+    for (uint32_t i = 0; i < VGPU_FACTS_SAID_PARTS; i++)
+        free(*vgpu_facts_said_part(said, i, &name));
     *said = (struct vgpu_facts_said){0};
 }
 
 static void read_said(struct vgpu_facts *f)
 {
-    char **const text[] = {&f->said.config, &f->said.config_error, &f->said.config_file, &f->said.xl_info,
-                           &f->said.nvml};
-    static const char *const file[] = {"config", "config-error", "config-file", "xl-info", "nvml"};
+    const char *name;
 
-    for (size_t i = 0; i < sizeof(text) / sizeof(text[0]); i++)
-        if (!*text[i])
-            *text[i] = vgpu_host_text(f->root, NULL, "vgpu/%s", file[i]);
+    for (uint32_t i = 0; i < VGPU_FACTS_SAID_PARTS; i++) {
+        char **text = vgpu_facts_said_part(&f->said, i, &name);
+        if (!*text)
+            *text = vgpu_host_text(f->root, NULL, "%s", name);
+    }
 }
 
 static void read_hypervisor(struct vgpu_facts *f)

@@ -14,17 +14,29 @@
 enum vgpu_profile { VGPU_PROFILE_PERFORMANCE, VGPU_PROFILE_BALANCED, VGPU_PROFILE_SECURITY, VGPU_PROFILES };
 
 /*
- * What only other programs can say, as text; each may be NULL: not known. In a captured tree they are the files
- * vgpu/config, vgpu/config-error, vgpu/config-file, vgpu/xl-info and vgpu/nvml.
+ * What only other programs can say, as text; each may be NULL: not known. In a captured tree they are files below vgpu/
+ * (vgpu_facts_said_part()).
  */
 struct vgpu_facts_said {
     char *config;       /* vgpud --show-config: lines "KEY=VALUE", all keys */
     char *config_error; /* what vgpud finds wrong with its configuration; then there is no config */
     char *config_file;  /* its path; NULL: the default one */
     char *xl_info;      /* xl info: lines "KEY : VALUE" */
-    char *nvml;         /* a line for each NVIDIA GPU: "pci=0000:65:00.0 KEY=VALUE ..." (ctl/nvml.c writes it) */
+    char *xl_dmesg;     /* xl dmesg: its lines of the IOMMU, and one more: that it was asked */
+    char *nvml;         /* a line for each NVIDIA GPU: "pci=0000:65:00.0 KEY=VALUE ..."; or one line "error=CODE ..." (both
+                           written by ctl/nvml.c) */
+    char *build;        /* of this vgpu: "cuda=12090", the CUDA Toolkit that its cuda backend was built with; 0: none */
 };
+#define VGPU_FACTS_SAID_PARTS 7u
+/* CODE of "error=CODE library=VERSION text=...": NVML's own (4: this user may not; 18: library and kernel module are of
+ * different versions), or ours: */
+#define VGPU_NVML_NO_PERMISSION 4
+#define VGPU_NVML_MISMATCH      18
+#define VGPU_NVML_UNKNOWN       999   /* also NVML's: it hung, it crashed */
+#define VGPU_NVML_NO_LIBRARY    10000 /* it cannot be opened */
 void vgpu_facts_said_free(struct vgpu_facts_said *said);
+/* The i-th of them, and the name of its file in a captured tree ("vgpu/nvml"). */
+char **vgpu_facts_said_part(struct vgpu_facts_said *said, uint32_t i, const char **name);
 
 struct vgpu_facts {
     const struct vgpu_host_root *root;

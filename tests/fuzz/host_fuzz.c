@@ -54,6 +54,8 @@ static const char *const paths[] = {"proc/cpuinfo",
                                     "vgpu/config",
                                     "vgpu/xl-info",
                                     "vgpu/nvml",
+                                    "vgpu/xl-dmesg",
+                                    "vgpu/build",
                                     "vgpu/config-error"};
 #define PATHS (sizeof(paths) / sizeof(paths[0]))
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""The cuda backend on the GPU of this machine: conformance for each engine, whole programs, faults, leaks, sanitizers.
+"""The cuda backend on the GPU of this machine: what precheck says of it, conformance for each
+engine, whole programs, faults, leaks, sanitizers.
 
 gpu_test.py [--list] [--build DIR] [--device N] [--options O] [--fake LIBRARY] [PART...]
 
@@ -10,6 +11,7 @@ skipped and why, and last "N passed, N failed". Exit 0, 1 when something failed,
 """
 import argparse
 import ctypes
+import json
 import os
 import shutil
 import signal
@@ -54,6 +56,34 @@ def used_bytes(index):
             nvml.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(memory)):
         return None, None
     return memory.used, memory.total
+
+
+def nvml_facts():
+    """What NVML says by another way than vgpu-ctl's: driver, CUDA version, and for each GPU its link."""
+    class Pci(ctypes.Structure):
+        _fields_ = [('legacy', ctypes.c_char * 16), ('domain', ctypes.c_uint), ('bus', ctypes.c_uint), ('device', ctypes.c_uint),
+                    ('device_id', ctypes.c_uint), ('subsystem', ctypes.c_uint), ('address', ctypes.c_char * 32)]
+    try:
+        nvml = ctypes.CDLL('libnvidia-ml.so.1')
+    except OSError as why:
+        raise Skip(f'no NVML to compare with: {why}') from why
+
+    def number(function, *before):
+        value = ctypes.c_uint()
+        return None if getattr(nvml, function)(*before, ctypes.byref(value)) else value.value
+
+    text = ctypes.create_string_buffer(96)
+    if nvml.nvmlInit_v2() or nvml.nvmlSystemGetDriverVersion(text, len(text)):
+        raise Skip('NVML does not answer')
+    out = {'driver': text.value.decode(), 'cuda': number('nvmlSystemGetCudaDriverVersion_v2'), 'gpus': {}}
+    for index in range(number('nvmlDeviceGetCount_v2')):
+        handle, pci = ctypes.c_void_p(), Pci()
+        nvml.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(handle))
+        nvml.nvmlDeviceGetPciInfo_v3(handle, ctypes.byref(pci))
+        out['gpus'][f'{pci.domain:04x}:{pci.bus:02x}:{pci.device:02x}.0'] = {
+            'width': number('nvmlDeviceGetCurrPcieLinkWidth', handle),
+            'generation': number('nvmlDeviceGetMaxPcieLinkGeneration', handle)}
+    return out
 
 
 class Runner:
@@ -164,6 +194,54 @@ class Runner:
         outcome.shows += [line.strip() for line in text.splitlines() if line.startswith('  device ')]
         return outcome
 
+    def precheck(self):
+        """vgpu-ctl precheck and topology on this machine: the GPU with its link, driver and CUDA version, as NVML has them."""
+        if self.fake:
+            raise Skip('needs a real GPU')
+        ctl, facts, outcome, fastest_s = self.program('ctl/vgpu-ctl'), nvml_facts(), testlog.Outcome('precheck'), 1e9
+        for _ in range(5):
+            started = time.monotonic()
+            done = subprocess.run([ctl, 'precheck', '--json'], capture_output=True, text=True, timeout=120)
+            fastest_s = min(fastest_s, time.monotonic() - started)
+        if done.returncode not in (0, 4, 5, 6):
+            outcome.fail('precheck ends well', done.stdout + done.stderr)
+            return outcome
+        told = json.loads(done.stdout)
+        gpus = {g['address']: g for g in told['host']['gpus'] if g['id'].startswith('10de:')}
+        checks = {c['id']: c for c in told['checks']}
+        with open('/proc/driver/nvidia/version', encoding='utf-8') as f:
+            kind = 'open' if 'Open Kernel Module' in f.read() else 'proprietary'
+        cuda = f'{facts["cuda"] // 1000}.{facts["cuda"] // 10 % 100}'
+        major_minor = '.'.join(facts['driver'].split('.')[:2])
+
+        def expect(what, good, seen):
+            if good:
+                outcome.passed += 1
+            else:
+                outcome.fail(what, f'{seen}')
+
+        expect('the GPUs are recognised', set(gpus) == set(facts['gpus']), (gpus, facts))
+        for address, gpu in facts['gpus'].items():
+            seen = gpus.get(address, {})
+            expect(f'{address}: driver nvidia', seen.get('driver') == 'nvidia', seen)
+            expect(f'{address}: width of its link', seen.get('link_width') == gpu['width'], (seen, gpu))
+            expect(f'{address}: speed of its link', 0 < seen.get('link_generation', 0) <= gpu['generation'] ==
+                   seen.get('max_link_generation'), (seen, gpu))
+        for name, words in (('gpu.present', ''), ('gpu.driver', 'nvidia'), ('gpu.driver_version', major_minor),
+                            ('gpu.cuda_version', f'CUDA {cuda}'), ('gpu.library', 'answers')):
+            expect(name, checks[name]['status'] == 'pass' and words in checks[name]['found'], checks[name])
+        expect('kind of the driver', kind in checks['gpu.open_module']['found'], checks['gpu.open_module'])
+        if any('persistence=1' in line for line in told['host']['nvml']):
+            expect('in under a second', fastest_s < 1, f'{fastest_s:.3f} s')
+        else:
+            outcome.skipped.append('in under a second: without persistence the driver sets the GPU up for each run')
+        drawn = subprocess.run([ctl, 'topology'], capture_output=True, text=True, timeout=120).stdout
+        for address, gpu in facts['gpus'].items():
+            expect(f'{address} in the drawing', address in drawn and f'x{gpu["width"]}' in drawn, drawn)
+        outcome.shows.append(f'precheck: {len(gpus)} GPUs, driver {facts["driver"]} ({kind}), CUDA {cuda}, score '
+                             f'{told["score"]}, in {fastest_s * 1000:.0f} ms')
+        return outcome
+
     def sanitizer(self, tool, engine):
         if self.fake:
             raise Skip('needs a real GPU')
@@ -194,7 +272,8 @@ class Runner:
 
 def parts(runner):
     """Name -> what to run, in order."""
-    table = {f'conformance-{e}': lambda e=e: runner.conformance(e) for e in ENGINES}
+    table = {'precheck': runner.precheck}
+    table |= {f'conformance-{e}': lambda e=e: runner.conformance(e) for e in ENGINES}
     table['huge-stream'] = lambda: runner.huge('stream')
     table['huge-auto'] = lambda: runner.huge('auto')
     for name, tests in E2E.items():

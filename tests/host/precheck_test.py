@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import xml.etree.ElementTree
 
 CTL, TREE, CHECKLIST, SOURCE = sys.argv[1:5]
 sys.path.insert(0, os.path.join(SOURCE, 'tests', 'ctl'))
@@ -137,8 +138,18 @@ def test_drift_of_the_host():
     assert [(f['what'], f['was'], f['is']) for f in drift['host']] == [
         ('kernel', '6.1.0-25-amd64', '6.9.1'), ('GPU 0000:41:00.0 link_width', 16, 8)], drift['host']
     assert drift['worse'][0]['was_found'] == 'full width', drift['worse']
-    drift = report(f'--root={tree("no-pci")}', '--against=before')['drift']
+    drift = report(f'--root={tree("no-pci")}', '--against=before', status=5)['drift']
     assert {'what': 'GPU 0000:41:00.0', 'was': 'there', 'is': 'absent'} in drift['host'], drift['host']
+    gone = [c for c in drift['worse'] if c['id'] == 'gpu.present']
+    assert len(gone) == 1 and gone[0]['severity'] == 'high' and 'GPU 0000:41:00.0' in gone[0]['found'], gone
+    # The second of two: the checks see a GPU that is well.
+    two = ['pci 0000:42:00.0 class=030200 id=10de:2331 driver=nvidia']
+    report(f'--root={tree("xen-pvh-h100", *two)}', '--save=two')
+    drift = report(f'--root={then}', '--against=two', status=5)['drift']
+    assert [(c['id'], c['found']) for c in drift['worse']] == [('gpu.present', 'gone: GPU 0000:42:00.0')], drift['worse']
+    # Against a shipped reference, which is of no particular machine, too; there the check's own severity counts.
+    drift = report(f'--root={tree("no-pci")}', '--against=bare-kvm-host')['drift']
+    assert [c['severity'] for c in drift['worse'] if c['id'] == 'gpu.present'] == ['medium'], drift['worse']
     text = precheck(f'--root={now}', '--against=before').stdout
     assert 'The host itself' in text and '"6.9.1"' in text, text
     assert not report(f'--root={then}', '--against=xen-pvh-h100')['drift']['host']
@@ -173,6 +184,30 @@ def test_iommu_of_a_copy():
     show(f'--socket={PLACE}/none.sock', status=3)
     if not os.path.exists('/run/vgpu/control.sock'):
         show('--json')
+
+
+def test_topology_arguments():
+    """A drawing to stdout is the drawing and nothing else; a CPU that is not there is refused by name."""
+    def topology(*args, status=0):
+        done = subprocess.run([CTL, 'topology', f'--root={where}', *args], capture_output=True, text=True, timeout=60,
+                              check=False, cwd=PLACE)
+        assert done.returncode == status, (args, done)
+        return done.stdout, done.stderr
+
+    where = tree('bare-kvm-host')
+    drawn, said = topology('--svg=-')
+    assert drawn.startswith('<?xml') or drawn.startswith('<svg'), drawn[:100]
+    assert drawn.rstrip().endswith('</svg>') and not said and not os.path.exists(os.path.join(PLACE, '-'))
+    xml.etree.ElementTree.fromstring(drawn)
+    topology(f'--svg={PLACE}/host.svg')
+    with open(f'{PLACE}/host.svg', encoding='utf-8') as f:
+        assert f.read() == drawn
+    assert 'stdout' in topology('--svg=-', '--json', status=2)[1]
+    for option in ('--poll-cpus', '--executor-cpus'):
+        said = topology(f'{option}=2,99', status=2)[1]
+        assert 'CPU 99 is not online' in said and '0-15' in said and option in said, said
+        assert 'no list of CPUs' in topology(f'{option}=zz', status=2)[1]
+    assert 'poll core 0' in topology('--poll-cpus=2', '--executor-cpus=3')[0]
 
 
 def statuses(out):
@@ -291,6 +326,18 @@ def test_shipped_references():
         assert not drift['worse'] and not drift['better'] and not drift['other'], (name, drift)
     drift = report(f'--root={tree("amd-server")}', '--against=bare-kvm-host', status=5)['drift']
     assert {'iommu.enabled', 'iommu.interrupts'} <= {c['id'] for c in drift['worse']}, drift
+
+
+def test_a_machine_with_a_gpu():
+    """docs/examples/precheck-h200.txt is what a machine with an H200 was told; its copy in few lines is told the same."""
+    with open(os.path.join(SOURCE, 'docs', 'examples', 'precheck-h200.txt'), encoding='utf-8') as f:
+        seen = f.read()
+    now = report(f'--root={tree("h200-vm")}')
+    assert set(re.findall(r'^  (?:warn|fail) \w+ +(\S+)  ', seen, re.M)) == fired(now), fired(now)
+    assert abs(int(re.search(r"Score +(\d+)", seen).group(1)) - now["score"]) <= 1, now["score"]  # checks were added since
+    gpu = now['host']['gpus'][0]
+    assert (gpu['id'], gpu['driver'], gpu['link_width'], gpu['link_generation']) == ('10de:2335', 'nvidia', 16, 5), gpu
+    assert 'link x16 generation 5 of 5' in seen and 'NVIDIA H200' in now['host']['nvml'][0], now['host']
 
 
 def test_text():

@@ -19,8 +19,9 @@ all_are() { # ID=STATUS...; REPLY: what they are
 }
 all_are xen.dom0_kind=warn xen.xenfs=pass xen.gntdev=pass xen.evtchn=pass xen.xenstore=pass
 check precheck-xen "$REPLY" [ $? -eq 0 ]
-all_are iommu.enabled=not-applicable iommu.groups=not-applicable iommu.coverage=not-applicable xen.iommu=fail
+all_are iommu.enabled=not-applicable iommu.groups=not-applicable iommu.coverage=not-applicable xen.iommu=fail \
+    iommu.faults=not-applicable xen.faults=pass
 check precheck-iommu "$REPLY" [ $? -eq 0 ]
 $CTL --json show-iommu-status >/tmp/iommu.json
-check iommu-status 'a dom0 without groups, and not "no IOMMU"' \
-    grep -q '"enabled":false,.*"xen_dom0":true,"groups":\[\]' /tmp/iommu.json
+check iommu-status 'a dom0 without groups, and not "no IOMMU"; faults are in Xen'"'"'s log, and not "none"' \
+    grep -q '"enabled":false,.*"xen_dom0":true,"groups":\[\],.*"unreadable":"Xen has the IOMMU.*xl dmesg' /tmp/iommu.json
