@@ -96,6 +96,10 @@ struct vgpu_backend_ops {
     const char *(*lost_reason)(struct vgpu_backend *b);
     /* Loop thread: how far, in ticks, a device time that is VGPU_TRACE_DEVICE_MAPPED may be off. May be NULL: there are none. */
     uint32_t (*trace_error)(const struct vgpu_backend *b);
+    /* Loop thread: others need the device. With `on`, while nothing is submitted: whatever keeps it busy without an operation
+     * ends (resident workers); true once that is so, else call again after a poll. Nothing is submitted before the call
+     * with `on` false. May be NULL: without an operation there is nothing on the device that would be in anybody's way. */
+    bool (*pause)(struct vgpu_backend *b, bool on);
 };
 
 /* The registered backends by name; "fault:NAME" is the decorator over NAME. NULL when there is none. */

@@ -627,4 +627,5 @@ const struct vgpu_backend_ops vgpu_backend_cuda = {
     .probe = cuda_probe,
     .lost_reason = cuda_lost_reason,
     .trace_error = cuda_trace_error,
+    .pause = cuda_pause,
 };

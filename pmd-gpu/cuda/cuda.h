@@ -21,6 +21,7 @@
  * | launcher.asleep    | launcher    | loop             | full fence on both sides                            | L2    |
  * | vm.arena ...       | control     | loop, launcher   | release / acquire, while nothing of it is in flight | R1    |
  * | resident_state     | holder of gpu.lifecycle | loop | release / acquire                                   | N1    |
+ * | resident_paused    | loop        | launcher         | release / acquire                                   | N3    |
  * | alive words        | device      | loop             | relaxed: they say that workers run, nothing else    | N2    |
  * | hold, launched     | control, launcher | launcher, control | relaxed: they only bound a wait                    |       |
  * | lost               | any         | any              | release / acquire: the reason before it             | W1    |
@@ -149,6 +150,7 @@ struct cuda {
     uint32_t resident_state VGPU_ALIGNED(128); /* enum cuda_resident_state (N1) */
     uint32_t resident_wanted;                  /* the loop asks for it */
     uint32_t resident_off;                     /* it does not start here: never asked for again */
+    uint32_t resident_paused;                  /* the loop wants the device free of it (N3) */
     CUstream resident_stream;
     uint32_t *stop;          /* pinned (D3) */
     uint32_t *ended;         /* pinned: epoch of the kernel that ended (D2) */
@@ -212,7 +214,10 @@ void cuda_resident_start(struct cuda *c);
 void cuda_resident_park(struct cuda *c);
 /* Loop thread: there is work for workers that do not run. */
 void cuda_resident_want(struct cuda *c);
-/* Launcher, now and then: starts it when it is wanted, parks it when it is idle, mends what the watch stopped. */
+/* Loop thread: of struct vgpu_backend_ops. */
+bool cuda_pause(struct vgpu_backend *b, bool on);
+/* Launcher, now and then: starts it when it is wanted, parks it when it is idle or the loop says so, mends what the watch
+ * stopped. */
 void cuda_resident_tend(struct cuda *c);
 /* Around driver calls that wait for resident kernels: parks all on this GPU, and starts them again. */
 void cuda_quiesce_begin(struct vgpu_gpu *gpu, uint32_t *ran);

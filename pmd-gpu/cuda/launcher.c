@@ -79,9 +79,9 @@ static void nap(struct cuda *c)
 
     vgpu_store_relaxed(&c->launcher_asleep, 1);
     vgpu_fence_full(); /* L2 pairs with L2 in cuda_launcher_kick(): the flag before the last look */
+    bool tends = vgpu_load_relaxed(&c->resident_state) == CUDA_RESIDENT_RUNS;
     if (!launches_pending(c) && !vgpu_load_relaxed(&c->resident_wanted) && !vgpu_load_relaxed(&c->query_wanted) &&
-        !vgpu_load_relaxed(&c->launcher_stop)) {
-        bool tends = vgpu_load_relaxed(&c->resident_state) == CUDA_RESIDENT_RUNS;
+        !vgpu_load_relaxed(&c->launcher_stop) && !(tends && vgpu_load_relaxed(&c->resident_paused))) {
         syscall(SYS_futex, &c->launcher_word, FUTEX_WAIT_PRIVATE, word, tends ? &tend : NULL, NULL, 0);
     }
     vgpu_store_relaxed(&c->launcher_asleep, 0); /* relaxed: at worst one wake-up too many */

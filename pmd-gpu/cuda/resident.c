@@ -100,12 +100,26 @@ void cuda_resident_want(struct cuda *c)
     cuda_launcher_kick(c);
 }
 
+bool cuda_pause(struct vgpu_backend *b, bool on)
+{
+    struct cuda *c = (struct cuda *)b;
+
+    if (vgpu_load_relaxed(&c->resident_paused) != on) {
+        /* N3 pairs with N3 in cuda_resident_tend(): all operations are back before it stops the workers */
+        vgpu_store_release(&c->resident_paused, on);
+        if (on)
+            cuda_launcher_kick(c);
+    }
+    return vgpu_load_acquire(&c->resident_state) != CUDA_RESIDENT_RUNS && ended(c); /* N1; D2: it is off the device */
+}
+
 void cuda_resident_tend(struct cuda *c)
 {
     uint32_t state = vgpu_load_acquire(&c->resident_state);
+    bool paused = vgpu_load_acquire(&c->resident_paused); /* N3 pairs with N3 in cuda_pause() */
 
     if (state == CUDA_RESIDENT_PARKED) {
-        if (!vgpu_load_relaxed(&c->resident_wanted) || pthread_mutex_trylock(&c->gpu->lifecycle))
+        if (!vgpu_load_relaxed(&c->resident_wanted) || paused || pthread_mutex_trylock(&c->gpu->lifecycle))
             return; /* a region comes or goes: launches go on meanwhile */
         cuda_resident_start(c);
         c->tend_ticks = vgpu_ticks();
@@ -120,6 +134,7 @@ void cuda_resident_tend(struct cuda *c)
     }
     bool idle = c->options.park_ms && now - c->tend_ticks > vgpu_ns_to_ticks(c->options.park_ms * UINT64_C(1000000)) &&
                 served(c) == pushed; /* else the launcher would wait for what is in the rings */
+    idle |= paused;
     if ((!idle && !ended(c)) || pthread_mutex_trylock(&c->gpu->lifecycle))
         return;
     bool stopped = c->resident_state == CUDA_RESIDENT_RUNS && ended(c); /* by the watch */

@@ -54,6 +54,12 @@ struct vgpu_programs {
     uint32_t active_count;
     uint32_t holder; /* of the turn, VM + 1; 0: nobody */
     uint64_t turn_ends_ns;
+    /* Between programs and what the backend below runs, where it must leave the device for them (`pause`). */
+    bool shares;
+    enum { DEVICE_BELOW, DEVICE_LEAVING, DEVICE_PROGRAMS } device;
+    uint32_t below, below_at[VGPU_PRIO_COUNT]; /* operations that the backend below has, of all VMs */
+    uint64_t below_ns, below_since_ns;         /* like prog_vm.device_ns, of all that it runs while programs wait */
+    bool contended;                            /* they do */
     uint32_t polls;
     uint64_t now_ns; /* as of this poll */
 };
@@ -134,6 +140,24 @@ static void finish(struct vgpu_programs *p, struct node *n, uint16_t status, uin
     list_add(&p->done, n);
 }
 
+/* May the backend below have the device? */
+static bool below_may(const struct vgpu_programs *p)
+{
+    return p->device == DEVICE_BELOW;
+}
+
+static int below_submit(struct vgpu_programs *p, struct prog_vm *vm, struct vgpu_op *op)
+{
+    int rc = p->inner_ops->submit(p->inner, op);
+
+    if (rc == 0) {
+        vm->below++;
+        p->below++;
+        p->below_at[op->priority]++;
+    }
+    return rc;
+}
+
 /* ---- a worker's life, as the loop sees it ---- */
 
 static uint32_t state_of(const struct prog_vm *vm)
@@ -208,30 +232,124 @@ static bool better(const struct prog_vm *a, const struct prog_vm *b)
     return pa != pb ? pa < pb : a->device_ns < b->device_ns;
 }
 
-/* Whose executions may go to the device now. */
-static void turn_choose(struct vgpu_programs *p)
+/* The program VM that should have the next turn, or NULL: nobody else wants one. */
+static struct prog_vm *turn_next(struct vgpu_programs *p, const struct prog_vm *holder)
 {
-    struct prog_vm *best = NULL, *holder = p->holder ? &p->vms[p->holder - 1] : NULL;
+    struct prog_vm *best = NULL;
 
     for (uint32_t i = 0; i < p->active_count; i++) {
         struct prog_vm *vm = &p->vms[p->active[i]];
         if (vm != holder && wants_turn(vm) && state_of(vm) == WORKER_READY && (!best || better(vm, best)))
             best = vm;
     }
+    return best;
+}
+
+/* The highest priority of what the backend below runs or could run; VGPU_PRIO_COUNT: nothing. */
+static uint32_t below_wants(const struct vgpu_programs *p)
+{
+    uint32_t best = VGPU_PRIO_COUNT;
+
+    for (uint32_t i = VGPU_PRIO_COUNT; i-- > 0;)
+        if (p->below_at[i])
+            best = i;
+    for (uint32_t i = 0; i < p->active_count; i++) {
+        const struct prog_vm *vm = &p->vms[p->active[i]];
+        const struct node *n = vm->waiting.head;
+        if (n && !vm->n_sent && !vgpu_opcode_is_program(n->op->work.opcode) && n->op->priority < best)
+            best = n->op->priority;
+    }
+    return best;
+}
+
+static uint64_t turn_end(const struct vgpu_programs *p)
+{
+    return p->now_ns + over.options.quantum_us * 1000;
+}
+
+/* Programs let go of the device. */
+static void device_to_below(struct vgpu_programs *p)
+{
+    /* As in active_add(): no claim on time that was not used. */
+    uint64_t least = UINT64_MAX;
+    for (uint32_t i = 0; i < p->active_count; i++)
+        if (p->vms[p->active[i]].device_ns < least)
+            least = p->vms[p->active[i]].device_ns;
+    if (least != UINT64_MAX && p->below_ns < least)
+        p->below_ns = least;
+    p->holder = 0;
+    p->device = DEVICE_BELOW;
+    p->contended = false;
+    p->inner_ops->pause(p->inner, false);
+}
+
+/*
+ * The device goes back and forth between the backend below, all of it as one, and the VMs that run programs. True: programs
+ * have it. The same rules as between two of them: priority, then time used, and a turn ends with its quantum.
+ */
+static bool device_choose(struct vgpu_programs *p, const struct prog_vm *holder)
+{
+    if (!p->shares)
+        return true;
+    uint32_t below = below_wants(p);
+    const struct prog_vm *best = turn_next(p, NULL);
+    uint32_t programs = best ? best->waiting.head->op->priority : VGPU_PRIO_COUNT;
+
+    if (p->device == DEVICE_PROGRAMS) {
+        bool over_time = p->now_ns >= p->turn_ends_ns;
+        bool back = below < programs || (below == programs && below < VGPU_PRIO_COUNT && over_time &&
+                                         (!best || p->below_ns <= best->device_ns));
+        if (!back)
+            return true;
+        if (holder && holder->executing) {
+            p->turn_ends_ns = 0; /* nothing more of it is sent: what runs, ends */
+            return false;
+        }
+        device_to_below(p);
+        return false;
+    }
+    if (p->device == DEVICE_BELOW) {
+        if (!best || !p->contended) {
+            p->contended = best != NULL;
+            p->below_since_ns = p->now_ns;
+            p->turn_ends_ns = turn_end(p);
+        }
+        if (!best)
+            return false;
+        if (below < programs || (below == programs && p->now_ns < p->turn_ends_ns))
+            return false;
+        p->below_ns += p->now_ns - p->below_since_ns;
+        p->device = DEVICE_LEAVING;
+    }
+    if (p->below || !p->inner_ops->pause(p->inner, true))
+        return false;
+    p->device = DEVICE_PROGRAMS;
+    p->turn_ends_ns = turn_end(p);
+    return true;
+}
+
+/* Whose executions may go to the device now. */
+static void turn_choose(struct vgpu_programs *p)
+{
+    struct prog_vm *holder = p->holder ? &p->vms[p->holder - 1] : NULL;
+
+    if (!device_choose(p, holder))
+        return;
+    struct prog_vm *best = turn_next(p, holder);
     if (!best) {
         if (holder && idle(holder))
             p->holder = 0;
-        else if (holder)
-            p->turn_ends_ns = p->now_ns + over.options.quantum_us * 1000;
+        else if (holder && (p->turn_ends_ns == 0 || below_wants(p) == VGPU_PRIO_COUNT))
+            p->turn_ends_ns = turn_end(p);
         return;
     }
     if (holder && wants_turn(holder) && state_of(holder) == WORKER_READY) {
         uint32_t hp = holder->waiting.head->op->priority, bp = best->waiting.head->op->priority;
         bool over_time = p->now_ns >= p->turn_ends_ns && best->device_ns <= holder->device_ns;
-        if (hp < bp || (hp == bp && !over_time)) { /* stays; it may have been stopped for one that is gone by now */
-            if (!p->turn_ends_ns)
-                p->turn_ends_ns = p->now_ns + over.options.quantum_us * 1000;
-            return;
+        if (hp < bp || (hp == bp && !over_time)) {
+            if (p->turn_ends_ns == 0) /* who it was to make room for has left */
+                p->turn_ends_ns = turn_end(p);
+            return; /* stays */
         }
     }
     if (holder && holder->executing) {
@@ -239,7 +357,7 @@ static void turn_choose(struct vgpu_programs *p)
         return;
     }
     p->holder = best->worker.vm + 1;
-    p->turn_ends_ns = p->now_ns + over.options.quantum_us * 1000;
+    p->turn_ends_ns = turn_end(p);
 }
 
 static bool has_turn(const struct vgpu_programs *p, const struct prog_vm *vm)
@@ -303,12 +421,11 @@ static void drain(struct vgpu_programs *p, struct prog_vm *vm)
             if (vm->below || !send_program(p, vm))
                 break;
         } else {
-            if (vm->n_sent || p->inner_ops->submit(p->inner, n->op) != 0)
+            if (vm->n_sent || !below_may(p) || below_submit(p, vm, n->op) != 0)
                 break;
             list_take(&vm->waiting);
             n->next = p->nodes_free;
             p->nodes_free = n;
-            vm->below++;
         }
     }
 }
@@ -380,11 +497,8 @@ static int programs_submit(struct vgpu_backend *b, struct vgpu_op *op)
     struct vgpu_programs *p = programs_of(b);
     struct prog_vm *vm = &p->vms[op->vm];
 
-    if (vgpu_likely(!vgpu_opcode_is_program(op->work.opcode) && idle(vm))) {
-        int rc = p->inner_ops->submit(p->inner, op);
-        vm->below += rc == 0;
-        return rc;
-    }
+    if (vgpu_likely(!vgpu_opcode_is_program(op->work.opcode) && idle(vm) && below_may(p)))
+        return below_submit(p, vm, op);
     struct node *n = p->nodes_free;
     if (!n) /* as many as may be in flight: cannot be */
         return -EAGAIN;
@@ -400,8 +514,11 @@ static uint32_t programs_poll(struct vgpu_backend *b, struct vgpu_op **done, uin
     struct vgpu_programs *p = programs_of(b);
     uint32_t n = p->inner_ops->poll(p->inner, done, max);
 
-    for (uint32_t i = 0; i < n; i++)
+    for (uint32_t i = 0; i < n; i++) {
         p->vms[done[i]->vm].below--;
+        p->below--;
+        p->below_at[done[i]->priority]--;
+    }
     if (vgpu_likely(p->active_count == 0 && !p->done.head))
         return n;
     p->now_ns = vgpu_now_ns();
@@ -473,6 +590,7 @@ static int programs_open(const struct vgpu_backend_config *config, struct vgpu_b
         return vgpu_err_set(err, ENOMEM, "programs: no memory");
     p->inner_ops = over.inner;
     p->max_vms = config->max_vms;
+    p->shares = over.inner->pause && !over.options.together;
     p->vms = calloc(config->max_vms, sizeof(*p->vms));
     p->nodes = calloc(config->max_in_flight, sizeof(*p->nodes));
     p->active = calloc(config->max_vms, sizeof(*p->active));
@@ -536,6 +654,11 @@ static void programs_region_engine(struct vgpu_backend *b, uint32_t vm, enum vgp
     over.inner->region_engine(programs_of(b)->inner, vm, engine);
 }
 
+static uint32_t programs_trace_error(const struct vgpu_backend *b)
+{
+    return over.inner->trace_error(((const struct vgpu_programs *)b)->inner);
+}
+
 static bool programs_region_bounced(struct vgpu_backend *b, uint32_t vm)
 {
     return over.inner->region_bounced(programs_of(b)->inner, vm);
@@ -561,6 +684,7 @@ const struct vgpu_backend_ops *vgpu_programs_over(const struct vgpu_backend_ops 
                                          .region_bounced = inner->region_bounced ? programs_region_bounced : NULL,
                                          .cancel = programs_cancel,
                                          .probe = inner->probe,
+                                         .trace_error = inner->trace_error ? programs_trace_error : NULL,
                                          .lost_reason = inner->lost_reason ? programs_lost_reason : NULL};
     return &over.ops;
 }

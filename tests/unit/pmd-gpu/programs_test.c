@@ -29,6 +29,63 @@ static struct {
     uint8_t *arena[VMS];
 } d;
 
+/* A backend that keeps the device busy until it is told to leave it, as resident workers do: cpu, watched. */
+static struct {
+    struct vgpu_backend_ops ops;
+    bool paused;
+    uint32_t asked, given; /* pause: since it was asked; how often it was given */
+    uint32_t outstanding;
+    uint64_t from_ns[OPS], to_ns[OPS]; /* of the operation with this number */
+} busy;
+
+static int busy_submit(struct vgpu_backend *b, struct vgpu_op *op)
+{
+    cr_expect_not(busy.paused, "an operation is submitted while the device is left to programs");
+    int rc = vgpu_backend_cpu.submit(b, op);
+    if (rc == 0) {
+        busy.outstanding++;
+        busy.from_ns[op - d.op] = vgpu_now_ns();
+    }
+    return rc;
+}
+
+static uint32_t busy_poll(struct vgpu_backend *b, struct vgpu_op **done, uint32_t max)
+{
+    uint32_t n = vgpu_backend_cpu.poll(b, done, max);
+
+    busy.outstanding -= n;
+    for (uint32_t i = 0; i < n; i++)
+        busy.to_ns[done[i] - d.op] = vgpu_now_ns();
+    return n;
+}
+
+static bool busy_pause(struct vgpu_backend *b, bool on)
+{
+    (void)b;
+    if (!on) {
+        busy.paused = false;
+        busy.asked = 0;
+        return true;
+    }
+    cr_expect_eq(busy.outstanding, 0, "asked to leave with %u operations on the device", busy.outstanding);
+    busy.paused = true;
+    if (++busy.asked == 3)
+        busy.given++;
+    return busy.asked >= 3;
+}
+
+static const struct vgpu_backend_ops *inner_of(const char *name)
+{
+    if (strcmp(name, "busy") != 0)
+        return vgpu_backend_find(name);
+    memset(&busy, 0, sizeof(busy));
+    busy.ops = vgpu_backend_cpu;
+    busy.ops.submit = busy_submit;
+    busy.ops.poll = busy_poll;
+    busy.ops.pause = busy_pause;
+    return &busy.ops;
+}
+
 static void rig_open_with(const char *inner, const char *more)
 {
     struct vgpu_backend_config config = {
@@ -41,7 +98,7 @@ static void rig_open_with(const char *inner, const char *more)
     snprintf(text, sizeof(text), "plugin=/dev/null,worker=%s,deadline_ms=400%s%s", FAKE_WORKER, more[0] ? "," : "",
              more);
     cr_assert_eq(vgpu_programs_parse(text, &o, &err), 0, "%s", err.text);
-    d.ops = vgpu_programs_over(vgpu_backend_find(inner), &o);
+    d.ops = vgpu_programs_over(inner_of(inner), &o);
     cr_assert_eq(d.ops->open(&config, &d.b, &err), 0, "%s", err.text);
     for (uint32_t vm = 0; vm < VMS; vm++) {
         d.fd[vm] = memfd_create("arena", MFD_CLOEXEC);
@@ -298,6 +355,82 @@ Test(programs, descriptors_of_any_number)
     }
     while (n > 0)
         close(filler[--n]);
+    rig_close();
+}
+
+/* What keeps the device busy without an operation (resident workers) leaves it to programs, and comes back. */
+Test(programs, the_backend_below_and_programs_take_turns)
+{
+    rig_open_with("busy", "quantum_us=4000");
+    uint32_t n_fill = 0, fills[OPS];
+    for (uint32_t i = 0; i < 20; i++)
+        execute_as(0, 1, FAKE_SLOW, i);
+    for (uint32_t i = 0; i < 20; i++)
+        execute_as(1, 1, FAKE_SLOW, i);
+    for (uint64_t next = 0; d.got < d.sent || n_fill < 60;) { /* one every now and then, over all of it */
+        if (n_fill < 60 && vgpu_now_ns() >= next) {
+            fills[n_fill] = fill(2, n_fill);
+            n_fill++;
+            next = vgpu_now_ns() + 1000000;
+        }
+        d.got += d.ops->poll(d.b, d.done + d.got, OPS - d.got);
+    }
+    expect_order();
+    for (uint32_t i = 0; i < d.sent; i++)
+        expect(i, VGPU_OK);
+    cr_expect_gt(busy.given, 1, "the device went to programs %u times", busy.given);
+    for (uint32_t i = 0; i < n_fill; i++)
+        for (uint32_t vm = 0; vm < 2; vm++)
+            for (uint32_t j = 0; j < 20; j++)
+                cr_expect(span(vm, j)->from_ns >= busy.to_ns[fills[i]] || span(vm, j)->to_ns <= busy.from_ns[fills[i]],
+                          "fill %u ran beside an execution of VM %u", i, vm);
+    rig_close();
+}
+
+/* Between the two the higher priority has the next turn, whichever of them has it. */
+Test(programs, priority_against_the_backend_below)
+{
+    rig_open_with("busy", "quantum_us=10000000,depth=2");
+    for (uint32_t i = 0; i < 30; i++)
+        execute_as(0, 2, FAKE_SLOW, i);
+    uint64_t start = vgpu_now_ns();
+    while (span(0, 2)->to_ns == 0 && vgpu_now_ns() - start < WAIT_NS)
+        d.got += d.ops->poll(d.b, d.done + d.got, OPS - d.got);
+    uint64_t asked = vgpu_now_ns();
+    uint32_t word = send_as(1, 0, (struct vgpu_work){.opcode = VGPU_OP_FILL, .dst = 32768, .n = 4, .arg = {1}});
+    collect();
+    uint32_t between = 0;
+    for (uint32_t i = 0; i < 30; i++)
+        between += span(0, i)->from_ns > asked && span(0, i)->from_ns < busy.from_ns[word];
+    cr_expect_leq(between, 2, "%u executions of the low one began before the high fill", between);
+    /* And low operations of the backend below wait until the high programs are through. */
+    uint32_t first = d.sent;
+    for (uint32_t i = 30; i < 40; i++)
+        execute_as(0, 0, FAKE_SLOW, i);
+    start = vgpu_now_ns();
+    while (span(0, 30)->from_ns == 0 && vgpu_now_ns() - start < WAIT_NS)
+        d.got += d.ops->poll(d.b, d.done + d.got, OPS - d.got);
+    word = send_as(1, 2, (struct vgpu_work){.opcode = VGPU_OP_FILL, .dst = 32772, .n = 4, .arg = {1}});
+    collect();
+    for (uint32_t i = 30; i < 40; i++)
+        cr_expect_geq(busy.from_ns[word], span(0, i)->to_ns, "a low fill ran before execution %u of a high VM", i);
+    for (uint32_t i = first; i < d.sent; i++)
+        expect(i, VGPU_OK);
+    rig_close();
+}
+
+/* Leaving the device and a VM that goes: nobody waits for ever. */
+Test(programs, a_worker_that_dies_in_its_turn_gives_the_device_back)
+{
+    rig_open_with("busy", "quantum_us=10000000,deadline_ms=150");
+    uint32_t dies = execute(0, FAKE_DIE), hangs = execute(1, FAKE_HANG), word = fill(2, 0);
+    collect();
+    expect(dies, VGPU_E_LOST);
+    expect(hangs, VGPU_E_TIMEOUT);
+    expect(word, VGPU_OK);
+    uint32_t again = fill(2, 1);
+    collect();
+    expect(again, VGPU_OK);
     rig_close();
 }
 
