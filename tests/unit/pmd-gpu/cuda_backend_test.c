@@ -151,6 +151,22 @@ Test(cuda_backend, idle_workers_park_and_come_back)
 
 /* ---- arenas that the driver refuses ---- */
 
+Test(cuda_backend, workers_leave_the_device_to_others_and_come_back)
+{
+    struct device *d = device_open(FAKE ",engine=resident,park_ms=0");
+    
+    for (uint32_t round = 0; round < 5; round++) {
+        chains_run(d);
+        WAIT_FOR(vgpu_fake_running("vgpu_resident") == 1); /* they start beside the first launches */
+        WAIT_FOR(ops->pause(d->b, true));
+        cr_assert_eq(vgpu_fake_running("vgpu_resident"), 0);
+        nap_ms(20); /* nothing starts them meanwhile */
+        cr_assert_eq(vgpu_fake_running("vgpu_resident"), 0);
+        ops->pause(d->b, false);
+    }
+    device_close(d);
+}
+
 Test(cuda_backend, an_arena_that_cannot_be_registered_is_reached_through_copies)
 {
     cr_assert_eq(vgpu_fake_configure("register=0"), 0);
