@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "core/privileges.h"
-#include "pmd-gpu/programs/programs.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -18,6 +17,7 @@
 
 #define BIT(cap) (UINT64_C(1) << (cap))
 #define EXECUTOR_PROCESSES 4096u /* and threads; of one uid */
+#define WORKER_PROCESSES   1024u
 
 int vgpu_privileges_user(const char *text, const char *key, uint32_t *uid, uint32_t *gid, struct vgpu_err *err)
 {
@@ -112,21 +112,18 @@ static bool xen_grants(const struct vgpu_config *c)
     return c->transport_xen != VGPU_TRI_NO && access("/dev/xen/gntdev", F_OK) == 0;
 }
 
-/* It starts workers and ends them; they take what they need from its file system: the plugin's folder has what belongs to
- * it. The worker itself puts on more (pmd-gpu/programs/worker.c). */
-static void programs_add(const char *programs, struct vgpu_sandbox_policy *p)
+/* The plugin's folder has what belongs to it. The executor only looks whether both are there. */
+static void programs_add(const struct vgpu_programs_options *o, struct vgpu_sandbox_policy *p)
 {
-    struct vgpu_programs_options o;
+    char folder[VGPU_PROGRAMS_PATH_BYTES];
 
-    if (vgpu_programs_parse(programs, &o, NULL) || !o.plugin[0])
-        return; /* said at the start */
-    p->may |= VGPU_SANDBOX_MAY_EXEC | VGPU_SANDBOX_MAY_FORK | VGPU_SANDBOX_MAY_SIGNAL;
-    if (o.worker[0])
-        list_add(p->reads, sizeof(p->reads), o.worker);
-    char *slash = strrchr(o.plugin, '/');
-    if (slash && slash != o.plugin)
+    if (o->worker[0])
+        list_add(p->reads, sizeof(p->reads), o->worker);
+    snprintf(folder, sizeof(folder), "%s", o->plugin);
+    char *slash = strrchr(folder, '/');
+    if (slash && slash != folder)
         *slash = '\0';
-    list_add(p->reads, sizeof(p->reads), o.plugin);
+    list_add(p->reads, sizeof(p->reads), folder);
 }
 
 int vgpu_privileges_executor(const struct vgpu_config *c, uint32_t index, uint32_t without, struct vgpu_sandbox_policy *p,
@@ -158,11 +155,33 @@ int vgpu_privileges_executor(const struct vgpu_config *c, uint32_t index, uint32
         option_files(e->options, p->reads, sizeof(p->reads));
     if (cuda && cache && cache[0] == '/' && access(cache, F_OK) == 0)
         list_add(p->writes, sizeof(p->writes), cache);
-    if (e->programs[0])
-        programs_add(e->programs, p);
+    struct vgpu_programs_options programs;
+    if (e->programs[0] && vgpu_programs_parse(e->programs, &programs, NULL) == 0 && programs.plugin[0])
+        programs_add(&programs, p); /* what is wrong with them is said at the start */
     for (uint32_t i = 0; i < VGPU_SANDBOX_LAYERS; i++)
         if (without >> i & 1 && p->want[i] == VGPU_SANDBOX_AUTO)
             p->want[i] = VGPU_SANDBOX_OFF;
+    return 0;
+}
+
+int vgpu_privileges_worker(const struct vgpu_config *c, uint32_t index, uint32_t slot, uint32_t without,
+                           const struct vgpu_programs_options *o, struct vgpu_sandbox_policy *p, struct vgpu_err *err)
+{
+    int rc = vgpu_privileges_executor(c, index, without, p, err);
+
+    if (rc)
+        return rc;
+    /* An executor stays who it is for an MPS daemon, or because the administrator says so; and for Xen's grants, which a worker
+     * has nothing to do with. */
+    bool as_it_is = p->uid == VGPU_SANDBOX_SAME_USER || p->want[VGPU_SANDBOX_USER] == VGPU_SANDBOX_OFF;
+    if (!as_it_is || (xen_grants(c) && !p->writes[0] && strcmp(c->privileges.executor_user, "same") != 0)) {
+        p->uid = p->gid = VGPU_WORKER_UID_FIRST + index * 65536u + slot;
+        if (p->want[VGPU_SANDBOX_USER] == VGPU_SANDBOX_OFF && c->privileges.sandbox != VGPU_PRIVILEGES_OFF)
+            p->want[VGPU_SANDBOX_USER] = VGPU_SANDBOX_AUTO;
+        if (geteuid() == 0)
+            p->processes = WORKER_PROCESSES;
+    }
+    p->may = o->subprocess ? VGPU_SANDBOX_MAY_EXEC | VGPU_SANDBOX_MAY_FORK | VGPU_SANDBOX_MAY_SIGNAL : 0;
     return 0;
 }
 

@@ -7,14 +7,21 @@
 #define VGPU_CORE_PRIVILEGES_H
 
 #include "core/config.h"
+#include "pmd-gpu/programs/programs.h"
 #include "sandbox/sandbox.h"
 
 #define VGPU_EXECUTOR_UID_FIRST 60600u /* of executors that are given no user: no distribution hands these out */
+/* Of workers: executor * 65536 + slot on top. From https://systemd.io/UIDS-GIDS: above what containers get, and not used. */
+#define VGPU_WORKER_UID_FIRST 1879179264u
 
 /* Of the executor with this index. `without`: layers that its backend does not work in (bit per number): left out unless they
  * are required. 0; -ENOENT with err: a user that there is not. */
 int vgpu_privileges_executor(const struct vgpu_config *c, uint32_t index, uint32_t without, struct vgpu_sandbox_policy *out,
                              struct vgpu_err *err);
+/* Of the worker that runs the programs of the VM in this slot of that executor: as the executor, but a user and a file system of
+ * its own. `o`: the executor's programs. */
+int vgpu_privileges_worker(const struct vgpu_config *c, uint32_t index, uint32_t slot, uint32_t without,
+                           const struct vgpu_programs_options *o, struct vgpu_sandbox_policy *out, struct vgpu_err *err);
 /* Of vgpud once it has started, and the capabilities that it keeps. The same. */
 int vgpu_privileges_daemon(const struct vgpu_config *c, struct vgpu_sandbox_policy *out, uint64_t *keep_caps,
                            struct vgpu_err *err);

@@ -21,12 +21,15 @@
 
 #include "core/base/fdpass.h"
 #include "core/privileges.h"
+#include "core/workers.h"
 
 extern char **environ;
 
 #define ANSWER_S     20 /* it starts a process and answers; on a machine that is loaded beyond measure */
 #define REAP_WAIT_MS 5000
-#define ARGS 14
+#define ARGS 15
+#define STARTER_FD (3 + VGPU_SPAWN_FDS) /* in an executor that has programs */
+#define COLLECT_MS 50
 
 enum spawn_type { SPAWN_START = 1, SPAWN_REAP = 2, SPAWN_KILL = 3, SPAWN_GIVE = 4 };
 struct request {
@@ -56,6 +59,7 @@ struct here {
     const char *executor_path;
     int sock;
     pid_t child[VGPU_CONFIG_MAX_EXECUTORS]; /* 0: none */
+    struct vgpu_workers workers[VGPU_CONFIG_MAX_EXECUTORS];
     char args[ARGS][VGPU_SANDBOX_TEXT_BYTES + 16];
 };
 
@@ -97,11 +101,13 @@ static int arguments(struct here *h, const struct vgpu_spawn *s, struct vgpu_err
     n = argument(h, n, "--pause-ns=%" PRIu64, s->pause_ns);
     n = argument(h, n, "--sleep=%d", s->sleep);
     n = argument(h, n, "--programs=%s", e->programs);
+    n = argument(h, n, "--starter-fd=%d", h->workers[s->index].sock < 0 ? -1 : STARTER_FD);
     argument(h, n, "--sandbox=%s", sandbox);
     return 0;
 }
 
-static int spawn(struct here *h, const int fds[VGPU_SPAWN_FDS], pid_t *pid)
+/* starter: -1 where it has no programs. */
+static int spawn(struct here *h, const int fds[VGPU_SPAWN_FDS], int starter, pid_t *pid)
 {
     char *argv[ARGS + 1] = {0};
     posix_spawn_file_actions_t fa;
@@ -112,15 +118,17 @@ static int spawn(struct here *h, const int fds[VGPU_SPAWN_FDS], pid_t *pid)
         argv[i] = h->args[i];
     posix_spawn_file_actions_init(&fa);
     posix_spawnattr_init(&attr);
-    /* First above all of them, then down to 3..6: neither step may hit a source that is still needed. */
-    int above = 7;
-    for (int i = 0; i < VGPU_SPAWN_FDS; i++)
-        above = fds[i] >= above ? fds[i] + 1 : above;
-    for (int i = 0; i < VGPU_SPAWN_FDS; i++)
-        posix_spawn_file_actions_adddup2(&fa, fds[i], above + i);
-    for (int i = 0; i < VGPU_SPAWN_FDS; i++)
+    /* First above all of them, then down to 3..7: neither step may hit a source that is still needed. */
+    int all[VGPU_SPAWN_FDS + 1], count = VGPU_SPAWN_FDS + (starter >= 0), above = 3 + count;
+    memcpy(all, fds, VGPU_SPAWN_FDS * sizeof(all[0]));
+    all[VGPU_SPAWN_FDS] = starter;
+    for (int i = 0; i < count; i++)
+        above = all[i] >= above ? all[i] + 1 : above;
+    for (int i = 0; i < count; i++)
+        posix_spawn_file_actions_adddup2(&fa, all[i], above + i);
+    for (int i = 0; i < count; i++)
         posix_spawn_file_actions_adddup2(&fa, above + i, 3 + i);
-    posix_spawn_file_actions_addclosefrom_np(&fa, 7);
+    posix_spawn_file_actions_addclosefrom_np(&fa, 3 + count);
     sigemptyset(&none);
     sigemptyset(&standard);
     sigaddset(&standard, SIGTERM);
@@ -137,6 +145,7 @@ static int spawn(struct here *h, const int fds[VGPU_SPAWN_FDS], pid_t *pid)
 
 static void child_end(struct here *h, uint32_t index)
 {
+    vgpu_workers_end(&h->workers[index]);
     if (!h->child[index])
         return;
     kill(h->child[index], SIGKILL);
@@ -149,10 +158,16 @@ static void serve_start(struct here *h, const struct vgpu_spawn *s, const int *f
     struct vgpu_err err = {0};
     pid_t pid = 0;
 
+    int starter = -1;
+
     child_end(h, s->index); /* vgpud knows of none: one that it could not collect, or was not told of */
-    a->rc = arguments(h, s, &err);
+    a->rc = vgpu_workers_open(&h->workers[s->index], h->config, s->index, s->without, h->executor_path, &starter);
     if (a->rc == 0)
-        a->rc = spawn(h, fds, &pid);
+        a->rc = arguments(h, s, &err);
+    if (a->rc == 0)
+        a->rc = spawn(h, fds, starter, &pid);
+    if (starter >= 0)
+        close(starter);
     if (a->rc && !err.text[0])
         vgpu_err_set(&err, -a->rc, "cannot start %s: %s (paths.executor names it)", h->executor_path, strerror(-a->rc));
     if (a->rc == 0) {
@@ -246,8 +261,33 @@ static void end_all(struct here *h)
         if (h->child[i])
             kill(h->child[i], SIGKILL);
     for (uint32_t i = 0; i < VGPU_CONFIG_MAX_EXECUTORS; i++)
+        vgpu_workers_end(&h->workers[i]);
+    for (uint32_t i = 0; i < VGPU_CONFIG_MAX_EXECUTORS; i++)
         if (h->child[i])
             waitpid(h->child[i], NULL, 0);
+    for (uint32_t i = 0; i < VGPU_CONFIG_MAX_EXECUTORS; i++)
+        while (vgpu_workers_collect(&h->workers[i]))
+            poll(NULL, 0, 1);
+}
+
+/* Waits until vgpud has something to say, and does what executors ask for meanwhile. */
+static void wait_for_vgpud(struct here *h)
+{
+    for (;;) {
+        struct pollfd p[1 + VGPU_CONFIG_MAX_EXECUTORS] = {{.fd = h->sock, .events = POLLIN}};
+        bool left = false;
+        for (uint32_t i = 0; i < VGPU_CONFIG_MAX_EXECUTORS; i++) {
+            left |= vgpu_workers_collect(&h->workers[i]);
+            p[1 + i] = (struct pollfd){.fd = h->workers[i].sock, .events = POLLIN};
+        }
+        if (poll(p, 1 + VGPU_CONFIG_MAX_EXECUTORS, left ? COLLECT_MS : -1) < 0)
+            continue;
+        for (uint32_t i = 0; i < VGPU_CONFIG_MAX_EXECUTORS; i++)
+            if (p[1 + i].revents)
+                vgpu_workers_serve(&h->workers[i]);
+        if (p[0].revents)
+            return;
+    }
 }
 
 static void give_up(const struct vgpu_config *config)
@@ -267,6 +307,8 @@ static void spawner_main(const struct vgpu_config *config, const char *executor_
     static struct here h; /* its arguments are large */
 
     h = (struct here){.config = config, .executor_path = executor_path, .sock = 3};
+    for (uint32_t i = 0; i < VGPU_CONFIG_MAX_EXECUTORS; i++)
+        h.workers[i].sock = -1;
     prctl(PR_SET_NAME, "vgpud-spawner");
     /* Where vgpud becomes another user this does not work, and end of file on the socket does. */
     prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -283,6 +325,7 @@ static void spawner_main(const struct vgpu_config *config, const char *executor_
     for (;;) {
         struct request q;
         int fds[VGPU_SPAWN_FDS], n_fds = VGPU_SPAWN_FDS;
+        wait_for_vgpud(&h);
         ssize_t n = vgpu_fd_recv(h.sock, &q, sizeof(q), fds, &n_fds, 0);
         if (n == -EINTR || n == -EMSGSIZE || n == -ENOMEM)
             continue;

@@ -27,7 +27,7 @@
 #include "sandbox/sandbox.h"
 
 struct main_state {
-    int control_fd, xchg_fd, event_fd, cpu;
+    int control_fd, xchg_fd, event_fd, cpu, starter_fd;
     const char *backend, *options, *name, *probe, *sandbox, *programs;
     char sandbox_text[sizeof(((struct vgpu_exec_msg *)0)->text)]; /* what came of it */
     uint64_t heap_bytes, spin_ns, pause_ns;
@@ -205,16 +205,16 @@ static void help(void)
 
 static int parse(struct main_state *m, int argc, char **argv)
 {
-    enum { CONTROL = 1, XCHG, EVENT, BACKEND, OPTIONS, NAME, CPU, HEAP, SPIN, PAUSE, SLEEP, PROBE, SANDBOX, PROGRAMS };
+    enum { CONTROL = 1, XCHG, EVENT, BACKEND, OPTIONS, NAME, CPU, HEAP, SPIN, PAUSE, SLEEP, PROBE, SANDBOX, PROGRAMS, STARTER };
     static const struct option longs[] = {
         {"control-fd", 1, 0, CONTROL}, {"xchg-fd", 1, 0, XCHG},    {"event-fd", 1, 0, EVENT}, {"backend", 1, 0, BACKEND},
         {"options", 1, 0, OPTIONS},    {"name", 1, 0, NAME},       {"cpu", 1, 0, CPU},        {"heap-bytes", 1, 0, HEAP},
         {"spin-ns", 1, 0, SPIN},       {"pause-ns", 1, 0, PAUSE},  {"sleep", 1, 0, SLEEP},    {"version", 0, 0, 'V'},
         {"help", 0, 0, 'h'},           {"probe", 1, 0, PROBE},    {"sandbox", 1, 0, SANDBOX},
-        {"programs", 1, 0, PROGRAMS},  {0}};
+        {"programs", 1, 0, PROGRAMS},  {"starter-fd", 1, 0, STARTER}, {0}};
     int c;
 
-    m->control_fd = m->xchg_fd = m->event_fd = m->cpu = -1;
+    m->control_fd = m->xchg_fd = m->event_fd = m->cpu = m->starter_fd = -1;
     m->options = m->programs = "";
     m->name = "vgpu-exec";
     while ((c = getopt_long(argc, argv, "hV", longs, NULL)) != -1) {
@@ -233,6 +233,7 @@ static int parse(struct main_state *m, int argc, char **argv)
         case PROBE: m->probe = optarg; break;
         case SANDBOX: m->sandbox = optarg; break;
         case PROGRAMS: m->programs = optarg; break;
+        case STARTER: m->starter_fd = atoi(optarg); break;
         case 'V': printf("vgpu-exec %s\n", VGPU_VERSION); exit(0);
         case 'h': help(); exit(0);
         default: return -EINVAL;
@@ -341,6 +342,7 @@ int main(int argc, char **argv)
     }
     struct vgpu_programs_options programs;
     rc = vgpu_programs_parse(m.programs, &programs, &err);
+    programs.starter_fd = m.starter_fd;
     if (rc == 0 && programs.plugin[0])
         ops = vgpu_programs_over(ops, &programs);
     if (rc == 0)

@@ -17,10 +17,13 @@
 #include <unistd.h>
 
 #include "core/base/clock.h"
+#include "core/base/fdpass.h"
 #include "pmd-gpu/programs/programs_int.h"
+#include "pmd-gpu/programs/starter.h"
 
 #define WATCH_MS 20 /* how often a worker that starts, or runs, is looked at */
 #define IDLE_MS  200
+#define END_WAIT_MS 1000 /* between two looks whether one that was killed is gone: a driver may hold it for a while */
 
 extern char **environ;
 
@@ -74,6 +77,46 @@ static void say_how(const struct vgpu_worker *w, int status)
                  WEXITSTATUS(status));
 }
 
+/* Asks who starts workers, and waits for the answer. rc. */
+static int ask(struct vgpu_keeper *k, struct vgpu_worker *w, uint32_t type, struct vgpu_starter_answer *a)
+{
+    struct vgpu_starter_request q = {
+        .type = type, .slot = w->vm, .arena_off = w->arena_off, .arena_bytes = w->arena_bytes};
+    const int fds[] = {w->shm_fd, w->event_fd, w->arena_fd};
+    int got = -1, n = 1, sock = k->options.starter_fd;
+    ssize_t bytes;
+
+    memset(a, 0, sizeof(*a));
+    if (vgpu_fd_send(sock, &q, sizeof(q), fds, type == VGPU_STARTER_START ? 3 : 0, 0) != sizeof(q))
+        return -EPIPE;
+    while ((bytes = vgpu_fd_recv(sock, a, sizeof(*a), &got, &n, 0)) == -EINTR)
+        n = 1;
+    if (bytes != sizeof(*a))
+        return -EPIPE;
+    a->text[sizeof(a->text) - 1] = '\0';
+    if (n == 1 && type == VGPU_STARTER_START)
+        w->pid_fd = got;
+    else if (n == 1)
+        close(got);
+    return type == VGPU_STARTER_START && a->rc == 0 && w->pid_fd < 0 ? -EPROTO : a->rc;
+}
+
+/* Has it ended? Then it is gone for good, and *status says how. */
+static bool ended(struct vgpu_keeper *k, struct vgpu_worker *w, int *status, int wait_ms)
+{
+    struct pollfd p = {.fd = w->pid_fd, .events = POLLIN};
+    struct vgpu_starter_answer a;
+
+    if (w->pid_fd < 0)
+        return waitpid(w->pid, status, wait_ms ? 0 : WNOHANG) == w->pid;
+    if (poll(&p, 1, wait_ms) <= 0)
+        return false;
+    *status = ask(k, w, VGPU_STARTER_REAP, &a) == 0 ? a.status : 0;
+    close(w->pid_fd);
+    w->pid_fd = -1;
+    return true;
+}
+
 static int spawn_worker(struct vgpu_keeper *k, struct vgpu_worker *w)
 {
     char arena[64], limits[128];
@@ -84,9 +127,17 @@ static int spawn_worker(struct vgpu_keeper *k, struct vgpu_worker *w)
 
     memset(w->shm, 0, sizeof(*w->shm));
     w->shm->magic = VGPU_WORKER_MAGIC;
-    snprintf(arena, sizeof(arena), "%llu:%llu", (unsigned long long)w->arena_off, (unsigned long long)w->arena_bytes);
-    snprintf(limits, sizeof(limits), "%llu:%llu:%llu:%d", (unsigned long long)k->options.device_mib,
-             (unsigned long long)k->options.memory_mib, (unsigned long long)k->options.spin_us, k->options.subprocess);
+    w->ready_by_ns = vgpu_now_ns() + k->options.start_ms * 1000000;
+    if (k->options.starter_fd >= 0) {
+        struct vgpu_starter_answer a;
+        int rc = ask(k, w, VGPU_STARTER_START, &a);
+        if (rc)
+            vgpu_log(VGPU_LOG_ERROR, "program worker of slot %u: %s", w->vm,
+                     a.text[0] ? a.text : "the process that starts it does not answer");
+        w->pid = rc ? 0 : a.pid;
+        return rc;
+    }
+    vgpu_programs_worker_args(&k->options, w->arena_off, w->arena_bytes, arena, sizeof(arena), limits, sizeof(limits));
     sigemptyset(&none);
     posix_spawn_file_actions_init(&fa);
     posix_spawnattr_init(&attr);
@@ -105,16 +156,21 @@ static int spawn_worker(struct vgpu_keeper *k, struct vgpu_worker *w)
     posix_spawnattr_destroy(&attr);
     if (rc)
         w->pid = 0;
-    w->ready_by_ns = vgpu_now_ns() + k->options.start_ms * 1000000;
     return -rc;
 }
 
-static void end_worker(struct vgpu_worker *w)
+static void end_worker(struct vgpu_keeper *k, struct vgpu_worker *w)
 {
+    struct vgpu_starter_answer a;
+    int status;
+
     if (w->pid <= 0)
         return;
-    kill(w->pid, SIGKILL);
-    while (waitpid(w->pid, NULL, 0) < 0 && errno == EINTR)
+    if (w->pid_fd < 0)
+        kill(w->pid, SIGKILL);
+    else
+        ask(k, w, VGPU_STARTER_END, &a);
+    while (!ended(k, w, &status, END_WAIT_MS) && (w->pid_fd >= 0 || errno == EINTR))
         ;
     w->pid = 0;
 }
@@ -135,14 +191,14 @@ static bool look(struct vgpu_keeper *k, struct vgpu_worker *w)
     }
     if (w->pid == 0)
         return false;
-    if (waitpid(w->pid, &status, WNOHANG) == w->pid) {
+    if (ended(k, w, &status, 0)) {
         say_how(w, status);
         died(w, state == WORKER_WANTED);
         return false;
     }
     if (state == WORKER_KILL) {
         vgpu_log(VGPU_LOG_WARN, "program worker of slot %u (pid %d): ended", w->vm, (int)w->pid);
-        end_worker(w);
+        end_worker(k, w);
         died(w, false);
         return false;
     }
@@ -160,7 +216,7 @@ static bool look(struct vgpu_keeper *k, struct vgpu_worker *w)
                 *c = '?';
         vgpu_log(VGPU_LOG_ERROR, "program worker of slot %u does not start: %s", w->vm,
                  said == VGPU_WORKER_FAILED ? text : "not ready in time");
-        end_worker(w);
+        end_worker(k, w);
         died(w, true);
     }
     return true;
@@ -191,15 +247,14 @@ static void *keeper_main(void *arg)
 /* vgpu-worker lies where we lie, unless the configuration says otherwise. */
 static int find_worker(struct vgpu_keeper *k, struct vgpu_err *err)
 {
-    snprintf(k->worker_path, sizeof(k->worker_path), "%s", k->options.worker);
-    if (!k->worker_path[0]) {
-        ssize_t n = readlink("/proc/self/exe", k->worker_path, sizeof(k->worker_path) - 1);
-        char *slash = n > 0 ? (k->worker_path[n] = '\0', strrchr(k->worker_path, '/')) : NULL;
-        if (!slash || (size_t)(slash - k->worker_path) + sizeof("/vgpu-worker") > sizeof(k->worker_path))
-            return vgpu_err_set(err, ENOENT,
-                                "programs: cannot tell where vgpu-worker is; say worker=/path/to/vgpu-worker");
-        strcpy(slash, "/vgpu-worker");
-    }
+    char self[VGPU_PROGRAMS_PATH_BYTES] = "";
+    ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
+
+    if (n < 0)
+        self[0] = '\0';
+    vgpu_programs_worker_path(&k->options, self, k->worker_path);
+    if (!k->worker_path[0])
+        return vgpu_err_set(err, ENOENT, "programs: cannot tell where vgpu-worker is; say worker=/path/to/vgpu-worker");
     if (access(k->worker_path, X_OK))
         return vgpu_err_set(err, errno, "programs: cannot run %s: %s", k->worker_path, strerror(errno));
     if (access(k->options.plugin, R_OK))
@@ -263,7 +318,7 @@ void vgpu_keeper_close(struct vgpu_keeper *k)
     vgpu_keeper_wake(k);
     pthread_join(k->thread, NULL);
     for (uint32_t i = 0; i < k->count; i++) {
-        end_worker(worker_at(k, i));
+        end_worker(k, worker_at(k, i));
         region_drop(worker_at(k, i));
     }
     close(k->wake_fd);
@@ -313,7 +368,7 @@ int vgpu_keeper_add(struct vgpu_keeper *k, struct vgpu_worker *w, int fd, uint64
 void vgpu_keeper_del(struct vgpu_keeper *k, struct vgpu_worker *w)
 {
     pthread_mutex_lock(&k->lock);
-    end_worker(w);
+    end_worker(k, w);
     region_drop(w);
     vgpu_store_release(&w->state, WORKER_OFF); /* P2: the loop has nothing of this VM before its next region */
     pthread_mutex_unlock(&k->lock);

@@ -89,6 +89,25 @@ static int option_set(const char *key, const char *value, struct vgpu_programs_o
         key);
 }
 
+void vgpu_programs_worker_path(const struct vgpu_programs_options *o, const char *executor_path,
+                               char path[VGPU_PROGRAMS_PATH_BYTES])
+{
+    const char *slash = strrchr(executor_path, '/');
+    int dir = slash ? (int)(slash - executor_path) : 0;
+
+    snprintf(path, VGPU_PROGRAMS_PATH_BYTES, "%s", o->worker);
+    if (!path[0] && slash && (size_t)dir + sizeof("/vgpu-worker") <= VGPU_PROGRAMS_PATH_BYTES)
+        snprintf(path, VGPU_PROGRAMS_PATH_BYTES, "%.*s/vgpu-worker", dir, executor_path);
+}
+
+void vgpu_programs_worker_args(const struct vgpu_programs_options *o, uint64_t arena_off, uint64_t arena_bytes,
+                               char *arena, size_t arena_size, char *limits, size_t limits_size)
+{
+    snprintf(arena, arena_size, "%llu:%llu", (unsigned long long)arena_off, (unsigned long long)arena_bytes);
+    snprintf(limits, limits_size, "%llu:%llu:%llu:%d", (unsigned long long)o->device_mib,
+             (unsigned long long)o->memory_mib, (unsigned long long)o->spin_us, o->subprocess);
+}
+
 int vgpu_programs_parse(const char *text, struct vgpu_programs_options *out, struct vgpu_err *err)
 {
     char *copy = strdup(text), *save = NULL;
@@ -97,6 +116,7 @@ int vgpu_programs_parse(const char *text, struct vgpu_programs_options *out, str
     if (!copy)
         return vgpu_err_set(err, ENOMEM, "programs: no memory");
     memset(out, 0, sizeof(*out));
+    out->starter_fd = -1;
     for (size_t i = 0; i < LEN(numbers); i++)
         *(uint64_t *)((char *)out + numbers[i].offset) = numbers[i].value;
     for (char *item = strtok_r(copy, ",", &save); item && rc == 0; item = strtok_r(NULL, ",", &save)) {

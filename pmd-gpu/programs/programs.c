@@ -603,7 +603,7 @@ static int programs_open(const struct vgpu_backend_config *config, struct vgpu_b
     list_init(&p->done);
     for (uint32_t i = 0; i < config->max_vms; i++) {
         struct prog_vm *vm = &p->vms[i];
-        vm->worker = (struct vgpu_worker){.vm = i, .shm_fd = -1, .event_fd = -1, .arena_fd = -1};
+        vm->worker = (struct vgpu_worker){.vm = i, .shm_fd = -1, .event_fd = -1, .arena_fd = -1, .pid_fd = -1};
         list_init(&vm->waiting);
         list_init(&vm->sent);
     }

@@ -5,7 +5,7 @@
  * change from one kind to the other, the later ones wait.
  *
  *   programs.c  the backend: order, turns, deadlines. Loop thread; no driver, no plugin, no system call but a doorbell
- *   keeper.c    starts, watches and ends workers. A thread of its own
+ *   keeper.c    starts, watches and ends workers, or has them started (starter.h). A thread of its own
  *   options.c   the configuration
  *   worker*.c   vgpu-worker: the process that opens the PJRT plugin and runs the programs
  *
@@ -33,12 +33,20 @@ struct vgpu_programs_options {
     uint64_t quantum_us;                   /* of a turn while another of the same priority waits */
     uint64_t depth;                        /* executions of a turn that are handed over at once */
     uint64_t spin_us;                      /* how long an idle worker polls before it sleeps */
-    bool together;   /* no turns */
+    bool together;                         /* no turns */
     bool subprocess; /* the plugin may start programs: the compiler of XLA for NVIDIA GPUs runs ptxas */
+    int starter_fd;  /* who starts workers (starter.h), not of the text; -1: the keeper itself, as what it is */
 };
 
 /* Reads "key=value,key=value". 0, or -EINVAL with err saying which key, what was found and what is expected. */
 int vgpu_programs_parse(const char *text, struct vgpu_programs_options *out, struct vgpu_err *err);
+
+/* Where vgpu-worker lies: as `o` says, else beside the executor. "": it cannot be told. */
+void vgpu_programs_worker_path(const struct vgpu_programs_options *o, const char *executor_path,
+                               char path[VGPU_PROGRAMS_PATH_BYTES]);
+/* Two of its arguments (worker.c). */
+void vgpu_programs_worker_args(const struct vgpu_programs_options *o, uint64_t arena_off, uint64_t arena_bytes,
+                               char *arena, size_t arena_size, char *limits, size_t limits_size);
 
 /* An ops table over `inner`, to be opened once in this process. `options` is copied. Never NULL. */
 const struct vgpu_backend_ops *vgpu_programs_over(const struct vgpu_backend_ops *inner,

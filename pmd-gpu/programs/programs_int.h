@@ -32,6 +32,7 @@ struct vgpu_worker {
     int shm_fd, event_fd, arena_fd;
     uint64_t arena_off, arena_bytes;
     pid_t pid;            /* 0: none */
+    int pid_fd;           /* where another process started it, else -1 */
     uint64_t ready_by_ns; /* while it starts */
 };
 

@@ -2,7 +2,8 @@
 /*
  * vgpu-worker: the process that runs the compiled programs of one VM. Started and ended by vgpu-exec (keeper.c);
  * expects its descriptors at VGPU_WORKER_FD_* and PLUGIN CLIENT-OPTIONS ARENA-OFFSET:BYTES
- * DEVICE-MIB:MEMORY-MIB:SPIN-US:SUBPROCESS.
+ * DEVICE-MIB:MEMORY-MIB:SPIN-US:SUBPROCESS SANDBOX. SANDBOX is the policy where vgpud's spawner starts it (core/workers.c);
+ * where the executor itself does, it is not there.
  */
 #include <errno.h>
 #include <signal.h>
@@ -126,14 +127,23 @@ static void numbers(const char *text, unsigned long long *out, int n)
 }
 
 /*
- * vgpu-exec's sandbox is ours already: its user, its file system, no network, no capabilities. What a worker needs less
- * than an executor is to start others: nothing that a program does may become a process, unless its compiler is one.
+ * A user, a file system and a network of our own, by the policy that we were given. Without one the executor started us and
+ * its sandbox is ours already; then what a worker needs less than an executor is to start others: nothing that a program
+ * does may become a process, unless its compiler is one.
  */
-static int give_up(bool subprocess, struct vgpu_err *err)
+static int give_up(const char *policy, bool subprocess, char *text, size_t bytes, struct vgpu_err *err)
 {
     struct vgpu_sandbox_policy p;
     struct vgpu_sandbox_report report;
 
+    if (policy) {
+        int rc = vgpu_sandbox_parse(policy, &p, err);
+        if (rc == 0)
+            rc = vgpu_sandbox_enter(&p, &report, err);
+        if (rc == 0)
+            vgpu_sandbox_report_text(&report, text, bytes);
+        return rc;
+    }
     vgpu_sandbox_defaults(&p);
     p.want[VGPU_SANDBOX_MOUNTS] = p.want[VGPU_SANDBOX_NETWORK] = p.want[VGPU_SANDBOX_USER] = VGPU_SANDBOX_OFF;
     p.uid = p.gid = VGPU_SANDBOX_SAME_USER;
@@ -151,7 +161,7 @@ int main(int argc, char **argv)
     prctl(PR_SET_PDEATHSIG, SIGKILL); /* vgpu-exec's death ends us */
     prctl(PR_SET_DUMPABLE, 0);        /* other VMs' workers have our uid: they must not open our /proc/PID/mem */
     w.shm =
-        argc == 5 ? mmap(NULL, sizeof(*w.shm), PROT_READ | PROT_WRITE, MAP_SHARED, VGPU_WORKER_FD_SHM, 0) : MAP_FAILED;
+        argc == 5 || argc == 6 ? mmap(NULL, sizeof(*w.shm), PROT_READ | PROT_WRITE, MAP_SHARED, VGPU_WORKER_FD_SHM, 0) : MAP_FAILED;
     if (w.shm == MAP_FAILED || w.shm->magic != VGPU_WORKER_MAGIC) {
         fprintf(stderr, "vgpu-worker is started by vgpu-exec, not by hand.\n");
         return 2;
@@ -166,8 +176,11 @@ int main(int argc, char **argv)
         struct rlimit r = {limits[1] << 20, limits[1] << 20};
         setrlimit(RLIMIT_DATA, &r);
     }
-    if (give_up(limits[3] != 0, &err))
+    char layers[1024] = "";
+    if (give_up(argv[5], limits[3] != 0, layers, sizeof(layers), &err))
         fail(&w, err.text);
+    if (layers[0])
+        fprintf(stderr, "vgpu-worker: pid %d: %s\n", (int)getpid(), layers);
     w.arena = mmap(NULL, arena[1], PROT_READ | PROT_WRITE, MAP_SHARED, VGPU_WORKER_FD_ARENA, (off_t)arena[0]);
     if (w.arena == MAP_FAILED)
         fail(&w, "cannot map the guest's arena");
