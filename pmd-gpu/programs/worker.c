@@ -159,9 +159,9 @@ int main(int argc, char **argv)
     struct vgpu_err err = {0};
 
     prctl(PR_SET_PDEATHSIG, SIGKILL); /* vgpu-exec's death ends us */
-    prctl(PR_SET_DUMPABLE, 0);        /* other VMs' workers have our uid: they must not open our /proc/PID/mem */
-    w.shm =
-        argc == 5 || argc == 6 ? mmap(NULL, sizeof(*w.shm), PROT_READ | PROT_WRITE, MAP_SHARED, VGPU_WORKER_FD_SHM, 0) : MAP_FAILED;
+    w.shm = argc == 5 || argc == 6
+                ? mmap(NULL, sizeof(*w.shm), PROT_READ | PROT_WRITE, MAP_SHARED, VGPU_WORKER_FD_SHM, 0)
+                : MAP_FAILED;
     if (w.shm == MAP_FAILED || w.shm->magic != VGPU_WORKER_MAGIC) {
         fprintf(stderr, "vgpu-worker is started by vgpu-exec, not by hand.\n");
         return 2;
@@ -179,6 +179,7 @@ int main(int argc, char **argv)
     char layers[1024] = "";
     if (give_up(argv[5], limits[3] != 0, layers, sizeof(layers), &err))
         fail(&w, err.text);
+    prctl(PR_SET_DUMPABLE, 0); /* where other VMs' workers have our uid they must not open our /proc/PID/mem */
     if (layers[0])
         fprintf(stderr, "vgpu-worker: pid %d: %s\n", (int)getpid(), layers);
     w.arena = mmap(NULL, arena[1], PROT_READ | PROT_WRITE, MAP_SHARED, VGPU_WORKER_FD_ARENA, (off_t)arena[0]);

@@ -107,6 +107,7 @@ struct e2e_options {
     const char *arena_bytes, *max_arena_bytes, *device_bytes, *heap_bytes;
     bool hugepages;
     const char *privileges;  /* a line of YAML: "{sandbox: off}" */
+    const char *programs;    /* of each executor */
     unsigned quarantine;     /* recovery.quarantine; 0: never, for the same reason as the next */
     unsigned breaker_deaths, retry_s; /* recovery.deaths; 0: never, since tests kill what they like */
 };

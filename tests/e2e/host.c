@@ -55,10 +55,13 @@ static void write_pools(FILE *f, const struct e2e_options *o)
     unsigned pools = o->pools ? o->pools : 1, executors = o->one_executor ? 1 : pools;
 
     fprintf(f, "executors:\n");
-    for (unsigned i = 0; i < executors; i++)
+    for (unsigned i = 0; i < executors; i++) {
         fprintf(f,
                 "  - name: exec-%c\n    backend: %s\n    options: \"%s\"\n    in_process: %s\n    heap_bytes: %s\n",
                 'A' + i, backend, options, o->in_process ? "true" : "false", o->heap_bytes ? o->heap_bytes : "256M");
+        if (o->programs)
+            fprintf(f, "    programs: \"%s\"\n", o->programs);
+    }
     fprintf(f, "pools:\n");
     for (unsigned i = 0; i < pools; i++) {
         fprintf(f, "  - name: %c\n    executor: exec-%c\n    budget:\n", 'A' + i, o->one_executor ? 'A' : 'A' + i);

@@ -154,7 +154,7 @@ Test(cuda_backend, idle_workers_park_and_come_back)
 Test(cuda_backend, workers_leave_the_device_to_others_and_come_back)
 {
     struct device *d = device_open(FAKE ",engine=resident,park_ms=0");
-    
+
     for (uint32_t round = 0; round < 5; round++) {
         chains_run(d);
         WAIT_FOR(vgpu_fake_running("vgpu_resident") == 1); /* they start beside the first launches */

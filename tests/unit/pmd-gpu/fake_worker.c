@@ -30,7 +30,7 @@ int main(int argc, char **argv)
     struct vgpu_slot slot;
 
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    if (argc != 5 || shm == MAP_FAILED)
+    if (argc < 5 || shm == MAP_FAILED)
         return 2;
     const char *how = argv[2], *colon = strchr(argv[3], ':');
     char *arena = mmap(NULL, strtoull(colon + 1, NULL, 10), PROT_READ | PROT_WRITE, MAP_SHARED, VGPU_WORKER_FD_ARENA,
