@@ -115,6 +115,10 @@ const struct vgpu_key vgpu_keys[] = {
         "Runs inside the poll core's loop instead of a process of its own; null and cpu only."),
     ROW("executors[].heap_bytes", SIZE, "bytes", MI, TI, "4G", EXEC(heap_bytes),
         "Device memory (cpu: address space) that the VMs' device buffers are cut from."),
+    ROW("executors[].memory_bytes", SIZE, "bytes", 0, TI, "0", EXEC(memory_bytes),
+        "Private memory that its process, and each process of programs that it starts, may take beside heap_bytes; beyond it\n"
+        "there is none to be had, and what needed it fails. At least 64M; 0: no limit. Memory of guests and of a GPU does\n"
+        "not count, but copies of arenas do where the GPU cannot reach them (arena_access bounce)."),
 
     SECTION("executor_idle", "The same for executors."),
     ROW("executor_idle.spin_us", MICROS, "microseconds", 0, 10000000, "20", CONFIG(exec_idle.spin_ns), "As above."),

@@ -58,6 +58,7 @@ struct vgpu_executor_config {
     char backend[VGPU_NAME_BYTES];  /* null, cpu, cuda, auto, fault:NAME */
     char options[256];              /* backend options "key=value,..." */
     char programs[512];             /* of compiled programs "key=value,..."; "": none */
+    uint64_t memory_bytes;          /* of its process, beside the heap; 0: no limit */
     int cpu;                        /* pinned core, or VGPU_CPU_ANY */
     bool in_process;                /* run inside the poll core's loop instead of a process of its own */
     uint64_t heap_bytes;

@@ -64,6 +64,8 @@ static void drop_unused_defaults(struct vgpu_config *c, const struct vgpu_faults
     c->executor_count = kept;
 }
 
+#define MEMORY_MIN_BYTES (UINT64_C(64) << 20) /* of an executor: libraries, stacks, tables */
+
 static void check_executors(struct vgpu_config *c, struct vgpu_faults *f)
 {
     bool given = vgpu_place_known(f, "executors");
@@ -84,6 +86,11 @@ static void check_executors(struct vgpu_config *c, struct vgpu_faults *f)
         snprintf(key, sizeof(key), "executors[%u].cpu", i);
         if (e->in_process && e->cpu != VGPU_CPU_ANY)
             vgpu_fault_key(f, key, "is %d, but it runs in_process on a poll core; expected any", e->cpu);
+        snprintf(key, sizeof(key), "executors[%u].memory_bytes", i);
+        if (e->memory_bytes && e->in_process)
+            vgpu_fault_key(f, key, "is set, but it runs in_process on a poll core; expected 0");
+        else if (e->memory_bytes && e->memory_bytes < MEMORY_MIN_BYTES)
+            vgpu_fault_key(f, key, "is too little for any executor to start; expected 0 (no limit) or at least 64M");
         snprintf(key, sizeof(key), "executors[%u].heap_bytes", i);
         if (e->heap_bytes < c->device_bytes && (given || i == 0))
             vgpu_fault_key(

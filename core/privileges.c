@@ -147,6 +147,8 @@ int vgpu_privileges_executor(const struct vgpu_config *c, uint32_t index, uint32
     }
     if (geteuid() == 0 && p->uid != VGPU_SANDBOX_SAME_USER)
         p->processes = EXECUTOR_PROCESSES;
+    if (e->memory_bytes)
+        p->data_bytes = e->memory_bytes + e->heap_bytes; /* backend cpu has the heap in such memory; others leave that room */
     list_add(p->devices, sizeof(p->devices), c->privileges.devices);
     if (c->transport_xen != VGPU_TRI_NO)
         list_add(p->devices, sizeof(p->devices), "/dev/xen/gntdev");

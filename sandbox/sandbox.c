@@ -63,8 +63,8 @@ int vgpu_sandbox_format(const struct vgpu_sandbox_policy *p, char *out, size_t b
         put(out, bytes, &at, "%s=%s;", layer_names[i], want_names[p->want[i]]);
     if (p->uid != VGPU_SANDBOX_SAME_USER)
         put(out, bytes, &at, "uid=%u;gid=%u;", p->uid, p->gid);
-    put(out, bytes, &at, "denied=%s;may=%u;address_bytes=%" PRIu64 ";processes=%" PRIu64 ";tmp_bytes=%" PRIu64 ";",
-        denied_names[p->denied], p->may, p->address_bytes, p->processes, p->tmp_bytes);
+    put(out, bytes, &at, "denied=%s;may=%u;data_bytes=%" PRIu64 ";processes=%" PRIu64 ";tmp_bytes=%" PRIu64 ";",
+        denied_names[p->denied], p->may, p->data_bytes, p->processes, p->tmp_bytes);
     put(out, bytes, &at, "devices=%s;reads=%s;writes=%s", p->devices, p->reads, p->writes);
     return at < bytes ? 0 : -ENAMETOOLONG;
 }
@@ -123,8 +123,8 @@ static bool key_set(struct vgpu_sandbox_policy *p, const char *key, const char *
         p->gid = (uint32_t)n;
     else if (strcmp(key, "may") == 0)
         p->may = (uint32_t)n;
-    else if (strcmp(key, "address_bytes") == 0)
-        p->address_bytes = n;
+    else if (strcmp(key, "data_bytes") == 0)
+        p->data_bytes = n;
     else if (strcmp(key, "processes") == 0)
         p->processes = n;
     else if (strcmp(key, "tmp_bytes") == 0)
@@ -306,8 +306,8 @@ static int limits_layer(const struct vgpu_sandbox_policy *p, char *why, size_t b
 
     setrlimit(RLIMIT_MEMLOCK, &all); /* what is pinned for a device counts against a user who is not root */
     int rc = limit_set(RLIMIT_CORE, 0, "core dumps", why, bytes);
-    if (rc == 0 && p->address_bytes)
-        rc = limit_set(RLIMIT_AS, p->address_bytes, "address space", why, bytes);
+    if (rc == 0 && p->data_bytes)
+        rc = limit_set(RLIMIT_DATA, p->data_bytes, "memory", why, bytes);
     if (rc == 0 && p->processes)
         rc = limit_set(RLIMIT_NPROC, p->processes, "processes", why, bytes);
     return rc;

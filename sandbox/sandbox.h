@@ -56,7 +56,8 @@ struct vgpu_sandbox_policy {
     uint32_t uid, gid; /* to become; VGPU_SANDBOX_SAME_USER: the user layer has nobody to become, and is off */
     enum vgpu_sandbox_denied denied;
     uint32_t may;             /* VGPU_SANDBOX_MAY_* */
-    uint64_t address_bytes;   /* of address space, 0: no limit. Device drivers reserve far more than they use */
+    uint64_t data_bytes;      /* of private memory that may be written, 0: no limit. Reservations and what is shared with guests
+                               * or a device do not count, unlike with a limit of address space */
     uint64_t processes;       /* processes and threads of this user, 0: no limit */
     uint64_t tmp_bytes;       /* of the private /tmp; 0: 256 MiB */
     /* Of the mounts layer, separated by ','; patterns as of glob(7); what is not there is passed over. */

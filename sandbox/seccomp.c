@@ -80,7 +80,7 @@ static const struct call denied[] = {
 };
 /* Judged by their arguments. */
 static const struct call judged[] = {CALL(clone, 0), CALL(clone3, 0), CALL(socket, 0), CALL(ioctl, 0), CALL(kill, 0),
-                                     CALL(tgkill, 0)};
+                                     CALL(tgkill, 0), CALL(prlimit64, 0)};
 
 struct program {
     struct sock_filter code[PROGRAM_MAX];
@@ -187,6 +187,19 @@ static void deny_signal(struct program *g, uint32_t may, int nr)
     load_number(g);
 }
 
+/* Limits of another process of our user: one of CPU time would end it. */
+static void deny_limits(struct program *g, uint32_t may)
+{
+    if (may & VGPU_SANDBOX_MAY_BECOME)
+        return;
+    unless_equal(g, SYS_prlimit64, 5);
+    load_arg(g, 0);
+    put(g, (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0, 2, 0));
+    put(g, (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)getpid(), 1, 0));
+    answer(g, verdict(g, EPERM));
+    load_number(g);
+}
+
 static void program_build(struct program *g, const struct vgpu_sandbox_policy *p)
 {
     g->count = 0;
@@ -210,6 +223,7 @@ static void program_build(struct program *g, const struct vgpu_sandbox_policy *p
     deny_clone(g, p->may);
     deny_socket(g, p->may);
     deny_ioctl(g);
+    deny_limits(g, p->may);
     deny_signal(g, p->may, SYS_kill);
     deny_signal(g, p->may, SYS_tgkill);
     answer(g, SECCOMP_RET_ALLOW);

@@ -105,6 +105,7 @@ struct e2e_options {
     unsigned poll_cores, burst, window, in_flight, ring_slots, attached_vms;
     unsigned budget[VGPU_PRIO_COUNT];
     const char *arena_bytes, *max_arena_bytes, *device_bytes, *heap_bytes;
+    const char *memory_bytes; /* of each executor's process; NULL: no limit */
     bool hugepages;
     const char *privileges;  /* a line of YAML: "{sandbox: off}" */
     const char *programs;    /* of each executor */

@@ -57,8 +57,10 @@ static void write_pools(FILE *f, const struct e2e_options *o)
     fprintf(f, "executors:\n");
     for (unsigned i = 0; i < executors; i++) {
         fprintf(f,
-                "  - name: exec-%c\n    backend: %s\n    options: \"%s\"\n    in_process: %s\n    heap_bytes: %s\n",
-                'A' + i, backend, options, o->in_process ? "true" : "false", o->heap_bytes ? o->heap_bytes : "256M");
+                "  - name: exec-%c\n    backend: %s\n    options: \"%s\"\n    in_process: %s\n    heap_bytes: %s\n"
+                "    memory_bytes: %s\n",
+                'A' + i, backend, options, o->in_process ? "true" : "false", o->heap_bytes ? o->heap_bytes : "256M",
+                o->memory_bytes ? o->memory_bytes : "0");
         if (o->programs)
             fprintf(f, "    programs: \"%s\"\n", o->programs);
     }

@@ -423,6 +423,28 @@ static void required_is_there(void)
     e2e_host_stop(&h);
 }
 
+/* An executor takes no more memory than it was given, and works within that. */
+static void memory_bound(void)
+{
+    struct e2e_host h;
+    char path[64], line[256];
+    unsigned long long limit = 0;
+
+    need_plain();
+    e2e_host_start(&h, &(struct e2e_options){.memory_bytes = "192M", .heap_bytes = "64M", .device_bytes = "16M"});
+    e2e_register(&h, 1, 1, "A", "high", NULL);
+    snprintf(path, sizeof(path), "/proc/%d/limits", (int)e2e_executor_pid(&h, "A"));
+    FILE *f = fopen(path, "r");
+    e2e_check(f, "%s: %s", path, strerror(errno));
+    while (fgets(line, sizeof(line), f))
+        if (sscanf(line, "Max data size %llu %*u", &limit) == 1)
+            break;
+    fclose(f);
+    e2e_check(limit == (192 + 64) << 20, "the executor may have %llu bytes", limit);
+    work(&h, 1);
+    e2e_host_stop(&h);
+}
+
 static void off(void)
 {
     struct e2e_host h;
@@ -446,6 +468,7 @@ static const struct e2e_test tests[] = {
     {"required_executor_user", required_executor_user, 0},
     {"required_is_not_there", required_is_not_there, 0},
     {"required_is_there", required_is_there, 0},
+    {"memory_bound", memory_bound, 0},
     {"off", off, 0},
 };
 E2E_MAIN(tests)

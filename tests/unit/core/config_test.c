@@ -444,6 +444,11 @@ Test(config, rules_between_keys)
         "fault:cpu\n");
     refused("executors: [{name: x, cpu: 3, in_process: true}]\npools: [{name: A, executor: x}]\n",
             "t.yaml:1:28: executors[0].cpu: is 3, but it runs in_process on a poll core; expected any\n");
+    refused("executors: [{name: x, memory_bytes: 1G, in_process: true}]\npools: [{name: A, executor: x}]\n",
+            "t.yaml:1:37: executors[0].memory_bytes: is set, but it runs in_process on a poll core; expected 0\n");
+    refused("executors: [{name: x, memory_bytes: 1M}]\npools: [{name: A, executor: x}]\n",
+            "t.yaml:1:37: executors[0].memory_bytes: is too little for any executor to start; expected 0 (no limit) or at "
+            "least 64M\n");
     refused("executors: [{name: x, heap_bytes: 1M}]\npools: [{name: A, executor: x}]\n",
             "t.yaml:1:35: executors[0].heap_bytes: executor x has a smaller heap than one VM's share; expected "
             "limits.device_bytes <= heap_bytes\n");

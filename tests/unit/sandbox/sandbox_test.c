@@ -128,7 +128,7 @@ Test(sandbox, a_policy_survives_being_an_argument)
     p.gid = 60601;
     p.denied = VGPU_SANDBOX_LOG;
     p.may = VGPU_SANDBOX_MAY_EXEC | VGPU_SANDBOX_MAY_FORK;
-    p.address_bytes = UINT64_C(1) << 40;
+    p.data_bytes = UINT64_C(1) << 40;
     p.processes = 77;
     strcpy(p.devices, "/dev/nvidia*,/dev/dri/*");
     strcpy(p.reads, "/opt/a b");
@@ -173,6 +173,9 @@ static void filtered(void *arg)
     DENIED(mount("none", "/mnt", "tmpfs", 0, NULL), EPERM);
     DENIED(unshare(CLONE_NEWUSER), EPERM);
     DENIED(unshare(0), EPERM); /* which the kernel itself would allow */
+    struct rlimit limit;
+    DENIED(prlimit(parent, RLIMIT_CPU, NULL, &limit), EPERM);
+    CHECK(prlimit(0, RLIMIT_CPU, NULL, &limit) == 0 && prlimit(getpid(), RLIMIT_CPU, &limit, NULL) == 0);
     DENIED(syscall(SYS_bpf, 0, NULL, 0), EPERM);
     DENIED(syscall(SYS_perf_event_open, NULL, 0, -1, -1, 0), EPERM);
     DENIED(syscall(SYS_io_uring_setup, 1, NULL), EPERM);
@@ -290,6 +293,33 @@ static void becomes(void *arg)
     CHECK(prctl(PR_GET_PDEATHSIG, &death) == 0 && death == SIGKILL);
     CHECK(prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1);
     CHECK(getrlimit(RLIMIT_CORE, &core) == 0 && core.rlim_max == 0);
+}
+
+#define MEMORY (UINT64_C(64) << 20)
+
+/* Reserved or shared memory does not count: drivers reserve terabytes, and arenas are their guests'. */
+static void bounded(void *arg)
+{
+    struct vgpu_sandbox_policy p;
+    struct vgpu_sandbox_report r;
+
+    (void)arg;
+    only(&p, VGPU_SANDBOX_LIMITS);
+    p.data_bytes = MEMORY;
+    CHECK(enter(&p, &r));
+    CHECK(mmap(NULL, MEMORY / 4, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) != MAP_FAILED);
+    errno = 0;
+    CHECK(mmap(NULL, MEMORY, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) == MAP_FAILED && errno == ENOMEM);
+    CHECK(malloc(MEMORY) == NULL);
+    CHECK(mmap(NULL, MEMORY * 1024, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0) != MAP_FAILED);
+    CHECK(mmap(NULL, MEMORY * 2, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0) != MAP_FAILED);
+}
+
+Test(sandbox, memory_is_bounded)
+{
+    if (SANITIZED)
+        cr_skip_test("this layer is left out in a sanitized build");
+    IN_CHILD(bounded, NULL);
 }
 
 /* Without a file system of its own a program in a closed folder stays root: it could load nothing more. */
