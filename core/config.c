@@ -116,7 +116,7 @@ const struct vgpu_key vgpu_keys[] = {
     ROW("executors[].heap_bytes", SIZE, "bytes", MI, TI, "4G", EXEC(heap_bytes),
         "Device memory (cpu: address space) that the VMs' device buffers are cut from."),
     ROW("executors[].memory_bytes", SIZE, "bytes", 0, TI, "0", EXEC(memory_bytes),
-        "Private memory that its process, and each process of programs that it starts, may take beside heap_bytes; beyond it\n"
+        "Private memory that its process may take beside heap_bytes (those of programs have memory_mib); beyond it\n"
         "there is none to be had, and what needed it fails. At least 64M; 0: no limit. Memory of guests and of a GPU does\n"
         "not count, but copies of arenas do where the GPU cannot reach them (arena_access bounce)."),
 

@@ -183,6 +183,7 @@ int vgpu_privileges_worker(const struct vgpu_config *c, uint32_t index, uint32_t
         if (geteuid() == 0)
             p->processes = WORKER_PROCESSES;
     }
+    p->data_bytes = o->memory_mib << 20;
     p->may = o->subprocess ? VGPU_SANDBOX_MAY_EXEC | VGPU_SANDBOX_MAY_FORK | VGPU_SANDBOX_MAY_SIGNAL : 0;
     return 0;
 }
