@@ -77,7 +77,8 @@ if head -c 7 "$dir/lib/libvgpu.a" | grep -q thin; then
     rm "$dir/lib/libvgpu.a"
     (cd "$build" && ar t guest-lib/libvgpu.a | xargs ar rcs "$dir/lib/libvgpu.a")
 fi
-mkdir -p "$dir/include/vgpu" "$dir/examples"
+mkdir -p "$dir/include/vgpu" "$dir/examples" "$dir/python"
+cp "$root"/guest-lib/python/*.py "$dir/python/"
 cp "$root/guest-lib/vgpu.h" "$root/rings/abi/vgpu_abi.h" "$root/rings/abi/vgpu_attach.h" "$dir/include/vgpu/"
 cp "$root"/guest-lib/examples/*.[ch] "$dir/examples/"
 

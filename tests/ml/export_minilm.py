@@ -38,7 +38,8 @@ def sentences_of(path):
 def portable(function, arguments, platform):
     """`function` as a StableHLO portable artifact for these arguments."""
     shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), arguments)
-    text = jax.export.export(jax.jit(function), platforms=[platform])(*shapes).mlir_module()
+    with jax.default_matmul_precision('highest'):  # GPUs would otherwise round the inputs of products to 10 bits
+        text = jax.export.export(jax.jit(function), platforms=[platform])(*shapes).mlir_module()
     return stablehlo.serialize_portable_artifact_str(text, STABLEHLO)
 
 

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""TensorFlow on the shared device: lowers a tf.function to HLO and runs it through libvgpu. TensorFlow itself needs no GPU.
+
+    import tensorflow as tf, vgpu, vgpu_tf
+    model = tf.keras.applications.MobileNetV2(weights=None)
+    run = vgpu_tf.compile(vgpu.Guest(), tf.function(lambda x: model(x, training=False), jit_compile=True), images)
+    print(run(images))          # shapes and types as of the example; variables as they were when it was compiled
+
+run.weights.update() puts the variables again, after training on the CPU.
+"""
+import tensorflow as tf
+
+import vgpu
+
+
+class Weights(list):
+    """What the function captured, on the device, in the order of the program's last parameters."""
+
+    def __init__(self, guest, concrete):
+        super().__init__()
+        self.guest, self.captured = guest, concrete.captured_inputs
+        self.variables = {id(v.handle): v for v in concrete.graph.variables}
+        self.update()
+
+    def update(self):
+        values = [self.variables[id(c)].numpy() if c.dtype == tf.resource else c.numpy() for c in self.captured]
+        self[:] = [self.guest.put(value) for value in values]
+
+
+def lower(function, *example):
+    """(HLO, concrete function) of a tf.function(jit_compile=True) for inputs like these. The program's parameters are the
+    inputs, then what the function captured."""
+    concrete = function.get_concrete_function(*example)
+    return function.experimental_get_compiler_ir(*example)(stage='hlo_serialized'), concrete
+
+
+def compile(guest, function, *example):
+    """A function like `function` that runs on the shared device and gives numpy arrays in the same structure."""
+    hlo, concrete = lower(function, *example)
+    program, weights = guest.load(hlo, vgpu.HLO), Weights(guest, concrete)
+
+    def run(*inputs):
+        flat = [tf.convert_to_tensor(i).numpy() for i in tf.nest.flatten(inputs)]
+        outputs = [t.numpy() for t in program(*flat, *weights)]
+        return tf.nest.pack_sequence_as(concrete.structured_outputs, outputs)
+
+    run.program, run.weights = program, weights
+    return run
