@@ -133,7 +133,25 @@ static uint64_t proto_field(struct in *in, struct in *contents)
 }
 
 /* Field numbers: xla/service/hlo.proto. */
-enum { MODULE_COMPUTATIONS = 3, COMPUTATION_INSTRUCTIONS = 2, INSTRUCTION_CUSTOM_CALL_TARGET = 28 };
+enum {
+    MODULE_COMPUTATIONS = 3,
+    COMPUTATION_INSTRUCTIONS = 2,
+    INSTRUCTION_OPCODE = 2,
+    INSTRUCTION_CUSTOM_CALL_TARGET = 28,
+};
+
+/* One field of an instruction. Fusions are made by XLA's optimizer; one of kind "custom" names a kernel in its configuration,
+ * Triton code for instance, without being a custom call. */
+static uint16_t judge_field(const struct text *t, uint64_t field, const struct in *value)
+{
+    uint64_t n = (uint64_t)(value->end - value->at);
+
+    if (field == INSTRUCTION_CUSTOM_CALL_TARGET && n)
+        return judge_target(t, value->at, n);
+    if (field == INSTRUCTION_OPCODE && n == strlen("fusion") && memcmp(value->at, "fusion", n) == 0)
+        return refuse(t, "it has a fusion: hand in what goes into XLA's optimizer, not what comes out of it");
+    return VGPU_OK;
+}
 
 static uint16_t vet_hlo(struct in *module, const struct text *t)
 {
@@ -148,8 +166,7 @@ static uint16_t vet_hlo(struct in *module, const struct text *t)
             if (g != COMPUTATION_INSTRUCTIONS)
                 continue;
             while ((h = proto_field(&instruction, &value)) != 0) {
-                uint64_t n = (uint64_t)(value.end - value.at);
-                uint16_t status = h == INSTRUCTION_CUSTOM_CALL_TARGET && n ? judge_target(t, value.at, n) : VGPU_OK;
+                uint16_t status = judge_field(t, h, &value);
                 if (status)
                     return status;
             }
