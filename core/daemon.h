@@ -115,7 +115,7 @@ struct vgpu_attachment {
 struct vgpu_vm_totals {
     struct vgpu_vm_totals *next;
     uint32_t vm_id;
-    uint64_t accepted, refused, completed, bytes, doorbells_in, doorbells_out, attachments;
+    uint64_t accepted, refused, completed, bytes, doorbells_in, doorbells_out, attachments, program_ns;
     uint64_t status_count[VGPU_STATUS_COUNT];
     /* Deaths of an executor in a row at which it had work in flight; which executor's, and which was the last. */
     uint32_t deaths_in_flight, deaths_executor;

@@ -46,6 +46,7 @@ static void add_live(struct vgpu_vm_totals *to, const struct vgpu_vm *vm)
         to->completed += n;
     }
     to->bytes += vgpu_load_relaxed(&x->bytes);
+    to->program_ns += vgpu_load_relaxed(&x->program_ns);
     to->doorbells_out += vgpu_load_relaxed(&x->doorbells);
     vgpu_hist_merge(&to->latency, &x->latency);
     vgpu_hist_merge(&to->service, &x->service);
@@ -120,12 +121,12 @@ static json_t *vm_json(struct vgpud *d, const struct vgpu_vm_record *rec, struct
     for (uint32_t i = 0; i < VGPU_STATUS_COUNT; i++)
         if (sum->status_count[i])
             json_object_set_new(statuses, vgpu_status_name((uint16_t)i), json_integer((json_int_t)sum->status_count[i]));
-    return json_pack("{s:i, s:s, s:s, s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:o}",
+    return json_pack("{s:i, s:s, s:s, s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:o}",
                      "vm_id", (int)rec->vm_id, "pool", rec->pool, "priority", prio_names[rec->priority % VGPU_PRIO_COUNT],
                      "attached", a != NULL, "attachments", (json_int_t)sum->attachments, "accepted",
                      (json_int_t)sum->accepted, "refused", (json_int_t)sum->refused, "completed",
                      (json_int_t)sum->completed, "lost", (json_int_t)sum->status_count[VGPU_E_LOST], "failed",
-                     (json_int_t)failed, "bytes", (json_int_t)sum->bytes, "queue_depth", (json_int_t)depth, "outstanding",
+                     (json_int_t)failed, "bytes", (json_int_t)sum->bytes, "program_ns", (json_int_t)sum->program_ns, "queue_depth", (json_int_t)depth, "outstanding",
                      (json_int_t)outstanding, "doorbells_in", (json_int_t)sum->doorbells_in, "doorbells_out",
                      (json_int_t)sum->doorbells_out, "statuses", statuses, "latency", hist_json(&sum->latency), "service",
                      hist_json(&sum->service));

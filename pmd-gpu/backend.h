@@ -100,6 +100,9 @@ struct vgpu_backend_ops {
      * ends (resident workers); true once that is so, else call again after a poll. Nothing is submitted before the call
      * with `on` false. May be NULL: without an operation there is nothing on the device that would be in anybody's way. */
     bool (*pause)(struct vgpu_backend *b, bool on);
+    /* Control thread, after region_add: the loop thread counts here for how long this VM's executions of programs had the
+     * device, in ns; it stays until region_del. May be NULL: none. */
+    void (*region_usage)(struct vgpu_backend *b, uint32_t vm, uint64_t *program_ns);
 };
 
 /* The registered backends by name; "fault:NAME" is the decorator over NAME. NULL when there is none. */

@@ -250,6 +250,8 @@ int vgpu_exec_attach(struct vgpu_exec *e, uint32_t slot, const struct vgpu_exec_
     vm->heap_bytes = r->heap_bytes;
     vm->vm_id = r->vm_id;
     vm->x = vgpu_xchg_vm(e->xchg, slot);
+    if (e->ops->region_usage)
+        e->ops->region_usage(e->backend, slot, &vm->x->program_ns);
     vm->journal = (struct vgpu_slot *)vgpu_xchg_journal(vm->x);
     vm->done = vgpu_xchg_done(e->xchg, vm->x);
     return 0;

@@ -85,6 +85,7 @@ struct vgpu_xchg_vm {
     uint64_t op_count[VGPU_OP_COUNT + 1]; /* by opcode; the last for all others */
     uint64_t bytes;
     uint64_t doorbells;
+    uint64_t program_ns; /* for how long executions of its programs had the device */
     struct vgpu_hist latency; /* seen by the poll core until completion published */
     struct vgpu_hist service; /* handed to the backend until done */
     /* struct vgpu_cpl journal[journal_slots] follows, 64-byte aligned (J1) */

@@ -40,6 +40,7 @@ struct prog_vm {
     uint64_t full_since; /* ns since when its worker owes us room although it has answered everything; 0: it does not */
     uint64_t start_again_ns;
     uint64_t device_ns; /* that its executions took, since the region came; evened out between VMs */
+    uint64_t *usage;    /* the same as measured, for the accounts; NULL: nobody keeps them */
 };
 
 struct vgpu_programs {
@@ -448,6 +449,8 @@ static void replies(struct vgpu_programs *p, struct prog_vm *vm)
             uint64_t ns = r.device_ns < most ? r.device_ns : most;
             vm->executing--;
             vm->device_ns += over.options.together ? ns : most;
+            if (vm->usage)
+                vgpu_count(vm->usage, ns);
             r.value = ok ? ns : 0;
         }
         finish(p, n, r.status < VGPU_STATUS_COUNT ? (uint16_t)r.status : VGPU_E_BACKEND, ok ? r.value : 0);
@@ -563,6 +566,7 @@ static int programs_region_add(struct vgpu_backend *b, uint32_t slot, void *aren
     vm->attached = vm->cancelled = vm->timed_out = false;
     vm->start_again_ns = 0;
     vm->device_ns = 0;
+    vm->usage = NULL;
     return 0;
 }
 
@@ -654,6 +658,11 @@ static void programs_region_engine(struct vgpu_backend *b, uint32_t vm, enum vgp
     over.inner->region_engine(programs_of(b)->inner, vm, engine);
 }
 
+static void programs_region_usage(struct vgpu_backend *b, uint32_t vm, uint64_t *program_ns)
+{
+    programs_of(b)->vms[vm].usage = program_ns;
+}
+
 static uint32_t programs_trace_error(const struct vgpu_backend *b)
 {
     return over.inner->trace_error(((const struct vgpu_programs *)b)->inner);
@@ -684,6 +693,7 @@ const struct vgpu_backend_ops *vgpu_programs_over(const struct vgpu_backend_ops 
                                          .region_bounced = inner->region_bounced ? programs_region_bounced : NULL,
                                          .cancel = programs_cancel,
                                          .probe = inner->probe,
+                                         .region_usage = programs_region_usage,
                                          .trace_error = inner->trace_error ? programs_trace_error : NULL,
                                          .lost_reason = inner->lost_reason ? programs_lost_reason : NULL};
     return &over.ops;

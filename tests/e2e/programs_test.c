@@ -98,6 +98,16 @@ static void ok(struct vgpu *v, uint32_t program)
     e2e_check(status == VGPU_OK, "program %u: %s", program, vgpu_status_string(status));
 }
 
+/* For how long programs of this VM had the device, ns. */
+static json_int_t used(unsigned vm_id)
+{
+    json_t *stats = e2e_ask(&host, "stats", json_pack("{s:i}", "vm_id", (int)vm_id), NULL, 0);
+    json_int_t ns = json_integer_value(json_object_get(json_array_get(json_object_get(stats, "vms"), 0), "program_ns"));
+
+    json_decref(stats);
+    return ns;
+}
+
 /* One for each VM that uses programs, from its first program on; gone with its VM. */
 static void one_for_each_vm(void)
 {
@@ -110,6 +120,9 @@ static void one_for_each_vm(void)
     ok(v[0], FAKE_OK);
     ok(v[0], FAKE_OK);
     e2e_check(workers(&pid) == 1, "%u workers of one VM", workers(NULL));
+    /* The fake one says 1000 ns of each, which counts as far as that much time went by. */
+    e2e_check(used(1) > 0 && used(1) <= 2000, "two programs had the device for %lld ns", (long long)used(1));
+    e2e_check(used(2) == 0, "no program had it for %lld ns", (long long)used(2));
     spawner = parent_of(pid);
     e2e_check(parent_of(spawner) == host.pid, "worker %d is a child of %d, which is not vgpud's spawner", (int)pid, (int)spawner);
     ok(v[1], FAKE_OK);
@@ -119,6 +132,7 @@ static void one_for_each_vm(void)
     v[0] = e2e_open(&host, 1, NULL);
     ok(v[0], FAKE_OK);
     e2e_check(workers(NULL) == 2, "%u workers", workers(NULL));
+    e2e_check(used(1) > 1000 && used(1) <= 3000, "over two attachments: %lld ns", (long long)used(1));
     for (unsigned i = 0; i < 3; i++)
         vgpu_close(v[i]);
     e2e_eventually(workers(NULL) == 0, "all VMs have left, and %u workers are there", workers(NULL));
