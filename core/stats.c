@@ -126,7 +126,8 @@ static json_t *vm_json(struct vgpud *d, const struct vgpu_vm_record *rec, struct
                      "attached", a != NULL, "attachments", (json_int_t)sum->attachments, "accepted",
                      (json_int_t)sum->accepted, "refused", (json_int_t)sum->refused, "completed",
                      (json_int_t)sum->completed, "lost", (json_int_t)sum->status_count[VGPU_E_LOST], "failed",
-                     (json_int_t)failed, "bytes", (json_int_t)sum->bytes, "program_ns", (json_int_t)sum->program_ns, "queue_depth", (json_int_t)depth, "outstanding",
+                     (json_int_t)failed, "bytes", (json_int_t)sum->bytes,
+                     "program_ns", (json_int_t)sum->program_ns, "queue_depth", (json_int_t)depth, "outstanding",
                      (json_int_t)outstanding, "doorbells_in", (json_int_t)sum->doorbells_in, "doorbells_out",
                      (json_int_t)sum->doorbells_out, "statuses", statuses, "latency", hist_json(&sum->latency), "service",
                      hist_json(&sum->service));
