@@ -19,7 +19,7 @@ C_FLAGS = ['-xc', '-std=gnu11', '-D_GNU_SOURCE', *FLAGS]
 WIRE_FLAGS = ['-xc', '-std=c11', '-ffreestanding', '-Wpedantic', *FLAGS]
 CXX_FLAGS = ['-xc++', '-std=c++11', '-Wpedantic', *FLAGS]
 GUARD = re.compile(r'^#ifndef (\w+)\n#define \1$|^#pragma once', re.M)
-PJRT = ('pmd-gpu/programs/pjrt.h', 'pmd-gpu/programs/worker_int.h')
+PJRT = ('pmd-gpu/programs/pjrt.h', 'pmd-gpu/programs/worker_int.h', 'guest-lib/pjrt/plugin.h')
 MODULES = ['libdpdk', 'liburcu-qsbr', 'hwloc', 'sqlite3', 'criterion', 'yaml-0.1', 'jansson', 'openblas', 'libsystemd']
 
 
