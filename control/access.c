@@ -11,13 +11,14 @@
 
 #include "control/control_int.h"
 
-static void user_name(struct vgpu_caller *caller)
+void vgpu_user_name(int64_t uid, char *out, size_t bytes)
 {
     char buffer[4096];
     struct passwd entry, *found = NULL;
 
-    if (getpwuid_r((uid_t)caller->uid, &entry, buffer, sizeof(buffer), &found) == 0 && found)
-        snprintf(caller->user, sizeof(caller->user), "%s", found->pw_name);
+    out[0] = 0;
+    if (uid >= 0 && getpwuid_r((uid_t)uid, &entry, buffer, sizeof(buffer), &found) == 0 && found)
+        snprintf(out, bytes, "%s", found->pw_name);
 }
 
 static bool group_find(const char *name, gid_t *gid)
@@ -61,7 +62,6 @@ void vgpu_caller_of(const struct vgpu_control *c, int fd, struct vgpu_caller *ca
     caller->uid = cred.uid;
     caller->gid = cred.gid;
     caller->pid = cred.pid;
-    user_name(caller);
     if (cred.uid == 0 || cred.uid == geteuid() || peer_in(fd, caller, config->admin_group))
         caller->role = VGPU_ROLE_ADMIN;
     else if (peer_in(fd, caller, config->viewer_group))
@@ -71,13 +71,11 @@ void vgpu_caller_of(const struct vgpu_control *c, int fd, struct vgpu_caller *ca
 void vgpu_caller_self(struct vgpu_caller *caller)
 {
     *caller = (struct vgpu_caller){.uid = geteuid(), .gid = getegid(), .pid = getpid(), .role = VGPU_ROLE_ADMIN};
-    user_name(caller);
 }
 
 void vgpu_caller_signal(struct vgpu_caller *caller, int64_t uid, int64_t pid)
 {
     *caller = (struct vgpu_caller){.uid = uid, .gid = -1, .pid = pid, .role = VGPU_ROLE_ADMIN};
-    user_name(caller);
 }
 
 const struct vgpu_caller *vgpu_control_caller(const struct vgpu_control *c)
@@ -85,35 +83,30 @@ const struct vgpu_caller *vgpu_control_caller(const struct vgpu_control *c)
     return c ? c->caller : NULL;
 }
 
-/*
- * The file lets those through who may do something, or nobody could use a role. One group becomes the file's; of two, a
- * file can name only one, so everybody may connect then, and who has no role is told so and loses the connection (it
- * takes no slot, so it keeps nobody out).
- */
-void vgpu_socket_access(struct vgpu_control *c)
+void vgpu_groups_look(const struct vgpu_control *c)
 {
     const struct vgpu_config *config = c->params.config;
     const char *names[] = {config->admin_group, config->viewer_group};
     static const char *const keys[] = {"control.admin_group", "control.viewer_group"};
-    gid_t gid[2] = {0, 0};
-    bool have[2];
+    gid_t gid;
 
-    if (!c->socket_path[0])
-        return;
-    for (int i = 0; i < 2; i++) {
-        have[i] = group_find(names[i], &gid[i]);
-        if (names[i][0] && !have[i])
+    for (int i = 0; i < 2; i++)
+        if (names[i][0] && !group_find(names[i], &gid))
             vgpu_log(VGPU_LOG_WARN, "%s: there is no group %s on this host", keys[i], names[i]);
-    }
-    uint32_t mode = c->params.socket_mode ? c->params.socket_mode : 0660;
-    bool both = have[0] && have[1] && gid[0] != gid[1];
-    bool one = !both && (have[0] || have[1]);
-    bool given = one && chown(c->socket_path, (uid_t)-1, have[0] ? gid[0] : gid[1]) == 0;
-    if (!c->params.socket_mode && (both || (one && !given)))
-        mode = 0666; /* a daemon that is not root, or not any more, can give a file only to its own groups */
-    if (c->socket_given && !given && chown(c->socket_path, (uid_t)-1, getegid()))
-        vgpu_log(VGPU_LOG_WARN, "control socket %s: %s", c->socket_path, strerror(errno));
-    c->socket_given = given;
-    if (chmod(c->socket_path, mode))
-        vgpu_log(VGPU_LOG_WARN, "control socket %s: %s", c->socket_path, strerror(errno));
+}
+
+int vgpu_access_refuse(const struct vgpu_control *c, const struct vgpu_caller *caller, const char *what, struct vgpu_err *err)
+{
+    const char *admins = c->params.config->admin_group, *viewers = c->params.config->viewer_group;
+    bool viewer = caller->role == VGPU_ROLE_VIEWER, told = viewers[0] && !viewer;
+    char user[64];
+
+    vgpu_user_name(caller->uid, user, sizeof(user));
+    return vgpu_err_set(err, EPERM,
+                        "%s: uid %" PRId64 "%s%s%s %s; administrators are root, the user that runs vgpud%s%s%s%s%s%s; try sudo",
+                        what, caller->uid, user[0] ? " (" : "", user, user[0] ? ")" : "",
+                        viewer ? "is a viewer, and may not change anything" : "may not use vgpud",
+                        admins[0] ? " and the group " : " (control.admin_group names no group)", admins,
+                        admins[0] ? " (control.admin_group)" : "", told ? ", viewers the group " : "", told ? viewers : "",
+                        told ? " (control.viewer_group)" : "");
 }

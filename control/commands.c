@@ -48,7 +48,7 @@ static json_t *run_reload(struct vgpu_control *c, const json_t *args, struct vgp
     if (c->params.ops->reload(c->params.ctx, dry, &result, err))
         return NULL;
     if (!dry)
-        vgpu_socket_access(c);
+        vgpu_groups_look(c);
     return vgpu_result(result, err);
 }
 

@@ -2,9 +2,10 @@
 /*
  * The control server: docs/control-protocol.md over a unix socket. It owns one epoll descriptor that the control thread
  * puts into its own loop: readable means vgpu_control_dispatch() has work. Control thread only. It never waits for a
- * client; it does wait for the store's disk. Clients are bounded: VGPU_CONTROL_MAX_CLIENTS at once, a deadline each,
- * VGPU_CONTROL_MAX_REQUEST_BYTES of request, and one administrator at a time VGPU_CONTROL_MAX_LONG_BYTES; root, the
- * daemon's own user, and the groups that the configuration names.
+ * client; it does wait for the store's disk. Everybody may connect, so that who is turned away is in the history: who has
+ * no role (root, the daemon's own user, the groups that the configuration names) is told so, unread, and has no place.
+ * Clients are bounded: VGPU_CONTROL_MAX_CLIENTS at once, of which the lower ranks have only a part; a deadline each;
+ * VGPU_CONTROL_MAX_REQUEST_BYTES of request, and one administrator at a time VGPU_CONTROL_MAX_LONG_BYTES.
  */
 #ifndef VGPU_CORE_CONTROL_H
 #define VGPU_CORE_CONTROL_H
@@ -18,6 +19,10 @@
 #include "store/store.h"
 
 #define VGPU_CONTROL_MAX_CLIENTS       64u
+#define VGPU_CONTROL_MAX_BY_GROUPS     56u /* of all but root and the daemon's user: they always find a place */
+#define VGPU_CONTROL_MAX_VIEWERS       40u /* so do administrators */
+#define VGPU_CONTROL_MAX_ADMIN_UID     40u /* one uid's */
+#define VGPU_CONTROL_MAX_VIEWER_UID    16u
 #define VGPU_CONTROL_MAX_REQUEST_BYTES 65536u /* without the newline */
 #define VGPU_CONTROL_MAX_LONG_BYTES    33554432u /* a document with every VM that there can be */
 #define VGPU_CONTROL_DEADLINE_MS       5000u  /* to send the request, and again to take the response */
@@ -30,7 +35,7 @@ enum vgpu_role { VGPU_ROLE_NONE = 0, VGPU_ROLE_VIEWER = 1, VGPU_ROLE_ADMIN = 2 }
 struct vgpu_caller {
     int64_t uid, gid, pid; /* -1: unknown */
     enum vgpu_role role;
-    char user[64];         /* name of the uid; "" : it has none */
+    char user[64];         /* as the history calls it; "" : the name of its uid */
 };
 
 /* What only the running daemon knows of a VM. */
@@ -100,7 +105,6 @@ struct vgpu_control_ops {
 
 struct vgpu_control_params {
     const char *socket_path;          /* <= 107 bytes; its directory exists */
-    uint32_t socket_mode;             /* 0: 0660 */
     uint32_t deadline_ms;             /* 0: VGPU_CONTROL_DEADLINE_MS */
     struct vgpu_store *store;         /* stays the caller's, outlives the server */
     const struct vgpu_config *config; /* likewise */

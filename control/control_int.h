@@ -10,16 +10,23 @@
 
 struct client;
 
-/* Of requests that others than administrators were refused. */
-struct vgpu_refusals {
-    uint64_t since_ns;
-    uint32_t noted, unnoted; /* since then */
+/* Whom requests are refused, not being an administrator: refusals.c. */
+#define VGPU_REFUSERS       17u
+#define VGPU_REFUSER_OTHERS (-2) /* as a uid: all for whom there is no place */
+struct vgpu_refuser {
+    bool used, same;               /* same: all that are counted were like the last one that was noted */
+    int64_t uid;
+    uint32_t rows;                 /* that it has left */
+    uint64_t row_ns;               /* when it got the last one */
+    uint64_t since_ns, window_ns;  /* of what is counted */
+    uint64_t unnoted;
+    uint64_t last_ns;
+    char last_command[64], last_object[64], last_result[sizeof(((struct vgpu_err *)0)->text) + 24]; /* as noted */
 };
 
 struct vgpu_control {
     struct vgpu_control_params params;
     char socket_path[VGPU_CONFIG_PATH_BYTES];
-    bool socket_given;               /* its file belongs to a group that the configuration names */
     uint64_t socket_dev, socket_ino; /* of our socket file, so that close removes no other's */
     int epoll_fd, listen_fd, timer_fd, token_dir_fd;
     bool listening;           /* accepting; off while all client slots are taken */
@@ -29,7 +36,7 @@ struct vgpu_control {
     struct client *clients; /* [VGPU_CONTROL_MAX_CLIENTS] */
     struct client *long_client; /* whose request is longer than VGPU_CONTROL_MAX_REQUEST_BYTES; NULL: nobody's */
     const struct vgpu_caller *caller; /* of the request that is being handled */
-    struct vgpu_refusals refusals;
+    struct vgpu_refuser refusers[VGPU_REFUSERS];
 };
 
 enum vgpu_arg_type {
@@ -89,15 +96,21 @@ json_t *vgpu_json_text(const char *text);
 
 /* access.c. Who is at the other end of this connection, and what it may. */
 void vgpu_caller_of(const struct vgpu_control *c, int fd, struct vgpu_caller *caller);
-/* Owner and mode of the socket's file as the configuration's groups need them; again after a reload. */
-void vgpu_socket_access(struct vgpu_control *c);
+/* The name of a uid; "" : it has none. */
+void vgpu_user_name(int64_t uid, char *out, size_t bytes);
+/* Says which groups of the configuration are not there; again after a reload. */
+void vgpu_groups_look(const struct vgpu_control *c);
+/* Refuses: the whole sentence of who may do everything, and who may look. */
+int vgpu_access_refuse(const struct vgpu_control *c, const struct vgpu_caller *caller, const char *what, struct vgpu_err *err);
 
-/* history.c. Notes a refusal; command NULL: it was none that there is, `what` stands for it. args NULL: malformed ones. */
+/* refusals.c. Notes a refusal; command NULL: it was none that there is, `what` stands for it. args NULL: malformed ones. */
 void vgpu_refusal_note(struct vgpu_control *c, const struct vgpu_command *command, const char *what, const json_t *args,
                        const struct vgpu_err *err);
 /* The number of those that were not noted, once it is due; when that is (UINT64_MAX: never). */
 void vgpu_refusals_flush(struct vgpu_control *c, uint64_t now_ns);
 uint64_t vgpu_refusals_due_ns(const struct vgpu_control *c);
+/* All that is counted, due or not. */
+void vgpu_refusals_end(struct vgpu_control *c);
 /* "ENOENT" */
 const char *vgpu_code_name(int code);
 

@@ -136,9 +136,7 @@ static int command_allowed(struct vgpu_control *c, const struct vgpu_command *co
     const struct vgpu_caller *caller = c->caller;
 
     if (caller->role == VGPU_ROLE_NONE || (command->changes && caller->role != VGPU_ROLE_ADMIN))
-        return vgpu_err_set(err, EPERM, "%s: %s uid %" PRId64 " may not; administrators are root, the user that "
-                                        "runs vgpud and the group control.admin_group of its configuration",
-                            command->name, caller->role == VGPU_ROLE_VIEWER ? "a viewer of" : "", caller->uid);
+        return vgpu_access_refuse(c, caller, command->name, err);
     return 0;
 }
 
@@ -313,23 +311,60 @@ static void client_receive(struct vgpu_control *c, struct client *cl)
     }
 }
 
+static bool owner(const struct vgpu_caller *caller)
+{
+    return caller->uid == 0 || caller->uid == (int64_t)geteuid();
+}
+
+/* Is there a place for one more of its rank and of its uid? Root and the daemon's user have them all. */
+static bool place_for(const struct vgpu_control *c, const struct vgpu_caller *caller)
+{
+    bool viewer = caller->role == VGPU_ROLE_VIEWER;
+    uint32_t others = 0, viewers = 0, its = 0;
+
+    for (uint32_t i = 0; i < VGPU_CONTROL_MAX_CLIENTS; i++) {
+        const struct vgpu_caller *there = &c->clients[i].caller;
+        if (c->clients[i].fd < 0 || owner(there))
+            continue;
+        others++;
+        viewers += there->role == VGPU_ROLE_VIEWER;
+        its += there->uid == caller->uid;
+    }
+    return owner(caller) ||
+           (others < VGPU_CONTROL_MAX_BY_GROUPS && its < (viewer ? VGPU_CONTROL_MAX_VIEWER_UID : VGPU_CONTROL_MAX_ADMIN_UID) &&
+            !(viewer && viewers >= VGPU_CONTROL_MAX_VIEWERS));
+}
+
+/* Told so, unread; it has no slot, so it cannot keep out those who may. Closes fd. */
+static void turn_away(struct vgpu_control *c, int fd, const struct vgpu_caller *caller, const struct vgpu_err *err)
+{
+    size_t bytes = 0;
+    char *text = response_text(NULL, err, &bytes);
+
+    c->caller = caller;
+    vgpu_refusal_note(c, NULL, "connect", NULL, err);
+    c->caller = NULL;
+    if (text)
+        send(fd, text, bytes, MSG_NOSIGNAL | MSG_DONTWAIT);
+    free(text);
+    close(fd);
+}
+
 static void client_new(struct vgpu_control *c, int fd)
 {
-    static const char refusal[] =
-        "{\"ok\":false,\"error\":{\"code\":\"EPERM\",\"message\":\"only root, the user that runs "
-        "vgpud and the groups that its configuration names may; try sudo\"}}\n";
     struct client *cl = c->clients;
     struct vgpu_caller caller;
+    struct vgpu_err err;
 
     vgpu_caller_of(c, fd, &caller);
-    if (caller.role == VGPU_ROLE_NONE) { /* takes no slot: it cannot keep out those who may */
-        struct vgpu_err err;
-        vgpu_err_set(&err, EPERM, "uid %" PRId64 " may nothing here", caller.uid);
-        c->caller = &caller;
-        vgpu_refusal_note(c, NULL, "connect", NULL, &err);
-        c->caller = NULL;
-        send(fd, refusal, sizeof(refusal) - 1, MSG_NOSIGNAL | MSG_DONTWAIT);
-        close(fd);
+    if (caller.role == VGPU_ROLE_NONE) {
+        vgpu_access_refuse(c, &caller, "connect", &err);
+        turn_away(c, fd, &caller, &err);
+        return;
+    }
+    if (!place_for(c, &caller)) {
+        vgpu_err_set(&err, EUSERS, "too many connections of uid %" PRId64 " or of others of its rank; try again", caller.uid);
+        turn_away(c, fd, &caller, &err);
         return;
     }
     while (cl->fd >= 0) /* a slot is free, or we would not accept */
@@ -443,7 +478,6 @@ static int listen_open(struct vgpu_control *c, struct vgpu_err *err)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     const char *path = c->params.socket_path;
-    uint32_t mode = c->params.socket_mode ? c->params.socket_mode : 0660;
     struct stat st;
 
     if (!path || !path[0] || strlen(path) >= sizeof(address.sun_path))
@@ -461,7 +495,6 @@ static int listen_open(struct vgpu_control *c, struct vgpu_err *err)
     c->listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (c->listen_fd < 0)
         return vgpu_err_set(err, errno, "control socket: %s", strerror(errno));
-    fchmod(c->listen_fd, mode); /* the file is born with no more than this, whatever the umask */
     if (bind(c->listen_fd, (struct sockaddr *)&address, sizeof(address)) < 0)
         return vgpu_err_set(err, errno, "control socket %s: %s", path, strerror(errno));
     strcpy(c->socket_path, path); /* from here on close removes it */
@@ -469,8 +502,8 @@ static int listen_open(struct vgpu_control *c, struct vgpu_err *err)
         c->socket_dev = st.st_dev;
         c->socket_ino = st.st_ino;
     }
-    vgpu_socket_access(c);
-    if (listen(c->listen_fd, 128) < 0)
+    vgpu_groups_look(c);
+    if (chmod(path, 0666) < 0 || listen(c->listen_fd, 128) < 0) /* who may is ours to say, and to note */
         return vgpu_err_set(err, errno, "control socket %s: %s", path, strerror(errno));
     return 0;
 }
@@ -554,7 +587,7 @@ void vgpu_control_close(struct vgpu_control *c)
 
     if (!c)
         return;
-    vgpu_refusals_flush(c, UINT64_MAX);
+    vgpu_refusals_end(c);
     for (uint32_t i = 0; c->clients && i < VGPU_CONTROL_MAX_CLIENTS; i++)
         client_end(c, &c->clients[i]);
     if (c->socket_path[0] && lstat(c->socket_path, &st) == 0 && st.st_dev == c->socket_dev &&

@@ -6,7 +6,11 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
+
+#define CROWDED_MS    20
+#define CROWDED_TRIES 250u
 
 static int unreachable(const char *path, int e, struct vgpu_err *err)
 {
@@ -121,7 +125,7 @@ int vgpu_ctl_response(const char *path, const char *text, size_t bytes, json_t *
     return rc;
 }
 
-int vgpu_ctl_call(const char *socket_path, const char *store, const char *command, json_t *args, json_t **result,
+static int call(const char *socket_path, const char *store, const char *command, json_t *args, json_t **result,
                   bool *refused, struct vgpu_err *err)
 {
     char *request = NULL, *response = NULL;
@@ -153,5 +157,26 @@ out:
         close(fd);
     free(response);
     free(request);
+    return rc;
+}
+
+/* vgpud says at once that it has no place for one more of us: it has, soon. */
+static bool crowded(int rc, const bool *refused, unsigned tries)
+{
+    if (rc != -EUSERS || !*refused || tries == CROWDED_TRIES)
+        return false;
+    nanosleep(&(struct timespec){.tv_nsec = CROWDED_MS * 1000000}, NULL);
+    return true;
+}
+
+int vgpu_ctl_call(const char *socket_path, const char *store, const char *command, json_t *args, json_t **result,
+                  bool *refused, struct vgpu_err *err)
+{
+    unsigned tries = 0;
+    int rc;
+
+    do
+        rc = call(socket_path, store, command, args, result, refused, err);
+    while (crowded(rc, refused, tries++));
     return rc;
 }

@@ -120,14 +120,6 @@ static void find_owner(struct vgpu_doctor *d)
     d->owner_state = d->owner > 0 ? process_state(d, d->owner, "vgpud") : 0;
 }
 
-/* Does the configuration give this key a value? */
-static bool named(const struct vgpu_doctor *d, const char *key)
-{
-    char text[80];
-
-    return vgpu_facts_config(&d->facts, key, text, sizeof(text)) && text[0] && strcmp(text, "\"\"") != 0;
-}
-
 static void look_at_socket(struct vgpu_doctor *d)
 {
     char mend[400];
@@ -140,11 +132,9 @@ static void look_at_socket(struct vgpu_doctor *d)
         snprintf(mend, sizeof(mend), "`rm %s`, then `systemctl restart vgpud`", d->socket);
         find(d, "doctor.socket", VGPU_SEV_HIGH, mend, "%s is not a socket", d->socket);
     } else {
-        /* Where groups have roles, vgpud itself may open it to all, and turns away who has none. */
-        bool wide = (st.st_mode & 02) && !named(d, "control.admin_group") && !named(d, "control.viewer_group");
-        snprintf(mend, sizeof(mend), "`chmod 0660 %s`; vgpud turns away who has no role, but each may keep it busy",
-                 d->socket);
-        find(d, "doctor.socket", wide ? VGPU_SEV_LOW : VGPU_SEV_NONE, mend, "%s, mode %04o", d->socket,
+        /* vgpud opens it to all: it turns away who has no role, and that is in the history. */
+        snprintf(mend, sizeof(mend), "`chmod 0666 %s`: vgpud turns away who has no role itself, and notes it", d->socket);
+        find(d, "doctor.socket", (st.st_mode & 0666) != 0666 ? VGPU_SEV_LOW : VGPU_SEV_NONE, mend, "%s, mode %04o", d->socket,
              st.st_mode & 07777);
     }
 }

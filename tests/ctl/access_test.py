@@ -9,6 +9,7 @@ import grp
 import json
 import os
 import pwd
+import select
 import shutil
 import signal
 import socket
@@ -87,50 +88,136 @@ def reload(daemon, extra):
     daemon.good('reload-config')
 
 
-def mode_of(daemon):
-    s = os.stat(daemon.socket)
-    return s.st_mode & 0o777, s.st_gid
-
-
-def roles(daemon, privileged):
-    """privileged: vgpud gave nothing up, so it can give its socket to a group. Else the socket lets everybody in, and who has
-    no role is told so."""
+def roles(daemon):
+    """Everybody may knock; who may come in, vgpud tells apart, and whom it turned away is in the history."""
     nobody = As(daemon)
     admins, viewers = groups_of_others()
     look, change = ('list-vms',), ('set-priority', '--vm-id=1', '--priority=low')
-    assert mode_of(daemon) == (0o660, os.getgid())
-    assert nobody.run([admins], *look)[0] == 3, 'no group is named'
+
+    def may(*wanted):
+        for groups, may_look, may_change in wanted:
+            for command, status in ((look, may_look), (change, may_change)):
+                got, text = nobody.run(groups, *command)
+                assert got == status, f'{[g.gr_name for g in groups]} {command}: exit {got}: {text}'
+                assert got == 0 or ('EPERM' in text and 'try sudo' in text), text
+
+    def before_and_after_a_start(*wanted):
+        may(*wanted)
+        daemon.stop()
+        daemon.start()
+        may(*wanted)
+
+    assert os.stat(daemon.socket).st_mode & 0o777 == 0o666
+    before_and_after_a_start(([admins], 1, 1), ([], 1, 1))
+    assert 'control.admin_group names no group' in nobody.run([], *look)[1]
     reload(daemon, f'control: {{admin_group: {admins.gr_name}}}\n')
-    if privileged:
-        assert mode_of(daemon) == (0o660, admins.gr_gid), mode_of(daemon)
-    else:
-        assert mode_of(daemon) in ((0o660, admins.gr_gid), (0o666, os.getgid())), mode_of(daemon)
-    assert nobody.run([admins], *look)[0] == 0
-    assert nobody.run([viewers], *look)[0] == (3 if mode_of(daemon)[0] == 0o660 else 1)
-    daemon.stop()
-    daemon.start()
-    assert mode_of(daemon) == (0o660, admins.gr_gid), 'named at the start, it has the socket in any case'
-    assert nobody.run([admins], *look)[0] == 0 and nobody.run([viewers], *look)[0] == 3
+    before_and_after_a_start(([admins], 0, 0), ([viewers], 1, 1))
+    assert f'the group {admins.gr_name} (control.admin_group)' in nobody.run([], *look)[1]
     reload(daemon, f'control: {{admin_group: {admins.gr_name}, viewer_group: {viewers.gr_name}}}\n')
-    assert mode_of(daemon)[0] == 0o666, 'one file, two groups'
-    for groups, may_look, may_change in (([admins], 0, 0), ([viewers], 0, 1), ([admins, viewers], 0, 0), ([], 1, 1)):
-        for command, status in ((look, may_look), (change, may_change)):
-            got, text = nobody.run(groups, *command)
-            assert got == status, f'{[g.gr_name for g in groups]} {command}: exit {got}: {text}'
-            assert got == 0 or 'EPERM' in text, text
+    before_and_after_a_start(([admins], 0, 0), ([viewers], 0, 1), ([admins, viewers], 0, 0), ([], 1, 1))
+    assert f'viewers the group {viewers.gr_name}' in nobody.run([], *look)[1]
     # An administrator's request may be long, a viewer's may not.
     assert nobody.long_request([viewers], 70000) == 'EMSGSIZE'
     assert nobody.long_request([admins], 70000) == 'ENOENT'
     rows = [(row['user'], row['command'], row['object'], row['result'].split(':')[0])
-            for row in daemon.json('history', '--limit=10')['history']]
+            for row in daemon.json('history', '--limit=20')['history']]
     assert ('nobody', 'set-priority', 'vm 1', 'EPERM') in rows and ('nobody', 'connect', '', 'EPERM') in rows, rows
     reload(daemon, '')
-    assert mode_of(daemon)[0] == 0o660
-    assert nobody.run([admins, viewers], *look)[0] in (1, 3), 'the roles were taken away again'
+    before_and_after_a_start(([admins, viewers], 1, 1))
+
+
+def strangers(daemon):
+    """A thousand knocks of somebody without a role are few rows, and each of them is counted."""
+    nobody = As(daemon)
     daemon.stop()
     daemon.start()
-    assert mode_of(daemon) == (0o660, os.getgid())
-    assert nobody.run([admins, viewers], *look)[0] == 3
+    first = last(daemon)[0]['seq']
+    knocks = 1000
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.setgroups([])
+            os.setresgid(*[nobody.user.pw_gid] * 3)
+            os.setresuid(*[nobody.user.pw_uid] * 3)
+            for _ in range(knocks):
+                with socket.socket(socket.AF_UNIX) as s:
+                    s.settimeout(30)
+                    s.connect(daemon.socket)
+                    assert 'EPERM' in s.makefile().readline()
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0, 'a knock was not answered'
+    daemon.stop()  # what is counted is told at the end at the latest
+    daemon.start()
+    rows = [row for row in last(daemon, 1000) if row['seq'] > first]
+    assert {row['user'] for row in rows} == {'nobody'}, rows
+    noted = [row for row in rows if row['command'] == 'connect']
+    counted = sum(int(row['result'].split()[0]) for row in rows if row['command'] == 'refused')
+    assert len(rows) < 30 and len(noted) + counted == knocks, (len(rows), len(noted), counted)
+
+
+class Holder:
+    """Connections of nobody in these groups that say nothing. Those beyond the places are answered at once; the others are
+    held until it is told to let go, or vgpud has waited long enough for them."""
+
+    def __init__(self, nobody, groups, wanted, places):
+        (read, self.told), (self.tell, write) = os.pipe(), os.pipe()
+        self.child = os.fork()
+        if self.child == 0:
+            try:
+                os.close(self.told)
+                os.setgroups([g.gr_gid for g in groups])
+                os.setresgid(*[nobody.user.pw_gid] * 3)
+                os.setresuid(*[nobody.user.pw_uid] * 3)
+                held, answers = [], []
+                for _ in range(wanted):
+                    s = socket.socket(socket.AF_UNIX)
+                    s.connect(nobody.daemon.socket)
+                    held.append(s)
+                while len(answers) < wanted - places:
+                    for s in select.select(held, [], [], 30)[0]:
+                        answers.append(s.recv(4096).decode())
+                        held.remove(s)
+                os.write(write, str(sum('EUSERS' in a for a in answers)).encode())
+                os.read(read, 1)
+            finally:
+                os._exit(0)
+        os.close(read)
+        os.close(write)
+
+    def crowded(self):
+        """How many were told that there is no place."""
+        return int(os.read(self.tell, 16) or b'-1')
+
+    def end(self):
+        os.close(self.told)
+        os.close(self.tell)
+        os.waitpid(self.child, 0)
+
+
+def places(daemon):
+    """Nobody takes all places: of one uid, and of all viewers, only so many, and the rest is told so at once."""
+    nobody = As(daemon)
+    admins, viewers = groups_of_others()
+    reload(daemon, f'control: {{admin_group: {admins.gr_name}, viewer_group: {viewers.gr_name}}}\n')
+    first = last(daemon)[0]['seq']
+    holder = Holder(nobody, [viewers], 20, 16)
+    assert holder.crowded() == 4, 'a viewer has 16 places'
+    assert nobody.run([admins], 'list-vms')[0] == 0, 'an administrator of the same uid has more'
+    assert daemon.json('list-vms')['vms'], 'and root has all that are left'
+    rows = [row for row in last(daemon, 1000) if row['seq'] > first and row['result'].startswith('EUSERS')]
+    assert rows and rows[0]['command'] == 'connect' and rows[0]['user'] == 'nobody', rows
+    late = subprocess.Popen([nobody.ctl, 'list-vms', f'--socket={daemon.socket}'], user=nobody.user.pw_uid,
+                            group=nobody.user.pw_gid, extra_groups=[viewers.gr_gid], cwd='/', stdout=subprocess.DEVNULL)
+    holder.end()
+    assert late.wait(timeout=60) == 0, 'vgpu-ctl waits for its place'
+    holder = Holder(nobody, [admins], 70, 40)
+    assert holder.crowded() == 30, 'an administrator by group has 40'
+    daemon.good('set-priority', '--vm-id=1', '--priority=low')
+    holder.end()
+    reload(daemon, '')
 
 
 def last(daemon, count=1):
@@ -196,14 +283,16 @@ def privileged_roles():
     with rig.Daemon(*sys.argv[1:3], config=config) as daemon:
         daemon.privileges = privileges
         daemon.good('register-vm', '--vm-id=1', '--pool=A')
-        roles(daemon, True)
+        roles(daemon)
 
 
 def main():
     with rig.Daemon(*sys.argv[1:3], config=CONFIG) as daemon:
         daemon.privileges = ''
         daemon.good('register-vm', '--vm-id=1-4', '--pool=A')
-        return rig.run_tests([('roles_by_group', lambda: roles(daemon, False)),
+        return rig.run_tests([('roles_by_group', lambda: roles(daemon)),
+                              ('strangers_are_counted', lambda: strangers(daemon)),
+                              ('places', lambda: places(daemon)),
                               ('roles_by_group_of_a_privileged_vgpud', privileged_roles),
                               ('refusals_are_in_the_history', lambda: refusals(daemon)),
                               ('signals_are_in_the_history', lambda: signals(daemon)),

@@ -297,7 +297,7 @@ static void mode_is(const struct e2e_host *h, const char *name, mode_t mode, uid
 static void modes_are(const struct e2e_host *h, uid_t uid, uid_t token)
 {
     mode_is(h, "run/attach.sock", 0666, uid); /* who may attach is judged by uid and token */
-    mode_is(h, "run/control.sock", 0660, uid);
+    mode_is(h, "run/control.sock", 0666, uid); /* likewise, by uid and groups */
     mode_is(h, "run/vgpud.lock", 0600, uid);
     mode_is(h, "run/tokens", 0711, uid);
     mode_is(h, "run/tokens/vm-1.token", 0600, token);

@@ -195,7 +195,7 @@ def permissions(daemon):
     """Files that others may change or read, by their real names; none of it before."""
     socket_path, attach = daemon.control, daemon.attach
     run = os.path.join(daemon.where, 'run')
-    files = {'vgpu.state': (os.path.join(daemon.where, 'state', 'vgpu.db'), 0o666), 'doctor.socket': (socket_path, 0o666),
+    files = {'vgpu.state': (os.path.join(daemon.where, 'state', 'vgpu.db'), 0o666), 'doctor.socket': (socket_path, 0o600),
              'vgpu.config_permissions': (daemon.config, 0o666), 'vgpu.run_dir': (run, 0o777),
              'vgpu.tokens': (os.path.join(run, 'tokens', 'vm-1.token'), 0o644), 'doctor.attach_socket': (attach, 0o600)}
     before = daemon.doctor()

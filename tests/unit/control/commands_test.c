@@ -4,12 +4,14 @@
  * a refusal changes nothing, that what changed is in the history, and who may.
  */
 #include <criterion/criterion.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "control/control_int.h"
+#include "core/base/clock.h"
 #include "control_rig.h"
 
 #define UUID_1 "01234567-89ab-cdef-0123-456789abcdef"
@@ -380,25 +382,72 @@ Test(commands, refusals_are_noted)
     cr_expect_eq(before, after);
 }
 
+/* One refused request of this uid, which may look. */
+static void knock(int64_t uid, int vm_id)
+{
+    struct vgpu_caller viewer = me;
+    char request[96];
+
+    viewer.role = VGPU_ROLE_VIEWER;
+    viewer.uid = uid;
+    snprintf(request, sizeof(request), "{\"command\":\"remove-vm\",\"args\":{\"vm_ids\":[%d]}}", vm_id);
+    json_t *response = ask_as(&viewer, rig.control, request);
+    cr_assert(json_is_false(json_object_get(response, "ok")));
+    json_decref(response);
+}
+
+static size_t rows(void)
+{
+    json_t *result = done("{\"command\":\"history\",\"args\":{\"limit\":10000}}");
+    size_t n = json_array_size(json_object_get(result, "history"));
+
+    json_decref(result);
+    return n;
+}
+
 /* A flood of others' refusals costs few writes, and their number is known in the end. */
 Test(commands, a_flood_of_refusals_is_counted)
 {
-    struct vgpu_caller viewer = me;
-    json_t *response;
+    const uint64_t second_ns = UINT64_C(1000000000);
 
-    viewer.role = VGPU_ROLE_VIEWER;
-    for (int i = 0; i < 1000; i++) {
-        response = ask_as(&viewer, rig.control, "{\"command\":\"remove-vm\",\"args\":{\"vm_ids\":[1]}}");
-        cr_assert(json_is_false(json_object_get(response, "ok")));
-        json_decref(response);
+    for (int i = 0; i < 1000; i++)
+        knock(4001, 1);
+    cr_expect_eq(rows(), 1, "the same again is only counted");
+    for (int i = 0; i < 1000; i++)
+        knock(4002, 1 + i);
+    cr_expect_eq(rows(), 1 + 20, "another uid has its own rows, and no more than so many: %zu", rows());
+    uint64_t now = vgpu_now_ns();
+    vgpu_refusals_flush(rig.control, now);
+    cr_expect_eq(rows(), 21, "not yet");
+    uint64_t due = vgpu_refusals_due_ns(rig.control);
+    cr_expect(due > now && due < now + 11 * second_ns);
+    vgpu_refusals_flush(rig.control, now + 11 * second_ns);
+    cr_expect_eq(rows(), 23);
+    noted("refused", "", "980 more requests were refused in 1", "null");
+    cr_expect_eq(vgpu_refusals_due_ns(rig.control), UINT64_MAX, "nothing is counted any more");
+    /* Who goes on is told of ever more rarely. */
+    for (uint64_t window = 20, t = now + 11 * second_ns; window < 3600; window *= 2) {
+        knock(4002, 2000);
+        cr_expect_eq(vgpu_refusals_due_ns(rig.control), t + window * second_ns, "window %" PRIu64, window);
+        vgpu_refusals_flush(rig.control, t + window * second_ns);
+        t += window * second_ns;
     }
-    json_t *result = done("{\"command\":\"history\",\"args\":{\"limit\":10000}}");
-    cr_expect_eq(json_array_size(json_object_get(result, "history")), 20);
-    json_decref(result);
+    noted("refused", "", "1 more request was refused in 2560 s", "null");
+}
+
+/* More uids than are told apart: no row is lost to them, and no memory. */
+Test(commands, refusals_of_many_uids)
+{
+    for (int uid = 5000; uid < 5200; uid++)
+        for (int i = 0; i < 3; i++)
+            knock(uid, 1);
+    size_t before = rows();
+    cr_expect_eq(before, 16 + 20, "16 with a place of their own, and the rest that has one together: %zu", before);
     vgpu_control_close(rig.control);
     struct vgpu_err err;
     cr_assert_eq(control_rig_open(&rig, 0, &err), 0, "%s", err.text);
-    noted("refused", "", "980 more requests were refused", "null");
+    cr_expect_eq(rows(), before + 17);
+    noted("refused", "", "532 more requests were refused in ", "null");
 }
 
 /* The same commands on a store without a daemon. */

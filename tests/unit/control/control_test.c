@@ -659,7 +659,7 @@ Test(control, sockets_of_the_dead_and_of_the_living)
     struct stat st;
 
     cr_assert_eq(stat(rig.socket, &st), 0);
-    cr_assert_eq(st.st_mode & 07777, 0660);
+    cr_assert_eq(st.st_mode & 07777, 0666, "who may is told apart behind it");
     cr_assert_eq(control_rig_open(&rig, 0, &err), -EADDRINUSE);
     cr_assert_not_null(strstr(err.text, "a running vgpud serves it"), "%s", err.text);
     rig.control = first;
@@ -707,7 +707,7 @@ Test(control_child, other_users_are_refused)
     int fd, fds[2];
     char text[512] = "";
 
-    cr_assert_eq(chmod(child.socket, 0666) | chmod(child.dir, 0755) | pipe(fds), 0);
+    cr_assert_eq(chmod(child.dir, 0755) | pipe(fds), 0);
     if (fork() == 0) {
         struct sockaddr_un a = {.sun_family = AF_UNIX};
         if (setresuid(12345, 12345, 12345))
