@@ -39,14 +39,25 @@ struct path_load {
     uint32_t *running;         /* threads that have not ended; the last one stops the loops */
     struct bench_hist *hist;   /* round trips in ticks, or windows */
     uint64_t count, took, errors;
-    double rate;               /* path_open_main: descriptors that fall due, millions a second */
+    double rate;               /* path_open_main: descriptors that fall due, millions a second, of this thread */
+    struct path_open_cost *cost; /* path_open_main: what its own work takes; NULL: nobody asks */
 } VGPU_ALIGNED(128);
+
+/*
+ * What the generator of an open loop does itself, by histograms of how long a turn of its loop took: one that sent and took
+ * nothing, one that took and did not send, one that did neither. And how late it sent, from when a descriptor fell due to when
+ * it was in the ring: what of a latency is the generator's own.
+ */
+struct path_open_cost {
+    struct bench_hist send, take, idle, late;
+};
 
 /* Thread functions; arg: struct path_load. */
 void path_rtt_main(void *arg);    /* one descriptor in flight */
 void path_stream_main(void *arg); /* bursts, as many in flight as the host takes */
 
-void path_open_main(void *arg);   /* one at a time on a schedule; the latency counts from when each fell due */
+/* One at a time on a schedule; the latency counts from when each fell due. Its VMs are drawn at random. */
+void path_open_main(void *arg);
 
 /* A ring without a path behind it, in the rig's memory: what comes out is validated, and with `completions` answered. */
 struct path_bare {

@@ -34,9 +34,17 @@ static int machine_read(const json_t *m, const char *file, struct plan_constants
         double *at;
         bool may_be_0;
     } numbers[] = {{"round_ns", &out->round, false},        {"hot_ns", &out->hot, true},
-                   {"visit_ns", &out->visit, true},         {"poll_share", &out->poll_share, false},
+                   {"guest_send_ns", &out->guest_send, true}, {"guest_take_ns", &out->guest_take, true},
+                   {"guest_more_ns", &out->guest_more, true},
+                   {"guest_round_ns", &out->guest_round, true}, {"poll_share", &out->poll_share, false},
                    {"one_core_p50_ns", &out->one_core_p50, false}, {"one_core_p99_ns", &out->one_core_p99, false},
                    {"split_p50_ns", &out->split_p50, true}, {"split_p99_ns", &out->split_p99, true}};
+    const struct {
+        const char *key;
+        struct plan_curve *at;
+        bool may_be_none;
+    } curves[] = {{"visit_ns", &out->visit, false}, {"descriptor_ns", &out->descriptor, false}, {"cold_ns", &out->cold, false},
+                  {"split_visit_ns", &out->split_visit, true}, {"executor_visit_ns", &out->executor_visit, true}};
     const char *name = json_string_value(json_object_get(m, "name")), *what = json_string_value(json_object_get(m, "what"));
     const char *wrong = name ? NULL : "name";
 
@@ -49,10 +57,12 @@ static int machine_read(const json_t *m, const char *file, struct plan_constants
         if (!json_is_number(v) || *numbers[i].at < 0 || (*numbers[i].at <= 0 && !numbers[i].may_be_0))
             wrong = numbers[i].key;
     }
-    if (!wrong && !curve_read(json_object_get(m, "descriptor_ns"), &out->descriptor))
-        wrong = "descriptor_ns";
-    if (!wrong && !curve_read(json_object_get(m, "cold_ns"), &out->cold))
-        wrong = "cold_ns";
+    for (size_t i = 0; i < sizeof(curves) / sizeof(curves[0]) && !wrong; i++) {
+        const json_t *points = json_object_get(m, curves[i].key);
+        bool none = curves[i].may_be_none && json_is_array(points) && json_array_size(points) == 0;
+        if (!none && !curve_read(points, curves[i].at))
+            wrong = curves[i].key;
+    }
     if (!wrong && out->poll_share >= 1)
         wrong = "poll_share";
     if (!wrong)
@@ -118,9 +128,14 @@ static void curve_print(const char *key, const struct plan_curve *c, FILE *to)
 void plan_constants_print(const struct plan_constants *c, FILE *to)
 {
     fprintf(to, "{\"machines\": [\n  {\n    \"name\": \"%s\",\n    \"what\": \"%s\",\n", c->name, c->what);
-    fprintf(to, "    \"round_ns\": %.4g,\n    \"hot_ns\": %.4g,\n    \"visit_ns\": %.4g,\n", c->round, c->hot, c->visit);
+    fprintf(to, "    \"round_ns\": %.4g,\n    \"hot_ns\": %.4g,\n", c->round, c->hot);
+    curve_print("visit_ns", &c->visit, to);
     curve_print("descriptor_ns", &c->descriptor, to);
     curve_print("cold_ns", &c->cold, to);
+    curve_print("split_visit_ns", &c->split_visit, to);
+    curve_print("executor_visit_ns", &c->executor_visit, to);
+    fprintf(to, "    \"guest_send_ns\": %.4g,\n    \"guest_take_ns\": %.4g,\n    \"guest_more_ns\": %.4g,\n"
+                "    \"guest_round_ns\": %.4g,\n", c->guest_send, c->guest_take, c->guest_more, c->guest_round);
     fprintf(to, "    \"poll_share\": %.3g,\n    \"one_core_p50_ns\": %.4g,\n    \"one_core_p99_ns\": %.4g,\n", c->poll_share,
             c->one_core_p50, c->one_core_p99);
     fprintf(to, "    \"split_p50_ns\": %.4g,\n    \"split_p99_ns\": %.4g\n  }\n]}\n", c->split_p50, c->split_p99);

@@ -3,9 +3,11 @@
 
 #include <math.h>
 
-#define ROUNDS 200       /* of the fixed point; it settles within some tens */
+#define ROUNDS 200       /* of a fixed point; it settles within some tens */
 #define OVERLOADED 0.995 /* of a server: beyond it waits grow without end */
 #define P99 2.3263       /* of a normal distribution */
+#define TERMS 60         /* of series and fraction; both settle within some tens */
+#define SHAPE_MAX 1e4    /* of a gamma distribution: beyond it, it is as narrow as its mean */
 #define COLD_STEPS 16    /* an even distribution as so many points */
 
 double plan_at(const struct plan_curve *curve, double vms)
@@ -35,19 +37,69 @@ static double hot_of(const struct plan_load *l, double round_ns, double *cold_ch
     return l->active * (1 - *cold_chance);
 }
 
+/*
+ * Times are sums of what does not depend on each other, so each part is known by its mean and variance, and the sum by a gamma
+ * distribution of the same mean and variance.
+ */
+struct part {
+    double fixed, mean, var; /* never less than fixed; beyond that a variable part */
+};
+
+static void part_add(struct part *to, const struct part *p)
+{
+    to->fixed += p->fixed;
+    to->mean += p->mean;
+    to->var += p->var;
+}
+
+/* The share of a gamma distribution of shape k and scale 1 that is below x: the regularised incomplete gamma function. */
+static double gamma_below(double k, double x)
+{
+    double front = exp(k * log(x) - x - lgamma(k)), term = 1 / k, sum = term;
+
+    if (x < k + 1) { /* its series; else its continued fraction by Lentz's method */
+        for (int i = 1; i < TERMS; i++)
+            sum += term *= x / (k + i);
+        return front * sum;
+    }
+    double b = x + 1 - k, c = 1e300, d = 1 / b, h = d;
+    for (int i = 1; i < TERMS; i++) {
+        double an = -i * (i - k);
+        b += 2;
+        d = 1 / (an * d + b);
+        c = b + an / c;
+        h *= d * c;
+    }
+    return 1 - front * h;
+}
+
+static double part_quantile(const struct part *p, double q)
+{
+    if (p->mean <= 0 || p->var <= 0)
+        return p->fixed + p->mean;
+    double k = p->mean * p->mean / p->var, scale = p->var / p->mean, low = 1e-9, high = k + 20 * sqrt(k) + 50;
+    if (k > SHAPE_MAX)
+        return p->fixed + p->mean;
+    for (int i = 0; i < 40; i++) {
+        double x = sqrt(low * high);
+        if (gamma_below(k, x) < q)
+            low = x;
+        else
+            high = x;
+    }
+    return p->fixed + high * scale;
+}
+
 struct server {
     double fixed; /* a round's time without work, ns */
     double work;  /* a descriptor's */
     double visit; /* a visit's */
 };
-
-/* Time of a round with `n` descriptors of `batches` batches from `active` VMs. */
-static double round_with(const struct server *s, double n, double batches, double active)
-{
-    double visited = active > 0 ? active * (1 - exp(-batches / active)) : 0;
-
-    return s->fixed + n * s->work + visited * s->visit;
-}
+struct settled {
+    double round, utilisation; /* mean; round below 0: it cannot keep up */
+    double own;                /* a batch's own work */
+    struct part stay;          /* from when a batch is there to the end of the round that takes it */
+};
 
 /* Visits of a batch: batches of one VM that meet in a round share one. */
 static double visits_each(double batches, double active)
@@ -55,53 +107,53 @@ static double visits_each(double batches, double active)
     return batches > 0 && active > 0 ? active * (1 - exp(-batches / active)) / batches : 1;
 }
 
-struct settled {
-    double round, utilisation; /* mean; round below 0: it cannot keep up */
-    double round99;            /* one round in a hundred is longer */
-    double wait50, wait99;     /* for the work that is there before a batch, when it is seen as a queue of batches */
-    double own;                /* a batch's own work */
-};
-
 /*
- * Arrivals of a round are those of the time that the last one took: the mean round is a fixed point. Two views of its spread,
- * and the longer one counts: rounds that feed themselves (many VMs, small batches), and a queue of batches with an exponential
- * tail (few, large ones), as of M/D/1.
+ * A round lasts for its fixed part and the work of the batches that came during the round before it, so with batches at random
+ * the mean f / (1 - rho) and the variance of rounds follow. A batch comes more likely in a long round than in a short one (the
+ * inspection paradox: moments weighted by length), waits for the rest of it, and for the whole next round, which has its own
+ * work and that of all who came in the same round. What rounds last beyond f is taken as gamma distributed.
  */
 static void settle(const struct server *s, const struct plan_load *l, double rate, struct settled *out)
 {
-    double t = s->fixed, rate_ns = rate * 1e-9, n = 0;
+    double f = s->fixed, come = rate * 1e-9 / l->burst, t = f;
 
-    *out = (struct settled){.round = -1, .utilisation = rate_ns * s->work};
+    *out = (struct settled){.round = -1, .utilisation = 1};
+    /* The mean round: arrivals of one are those of the time that the last one took. From below this only grows. */
     for (int i = 0; i < ROUNDS; i++) {
-        n = rate_ns * t;
-        t = round_with(s, n, n / l->burst, l->active);
-        if (rate_ns * s->work > OVERLOADED || t > 1e9)
+        t = f + come * t * (l->burst * s->work + s->visit * visits_each(come * t, l->active));
+        if (come * l->burst * s->work > OVERLOADED || t > 1e9)
             return;
     }
-    double batches = n / l->burst;
+    double rho = 1 - f / t, own = rho / come;
+    if (rho > OVERLOADED)
+        return;
+    double mean = t - f, var = come * own * own * f / (1 - rho) / (1 - rho * rho);
+    double scale = mean > 0 ? var / mean : 0, m2 = mean * (mean + scale), m3 = m2 * (mean + 2 * scale);
+    double seen = (f * f + 2 * f * mean + m2) / t, seen2 = (f * f * f + 3 * f * f * mean + 3 * f * m2 + m3) / t;
+
+    /* What is in a round with a certain batch: its own work, and of each other one less where they are of the same VM. */
+    double other = l->burst * s->work + s->visit * visits_each(come * seen, l->active) * (1 - 1 / l->active);
+    double factor = 0.5 + come * other;
     out->round = t;
-    out->utilisation = 1 - s->fixed / t;
-    /* What one more descriptor in a round adds to it, and by that to the next one. */
-    double gain = rate_ns * (s->work + (l->active > 0 ? s->visit * exp(-batches / l->active) / l->burst : 0));
-    double spread = sqrt(n * l->burst / (1 - (gain < 0.99 ? gain * gain : 0.98)));
-    double high = n + P99 * spread;
-    if (high < l->burst && 1 - exp(-batches) > 0.01)
-        high = l->burst; /* one round in a hundred has a batch at all */
-    out->round99 = round_with(s, high, high / l->burst, l->active);
-    /* While it is busy rounds are longer than the mean, so more visits are shared. */
-    double each = l->burst * s->work + s->visit * visits_each(3 * batches, l->active);
-    double rho = rate_ns / l->burst * each, mean = rho < 1 ? each / (2 * (1 - rho)) : HUGE_VAL;
-    out->own = each;
-    out->wait50 = rho > 0.5 ? mean * log(2 * rho) : 0;
-    out->wait99 = rho > 0.01 ? mean * log(100 * rho) : 0;
+    out->own = l->burst * s->work + s->visit;
+    out->utilisation = rho;
+    out->stay = (struct part){.fixed = f + out->own, .mean = seen * factor,
+                              .var = come * other * other * seen + seen2 / 12 + factor * factor * (seen2 - seen * seen)};
 }
 
-/* Alone on an idle host a descriptor takes what was measured; of that the model has one and a half rounds of its own. */
-double plan_wire(const struct plan_constants *c, bool split)
+/* Alone on an idle host a descriptor takes what was measured; what nobody's work explains of it are lines on their way. */
+void plan_costs_of(const struct plan_constants *c, const struct plan_load *l, struct plan_costs *out)
 {
-    double wire = (split ? c->split_p50 : c->one_core_p50) - 1.5 * c->round - c->visit - plan_at(&c->descriptor, 1);
+    double one = plan_at(&c->descriptor, 1), share = l->split ? c->poll_share : 1, each = plan_at(&c->descriptor, l->active);
+    double alone = c->guest_send + c->guest_take + 1.5 * c->round + one;
 
-    return wire > 0 ? wire : 0;
+    *out = (struct plan_costs){.work = each * share, .executor_work = each * (1 - share),
+                               .visit = plan_at(l->split ? &c->split_visit : &c->visit, l->active),
+                               .executor_visit = plan_at(&c->executor_visit, l->active),
+                               .guests = l->guests > 0 && l->guests < l->active ? l->guests : l->active};
+    alone += l->split ? plan_at(&c->split_visit, 1) + plan_at(&c->executor_visit, 1) + 1.5 * c->round : plan_at(&c->visit, 1);
+    out->wire = (l->split ? c->split_p50 : c->one_core_p50) - alone;
+    out->wire = out->wire > 0 ? out->wire : 0;
 }
 
 double plan_tail(const struct plan_constants *c, bool split)
@@ -112,18 +164,6 @@ double plan_tail(const struct plan_constants *c, bool split)
 static void overloaded(struct plan_answer *out)
 {
     out->p50_ns = out->p99_ns = out->round_ns = out->outstanding = HUGE_VAL;
-}
-
-/* Latency beside what is measured with one descriptor in flight: the round that it comes in, and the one that takes it. */
-static void waits(const struct server *s, const struct settled *r, double *p50, double *p99)
-{
-    double longest = r->round99 > s->fixed + r->own ? r->round99 : s->fixed + r->own;
-    double rounds50 = r->round / 2 + (r->round > s->fixed + r->own ? r->round : s->fixed + r->own);
-    double rounds99 = 0.75 * r->round99 + longest;
-    double queue = 1.5 * s->fixed + r->own;
-
-    *p50 = rounds50 > queue + r->wait50 ? rounds50 : queue + r->wait50;
-    *p99 = rounds99 > queue + r->wait99 ? rounds99 : queue + r->wait99;
 }
 
 /* The share of descriptors of VMs that are looked at in each round which are done by t: log-normal through p50 and p99. */
@@ -197,10 +237,30 @@ static void device_add(const struct plan_load *l, struct plan_answer *out)
     out->p99_ns += l->device_ns + wait * log(100); /* exponential, as queues have it */
 }
 
+/* A guest's own time, and what its work waits for: each batch is sent, and taken, in a queue of all that this thread does. */
+static struct part guest_stay(const struct plan_constants *c, const struct plan_load *l, double guests)
+{
+    double more = (l->burst - 1) * c->guest_more / 2, jobs[] = {c->guest_send + more, c->guest_take + more};
+    double come = l->rate * 1e-9 / l->burst / guests, rho = come * (jobs[0] + jobs[1]), b2 = 0, b3 = 0;
+
+    for (int i = 0; i < 2; i++) {
+        b2 += jobs[i] * jobs[i];
+        b3 += jobs[i] * jobs[i] * jobs[i];
+    }
+    if (rho > OVERLOADED)
+        return (struct part){.fixed = HUGE_VAL};
+    double wait = come * b2 / (2 * (1 - rho)), var = wait * wait + come * b3 / (3 * (1 - rho)); /* Pollaczek and Khinchine */
+    return (struct part){.fixed = jobs[0] + jobs[1], .mean = 2 * wait + l->guest_round / 2,
+                         .var = 2 * var + l->guest_round * l->guest_round / 12};
+}
+
 void plan_model(const struct plan_constants *c, const struct plan_load *l, struct plan_answer *out)
 {
-    double cost = plan_at(&c->descriptor, l->active), share = l->split ? c->poll_share : 1, chance = 0, hot = 0, p50, p99;
-    struct server poll = {.fixed = c->round, .work = cost * share, .visit = c->visit};
+    struct plan_costs cost;
+    double chance = 0, hot = 0;
+
+    plan_costs_of(c, l, &cost);
+    struct server poll = {.fixed = c->round, .work = cost.work, .visit = cost.visit};
     struct settled r = {.round = c->round};
 
     *out = (struct plan_answer){0};
@@ -212,26 +272,27 @@ void plan_model(const struct plan_constants *c, const struct plan_load *l, struc
     out->hot = hot;
     out->utilisation = r.utilisation;
     out->device_utilisation = l->device_width > 0 ? l->executor_rate * 1e-9 * l->device_ns / l->device_width : 0;
-    struct server exec = {.fixed = c->round, .work = cost * (1 - share)};
+    struct plan_load whole = *l; /* as an executor sees it: work of one poll core */
+    whole.active = 1;
+    struct server exec = {.fixed = c->round, .work = cost.executor_work, .visit = cost.executor_visit};
     struct settled e = {.round = c->round};
     if (l->split) {
-        settle(&exec, l, l->executor_rate, &e);
+        settle(&exec, &whole, l->executor_rate, &e);
         out->executor_utilisation = e.utilisation;
     }
-    if (r.round < 0 || e.round < 0 || out->device_utilisation > OVERLOADED) {
+    struct part stay = guest_stay(c, l, cost.guests);
+    if (r.round < 0 || e.round < 0 || stay.fixed >= HUGE_VAL || out->device_utilisation > OVERLOADED) {
         overloaded(out);
         return;
     }
     out->round_ns = r.round;
-    waits(&poll, &r, &p50, &p99);
-    out->p50_ns = plan_wire(c, l->split) + p50;
-    out->p99_ns = plan_wire(c, l->split) + plan_tail(c, l->split) + p99;
+    part_add(&stay, &r.stay);
+    if (l->split)
+        part_add(&stay, &e.stay);
+    out->p50_ns = cost.wire + part_quantile(&stay, 0.5);
+    out->p99_ns = cost.wire + part_quantile(&stay, 0.99);
     cold_add(l, hot, chance, &poll, &r, out);
-    if (l->split) { /* the executor's loop beyond an empty one, which is in what was measured */
-        waits(&exec, &e, &p50, &p99);
-        out->p50_ns += p50 - 1.5 * exec.fixed;
-        out->p99_ns += p99 - 1.5 * exec.fixed;
-    }
+    out->p99_ns += plan_tail(c, l->split);
     device_add(l, out);
     out->outstanding = l->active > 0 ? l->rate / l->active * out->p99_ns * 1e-9 + l->burst : 0;
 }

@@ -283,9 +283,10 @@ static void cores_table(const struct plan_constants *c, const struct wish *w, in
     for (int n = chosen > 1 ? chosen - 1 : 1; n <= chosen + 1 && n <= POLL_CORES_MAX && n <= w->vms; n++) {
         struct plan_load l = load_of(w, n, 1);
         struct plan_answer a = answer_of(c, w, n, 1), s;
-        /* The simulation is of a poll core; what a device or an executor's core adds is the model's in both. */
+        /* The simulation is of one poll core; what a device adds, or an executor that serves several, is the model's in both. */
         struct plan_load alone = l;
-        alone.device_ns = alone.split = 0;
+        alone.device_ns = 0;
+        alone.split = l.split && n == 1;
         struct plan_answer bare;
         plan_model(c, &alone, &bare);
         if (plan_simulate(c, &alone, SIMULATED, 1, &bare, &s))

@@ -5,8 +5,9 @@
  * The model is of what core/poller.c does. A poll core goes round: it looks at each VM that was lately busy (`hot`) and at
  * four of the others, takes up to a burst from each that has something, runs the executor when that lives in its loop, and
  * completions go out at the round's end. So a descriptor waits for the rest of the round that it arrives in, and for the
- * round that takes it; one of a VM that had gone cold waits until it is looked at. model.c has this as formulas, sim.c as a
- * simulation round by round with random arrivals, check.c holds both against a real run.
+ * round that takes it; one of a VM that had gone cold waits until it is looked at. Before and behind it the guest is a queue
+ * of its own: one thread sends and takes. model.c has this as formulas, sim.c as a simulation round by round with random
+ * arrivals; calibrate.c measures the constants, check.c holds both against real runs.
  */
 #ifndef VGPU_BENCH_PLAN_H
 #define VGPU_BENCH_PLAN_H
@@ -30,12 +31,22 @@ struct plan_curve { /* value at so many VMs, growing; between them on a line */
 /* What was measured on a machine; plan --calibrate. Nanoseconds. */
 struct plan_constants {
     char name[48], what[160];
-    double round;      /* an empty round without VMs */
-    double hot;        /* what a hot VM without work adds to it */
-    double visit;      /* what a VM with work adds, besides its descriptors */
+    double round; /* an empty round without VMs; that of an executor's core, too */
+    double hot;   /* what a hot VM without work adds to it */
+    /*
+     * What a VM with work adds, besides its descriptors, while so many send from other cores: most of it are the lines that
+     * have to come from there, so it is measured in rounds of a poll core that serves them.
+     */
+    struct plan_curve visit;
     struct plan_curve descriptor; /* a descriptor, when so many VMs send */
     struct plan_curve cold;       /* what looking at cold VMs adds to a round, so many attached */
-    double poll_share; /* of a descriptor, when the executor has a core of its own; the rest is the executor's */
+    /* The executor on a core of its own: a visit of the poll core then, what a round of the executor with work adds, and what
+     * of a descriptor is the poll core's; the rest is the executor's. */
+    struct plan_curve split_visit, executor_visit;
+    double poll_share;
+    double guest_send, guest_take; /* a guest's own time for a burst of one */
+    double guest_more;             /* and for each further one, both together */
+    double guest_round;            /* a turn of the loop of --check's guests that finds nothing to do */
     /* One descriptor in flight, nothing else: what is left beyond the model's own part is moving lines between cores. */
     double one_core_p50, one_core_p99, split_p50, split_p99; /* split: 0 where it was not measured */
 };
@@ -47,6 +58,8 @@ struct plan_load {
     double in_flight;   /* cap of a VM */
     bool split;         /* the executor on a core of its own */
     double executor_rate; /* split: of all poll cores together */
+    double guests;        /* threads that play those that send; 0: each has a CPU of its own */
+    double guest_round;   /* how often such a thread looks whether something is due; 0: what sends knows */
     double device_ns, device_width; /* an operation on the device, and how many run at once */
 };
 struct plan_answer {
@@ -63,8 +76,15 @@ struct plan_answer {
 /* ---- model.c ---- */
 void plan_model(const struct plan_constants *c, const struct plan_load *l, struct plan_answer *out);
 double plan_at(const struct plan_curve *curve, double vms);
-/* Of the latency of a descriptor that is alone: what no round explains, and how much longer one in a hundred takes. */
-double plan_wire(const struct plan_constants *c, bool split);
+/* What the constants say of a load. */
+struct plan_costs {
+    double visit, work;                   /* of the poll core */
+    double executor_visit, executor_work; /* split */
+    double guests;
+    double wire; /* of the latency of a descriptor that is alone: what nobody's work explains */
+};
+void plan_costs_of(const struct plan_constants *c, const struct plan_load *l, struct plan_costs *out);
+/* How much longer one in a hundred takes that is alone. */
 double plan_tail(const struct plan_constants *c, bool split);
 
 /* ---- sim.c ---- */
