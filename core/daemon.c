@@ -133,7 +133,7 @@ static void raise_limits(struct vgpud *d)
         vgpu_log(VGPU_LOG_WARN, "memory.lock: cannot lock memory (%s): a page fault may cost a poll core milliseconds",
                  strerror(errno));
     else
-        snprintf(d->startup_report, sizeof(d->startup_report), "memory: locked (memory.lock)\n");
+        vgpu_report_add(&d->startup_report, "memory: locked (memory.lock)\n");
 }
 
 static int watch(struct vgpud *d, int fd, void *tag)
@@ -267,7 +267,8 @@ static void placement_report(struct vgpud *d)
     struct vgpu_host_root root;
     struct vgpu_err err;
 
-    memset(d->startup.gpu_node, 0xff, sizeof(d->startup.gpu_node)); /* -1: not known, should the look fail */
+    for (uint32_t i = 0; i < VGPU_CONFIG_MAX_EXECUTORS; i++) /* not known, should the look fail */
+        d->startup.gpu_node[i] = d->startup.bind[i].node = -1;
     vgpu_startup_limits_read(&limits);
     int rc = vgpu_host_root_open(&root, "/", &err);
     if (rc == 0) {
@@ -276,16 +277,14 @@ static void placement_report(struct vgpud *d)
     }
     if (rc)
         vgpu_log(VGPU_LOG_WARN, "cannot look at this host: %s", strerror(-rc));
-    vgpu_topology_report(&d->config, d->startup.gpu_node, &d->placement, d->startup_report, sizeof(d->startup_report));
+    vgpu_topology_report(&d->config, &d->startup, &d->placement, &d->startup_report);
     for (uint32_t i = 0; i < d->startup.count; i++) {
         const struct vgpu_startup_finding *f = &d->startup.findings[i];
-        size_t at = strlen(d->startup_report);
-        snprintf(d->startup_report + at, sizeof(d->startup_report) - at, "%s: %s; to mend: %s\n", f->what, f->text, f->mend);
+        vgpu_report_add(&d->startup_report, "%s: %s; to mend: %s\n", f->what, f->text, f->mend);
     }
     for (uint32_t i = 0; i < d->config.device_count; i++) {
         const struct vgpu_device_config *v = &d->config.devices[i];
-        size_t at = strlen(d->startup_report);
-        snprintf(d->startup_report + at, sizeof(d->startup_report) - at, "device %s: IOMMU domain %u, %s\n", v->address,
+        vgpu_report_add(&d->startup_report, "device %s: IOMMU domain %u, %s\n", v->address,
                  v->domain, v->read_only ? "read-only" : "read-write");
     }
 }
@@ -311,8 +310,7 @@ static int privileges_drop(struct vgpud *d, struct vgpu_err *err)
     if (rc)
         return rc;
     vgpu_sandbox_report_text(&r, text, sizeof(text));
-    size_t at = strlen(d->startup_report);
-    snprintf(d->startup_report + at, sizeof(d->startup_report) - at, "vgpud's privileges: %s\n", text);
+    vgpu_report_add(&d->startup_report, "vgpud's privileges: %s\n", text);
     return 0;
 }
 
@@ -349,8 +347,7 @@ int vgpud_open(struct vgpud *d, struct vgpu_err *err)
     rc = vgpud_executors_open(d, err);
     if (rc)
         goto err_close;
-    rc = vgpu_eal_open(d->config.poll_cpu, d->config.poll_core_count, d->config.hugepages, d->startup_report,
-                       sizeof(d->startup_report), err);
+    rc = vgpu_eal_open(d->config.poll_cpu, d->config.poll_core_count, d->config.hugepages, &d->startup_report, err);
     if (rc == 0)
         rc = pollers_open(d, err);
     if (rc == 0)
@@ -531,7 +528,7 @@ void vgpud_run(struct vgpud *d, int ready_fd)
     if (sd_watchdog_enabled(0, &watchdog_us) > 0)
         d->watchdog_ns = watchdog_us * 1000 / 3 < 1000000 ? 1000000 : watchdog_us * 1000 / 3;
 #endif
-    for (const char *line = d->startup_report; *line; line += strcspn(line, "\n"), line += *line == '\n')
+    for (const char *line = vgpu_report_text(&d->startup_report); *line; line += strcspn(line, "\n"), line += *line == '\n')
         vgpu_log(VGPU_LOG_INFO, "%.*s", (int)strcspn(line, "\n"), line);
     tick(d);
     while (!d->stop_done) {
@@ -570,6 +567,8 @@ void vgpud_close(struct vgpud *d)
     vgpu_spawner_close(d->spawner);
     vgpu_store_close(d->store);
     json_decref(d->waits);
+    vgpu_startup_free(&d->startup);
+    vgpu_report_free(&d->startup_report);
     while (d->totals) {
         struct vgpu_vm_totals *next = d->totals->next;
         free(d->totals);

@@ -176,7 +176,7 @@ struct vgpud {
     char executor_path[PATH_MAX];
     struct vgpu_sandbox_policy drop; /* what we give up once all is open */
     uint64_t keep_caps;              /* of it: capabilities that stay */
-    char startup_report[8192]; /* what was placed where, what was degraded */
+    struct vgpu_report startup_report; /* what was placed where, what was degraded */
     struct vgpu_startup startup; /* the latter, one by one */
     struct vgpu_placement placement;
 };
@@ -306,7 +306,7 @@ void vgpud_totals_death(struct vgpud *d, const struct vgpu_vm *vm, uint64_t deat
 /* eal.c: the only file that knows DPDK. */
 /* Starts EAL with one lcore per poll core on the given CPUs (VGPU_CPU_ANY: any of the process). Appends to report what
  * was degraded. 0 or -errno. */
-int vgpu_eal_open(const int *cpus, uint32_t n, bool hugepages, char *report, size_t report_bytes, struct vgpu_err *err);
+int vgpu_eal_open(const int *cpus, uint32_t n, bool hugepages, struct vgpu_report *report, struct vgpu_err *err);
 /* Runs fn(arg) on the lcore of poll core i. */
 int vgpu_eal_launch(uint32_t i, int (*fn)(void *), void *arg);
 void vgpu_eal_wait(void);
@@ -316,9 +316,9 @@ void *vgpu_eal_alloc(size_t bytes, int node);
 void vgpu_eal_release(void *mem);
 
 /* topology.c: the only file that knows hwloc. */
-/* Describes the host and judges the wanted placement, into report. gpu_node: of each executor's GPU, -1 unknown. */
-void vgpu_topology_report(const struct vgpu_config *c, const int32_t *gpu_node, struct vgpu_placement *out, char *report,
-                          size_t report_bytes);
+/* Describes the host and judges the wanted placement, into report. s: where GPUs are and executors belong. */
+void vgpu_topology_report(const struct vgpu_config *c, const struct vgpu_startup *s, struct vgpu_placement *out,
+                          struct vgpu_report *report);
 /* Pages of this mapping come from that node when they are first touched, if it has some. -1: as the kernel likes. */
 void vgpu_memory_prefer(void *mem, size_t bytes, int node);
 

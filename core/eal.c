@@ -21,14 +21,19 @@ static bool have_eal;
 static int lcores_arg(const int *cpus, uint32_t n, char *out, size_t bytes, struct vgpu_err *err)
 {
     cpu_set_t may;
-    char all[1024] = "";
+    char all[8192] = ""; /* ranges: also of a thousand CPUs with every second one missing */
     size_t at = 0;
 
     if (sched_getaffinity(0, sizeof(may), &may))
         return vgpu_err_set(err, errno, "cannot read the CPU affinity: %s", strerror(errno));
-    for (int c = 0; c < CPU_SETSIZE && at < sizeof(all) - 8; c++)
-        if (CPU_ISSET(c, &may))
-            at += (size_t)snprintf(all + at, sizeof(all) - at, "%s%d", at ? "," : "", c);
+    for (int c = 0, last; c < CPU_SETSIZE; c = last + 1) {
+        last = c;
+        if (!CPU_ISSET(c, &may))
+            continue;
+        while (last + 1 < CPU_SETSIZE && CPU_ISSET(last + 1, &may))
+            last++;
+        at += (size_t)snprintf(all + at, sizeof(all) - at, last > c ? "%s%d-%d" : "%s%d", at ? "," : "", c, last);
+    }
     int len = snprintf(out, bytes, "--lcores=0@(%s)", all);
     for (uint32_t i = 0; i < n; i++) {
         if (cpus[i] == VGPU_CPU_ANY) {
@@ -83,12 +88,11 @@ static int eal_try(char *lcores, bool huge)
     return rte_eal_init(argc, argv);
 }
 
-int vgpu_eal_open(const int *cpus, uint32_t n, bool hugepages, char *report, size_t report_bytes, struct vgpu_err *err)
+int vgpu_eal_open(const int *cpus, uint32_t n, bool hugepages, struct vgpu_report *report, struct vgpu_err *err)
 {
     char lcores[32768];
     unsigned long pages[2];
     uint64_t huge = free_hugepages(pages);
-    size_t at = strlen(report);
 
     int rc = lcores_arg(cpus, n, lcores, sizeof(lcores), err);
     if (rc)
@@ -96,12 +100,13 @@ int vgpu_eal_open(const int *cpus, uint32_t n, bool hugepages, char *report, siz
     /* EAL starts once in a process: choose before. */
     bool use_huge = hugepages && huge >= (64u << 20);
     if (!use_huge)
-        snprintf(report + at, report_bytes - at,
-                 "memory: 4 KiB pages (%s); with many VMs each poll of a ring may miss the TLB, some 5 to 10 ns; to mend: "
+        vgpu_report_add(
+            report,
+            "memory: 4 KiB pages (%s); with many VMs each poll of a ring may miss the TLB, some 5 to 10 ns; to mend: "
                  "sysctl vm.nr_hugepages=256\n",
                  !hugepages ? "memory.hugepages is false" : "fewer than 64 MiB of hugepages are free");
     else
-        snprintf(report + at, report_bytes - at, "memory: hugepages (free at start: %lu of 2 MiB, %lu of 1 GiB)\n", pages[0],
+        vgpu_report_add(report, "memory: hugepages (free at start: %lu of 2 MiB, %lu of 1 GiB)\n", pages[0],
                  pages[1]);
     rc = eal_try(lcores, use_huge);
     if (rc < 0)

@@ -198,7 +198,8 @@ static int start_process(struct vgpud *d, struct vgpu_executor *e, struct vgpu_e
                                     .without = e->choice.without,
                                     .spin_ns = d->config.exec_idle.spin_ns,
                                     .pause_ns = d->config.exec_idle.pause_ns,
-                                    .sleep = d->config.exec_idle.sleep};
+                                    .sleep = d->config.exec_idle.sleep,
+                                    .bind = d->startup.bind[e->index]};
     int pair[2];
 
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair))
@@ -557,8 +558,7 @@ static int sandbox_try(struct vgpud *d, struct vgpu_err *err)
     int rc = vgpu_privileges_executor(&d->config, i, d->executors[i].choice.without, &p, err);
     if (rc == 0)
         rc = vgpu_backend_probe(d->executor_path, "sandbox", "", &p, VGPU_PROBE_TIMEOUT_NS, text, sizeof(text), err);
-    size_t at = strlen(d->startup_report);
-    snprintf(d->startup_report + at, sizeof(d->startup_report) - at, "executors' sandbox: %s\n", rc ? err->text : text);
+    vgpu_report_add(&d->startup_report, "executors' sandbox: %s\n", rc ? err->text : text);
     /* That vgpu-exec does not start at all is told where executors are started. */
     return rc == -ENOENT || rc == -EACCES ? 0 : rc;
 }

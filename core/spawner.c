@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <linux/mempolicy.h>
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
@@ -20,6 +21,7 @@
 #include <unistd.h>
 
 #include "core/base/fdpass.h"
+#include "core/base/log.h"
 #include "core/privileges.h"
 #include "core/workers.h"
 
@@ -106,6 +108,35 @@ static int arguments(struct here *h, const struct vgpu_spawn *s, struct vgpu_err
     return 0;
 }
 
+/*
+ * Where a process may run and where its memory comes from go from parent to child: the spawner has no other thread, so it
+ * takes them itself, starts the executor, and puts them back. What the kernel refuses costs time, not correctness.
+ */
+static void bind_take(const struct vgpu_startup_bind *b, struct vgpu_host_cpuset *before)
+{
+    unsigned long node[16] = {0};
+    const unsigned long bits = 8 * sizeof(node[0]);
+
+    memset(before, 0, sizeof(*before));
+    if (b->node < 0 || syscall(SYS_sched_getaffinity, 0, sizeof(before->word), before->word) < 0)
+        return;
+    if (vgpu_host_cpuset_count(&b->cpus) && syscall(SYS_sched_setaffinity, 0, sizeof(b->cpus.word), b->cpus.word))
+        vgpu_log(VGPU_LOG_WARN, "an executor's threads cannot be kept on its GPU's NUMA node: %s", strerror(errno));
+    if ((unsigned long)b->node >= 16 * bits)
+        return;
+    node[(unsigned long)b->node / bits] = 1ul << ((unsigned long)b->node % bits);
+    if (syscall(SYS_set_mempolicy, MPOL_PREFERRED, node, 16 * bits))
+        vgpu_log(VGPU_LOG_WARN, "an executor's memory cannot be kept on NUMA node %d: %s", b->node, strerror(errno));
+}
+
+static void bind_drop(const struct vgpu_startup_bind *b, const struct vgpu_host_cpuset *before)
+{
+    if (b->node < 0 || !vgpu_host_cpuset_count(before))
+        return;
+    syscall(SYS_sched_setaffinity, 0, sizeof(before->word), before->word);
+    syscall(SYS_set_mempolicy, MPOL_DEFAULT, NULL, 0);
+}
+
 /* starter: -1 where it has no programs. */
 static int spawn(struct here *h, const int fds[VGPU_SPAWN_FDS], int starter, pid_t *pid)
 {
@@ -155,17 +186,19 @@ static void child_end(struct here *h, uint32_t index)
 
 static void serve_start(struct here *h, const struct vgpu_spawn *s, const int *fds, struct answer *a, int *pid_fd)
 {
+    struct vgpu_host_cpuset before;
     struct vgpu_err err = {0};
+    int starter = -1;
     pid_t pid = 0;
 
-    int starter = -1;
-
     child_end(h, s->index); /* vgpud knows of none: one that it could not collect, or was not told of */
+    bind_take(&s->bind, &before);
     a->rc = vgpu_workers_open(&h->workers[s->index], h->config, s->index, s->without, h->executor_path, &starter);
     if (a->rc == 0)
         a->rc = arguments(h, s, &err);
     if (a->rc == 0)
         a->rc = spawn(h, fds, starter, &pid);
+    bind_drop(&s->bind, &before);
     if (starter >= 0)
         close(starter);
     if (a->rc && !err.text[0])

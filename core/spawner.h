@@ -13,6 +13,7 @@
 #include <sys/types.h>
 
 #include "core/config.h"
+#include "core/startup.h"
 
 /* What of an executor's start is not in the configuration, or may have changed since. */
 struct vgpu_spawn {
@@ -21,6 +22,7 @@ struct vgpu_spawn {
     uint32_t without;     /* layers of the sandbox to leave out where they are not required */
     uint64_t spin_ns, pause_ns;
     bool sleep;
+    struct vgpu_startup_bind bind;
 };
 #define VGPU_SPAWN_FDS 4 /* the executor's descriptors 3 to 6: control socket, exchange, event, lock */
 

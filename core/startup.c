@@ -7,11 +7,13 @@
 #include <sched.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "core/base/log.h"
 #include "host/cpu.h"
 #include "host/memory.h"
 #include "host/pci.h"
@@ -25,18 +27,65 @@ struct look {
     struct vgpu_startup *out;
 };
 
-void vgpu_startup_add(struct vgpu_startup *s, const char *what, const char *mend, const char *fmt, ...)
+void vgpu_report_add(struct vgpu_report *r, const char *fmt, ...)
 {
+    char *line = NULL;
     va_list ap;
 
-    if (s->count == VGPU_STARTUP_FINDINGS)
-        return;
-    struct vgpu_startup_finding *f = &s->findings[s->count++];
-    snprintf(f->what, sizeof(f->what), "%s", what);
-    snprintf(f->mend, sizeof(f->mend), "%s", mend);
     va_start(ap, fmt);
-    vsnprintf(f->text, sizeof(f->text), fmt, ap);
+    int n = vasprintf(&line, fmt, ap);
     va_end(ap);
+    char *text = n < 0 ? NULL : realloc(r->text, r->bytes + (size_t)n + 1);
+    if (text) {
+        memcpy(text + r->bytes, line, (size_t)n + 1);
+        r->text = text;
+        r->bytes += (size_t)n;
+    } else {
+        vgpu_log(VGPU_LOG_ERROR, "no memory for a line of the startup report: %s", n < 0 ? fmt : line);
+    }
+    if (n >= 0)
+        free(line);
+}
+
+void vgpu_report_free(struct vgpu_report *r)
+{
+    free(r->text);
+    *r = (struct vgpu_report){0};
+}
+
+void vgpu_startup_add(struct vgpu_startup *s, const char *what, const char *mend, const char *fmt, ...)
+{
+    struct vgpu_startup_finding f = {.mend = strdup(mend)};
+    va_list ap;
+
+    va_start(ap, fmt);
+    if (vasprintf(&f.text, fmt, ap) < 0)
+        f.text = NULL;
+    va_end(ap);
+    if (s->count == s->room) {
+        uint32_t room = s->room ? 2 * s->room : 32;
+        struct vgpu_startup_finding *more = reallocarray(s->findings, room, sizeof(*more));
+        s->findings = more ? more : s->findings;
+        s->room = more ? room : s->room;
+    }
+    if (!f.text || !f.mend || s->count == s->room) {
+        vgpu_log(VGPU_LOG_ERROR, "no memory for a finding: %s: %s", what, f.text ? f.text : fmt);
+        free(f.text);
+        free(f.mend);
+        return;
+    }
+    snprintf(f.what, sizeof(f.what), "%s", what);
+    s->findings[s->count++] = f;
+}
+
+void vgpu_startup_free(struct vgpu_startup *s)
+{
+    for (uint32_t i = 0; i < s->count; i++) {
+        free(s->findings[i].text);
+        free(s->findings[i].mend);
+    }
+    free(s->findings);
+    *s = (struct vgpu_startup){0};
 }
 
 /* ---- this process ---- */
@@ -58,6 +107,10 @@ void vgpu_startup_limits_read(struct vgpu_startup_limits *out)
     out->memlock_bytes = memlock.rlim_cur == RLIM_INFINITY ? UINT64_MAX : memlock.rlim_cur;
     out->ipc_lock = capable(CAP_IPC_LOCK);
     out->fifo = capable(CAP_SYS_NICE) || rtprio.rlim_cur > 0;
+    memset(&out->cpus, 0, sizeof(out->cpus));
+    /* By the system call: the library's set ends at 1024. Its words are those of the set. */
+    if (syscall(SYS_sched_getaffinity, 0, sizeof(out->cpus.word), out->cpus.word) < 0)
+        memset(&out->cpus, 0, sizeof(out->cpus));
 }
 
 int vgpu_startup_sched(const struct vgpu_config *c)
@@ -224,11 +277,48 @@ static int32_t gpu_node(const struct look *l, const struct vgpu_executor_config 
     return gpus[index]->node;
 }
 
-static void look_executor(struct look *l, uint32_t index)
+/*
+ * Threads of an executor that are not its loop (CUDA's own, the launcher), and its staging and bounce memory: on the node
+ * of its GPU, off the CPUs that somebody else spins on. Where its loop is pinned to another node, memory goes there, since
+ * the loop touches it most.
+ */
+static void bind_executor(struct look *l, const struct vgpu_startup_limits *limits, uint32_t index, int32_t node)
+{
+    const struct vgpu_config *c = l->config;
+    const struct vgpu_executor_config *e = &c->executors[index];
+    struct vgpu_startup_bind *b = &l->out->bind[index];
+    const struct vgpu_host_node *near = vgpu_host_node_find(&l->memory, node);
+    char what[48], mend[64];
+
+    if (e->in_process || !near || l->memory.node_count < 2)
+        return;
+    b->node = e->cpu >= 0 && node_of(l, e->cpu) >= 0 ? node_of(l, e->cpu) : node;
+    b->cpus = near->cpus;
+    for (int cpu = 0; cpu < (int)VGPU_HOST_CPUS; cpu++) {
+        bool taken = vgpu_host_cpuset_has(&l->cpus.isolated, cpu) || !vgpu_host_cpu_find(&l->cpus, cpu) ||
+                     (vgpu_host_cpuset_count(&limits->cpus) && !vgpu_host_cpuset_has(&limits->cpus, cpu));
+        for (uint32_t i = 0; i < c->poll_core_count; i++)
+            taken |= c->poll_cpu[i] == cpu;
+        for (uint32_t i = 0; i < c->executor_count; i++)
+            taken |= c->executors[i].cpu == cpu;
+        if (taken)
+            b->cpus.word[cpu / 64] &= ~(UINT64_C(1) << (cpu % 64));
+    }
+    if (vgpu_host_cpuset_count(&b->cpus))
+        return;
+    snprintf(what, sizeof(what), "executor %.32s", e->name);
+    snprintf(mend, sizeof(mend), "leave a CPU of node %d free", node);
+    vgpu_startup_add(l->out, what, mend,
+                     "every CPU of its GPU's NUMA node %d is isolated, pinned to or not allowed: its threads beside the "
+                     "loop may run on another node, some 0.3 us more each way",
+                     node);
+}
+
+static void look_executor(struct look *l, const struct vgpu_startup_limits *limits, uint32_t index)
 {
     const struct vgpu_executor_config *e = &l->config->executors[index];
     const char *address = "";
-    char what[48], mend[160];
+    char what[48], mend[1200], cpus[1024];
 
     if (strcmp(e->backend, "cuda") && strcmp(e->backend, "auto"))
         return;
@@ -237,28 +327,26 @@ static void look_executor(struct look *l, uint32_t index)
     const struct vgpu_host_node *near = vgpu_host_node_find(&l->memory, node);
     if (!near || l->memory.node_count < 2)
         return;
-    char cpus[96];
     vgpu_host_cpuset_print(&near->cpus, cpus, sizeof(cpus));
     snprintf(mend, sizeof(mend), "CPUs of node %d: %s (poll_cores.cpus, executors.cpu)", node, cpus);
     snprintf(what, sizeof(what), "executor %.32s", e->name);
     if (e->cpu >= 0 && node_of(l, e->cpu) >= 0 && node_of(l, e->cpu) != node)
         vgpu_startup_add(l->out, what, mend, "CPU %d is on NUMA node %d, GPU %s on node %d: some 0.3 us more each way",
                          e->cpu, node_of(l, e->cpu), address, node);
-    if (e->cpu < 0)
-        vgpu_startup_add(
-            l->out, what, mend,
-            "not pinned: it and its staging memory may be on another NUMA node than GPU %s (node %d), some 0.3 "
-            "us more each way",
-            address, node);
+    bind_executor(l, limits, index, node);
     for (uint32_t i = 0; i < l->config->poll_core_count; i++) {
         int32_t cpu = l->config->poll_cpu[i];
-        if (cpu < 0 || node_of(l, cpu) < 0 || node_of(l, cpu) == node)
-            continue;
         snprintf(what, sizeof(what), "poll core %u", i);
-        vgpu_startup_add(l->out, what, mend,
-                         "CPU %d is on NUMA node %d, the GPU of executor %.32s on node %d: some 0.1 us more "
-                         "for each hand-over",
-                         cpu, node_of(l, cpu), e->name, node);
+        if (cpu == VGPU_CPU_ANY)
+            vgpu_startup_add(l->out, what, mend,
+                             "not pinned: it, and the huge pages of its tables, may be on another NUMA node than the GPU "
+                             "of executor %.32s (node %d), some 0.1 us more for each hand-over",
+                             e->name, node);
+        else if (node_of(l, cpu) >= 0 && node_of(l, cpu) != node)
+            vgpu_startup_add(l->out, what, mend,
+                             "CPU %d is on NUMA node %d, the GPU of executor %.32s on node %d: some 0.1 us more "
+                             "for each hand-over",
+                             cpu, node_of(l, cpu), e->name, node);
     }
 }
 
@@ -268,9 +356,9 @@ int vgpu_startup_look(const struct vgpu_config *c, const struct vgpu_host_root *
     struct look l = {.config = c, .root = root, .out = s};
     struct vgpu_host_names irqs = {0};
 
-    s->count = 0;
+    vgpu_startup_free(s);
     for (uint32_t i = 0; i < VGPU_CONFIG_MAX_EXECUTORS; i++)
-        s->gpu_node[i] = -1;
+        s->gpu_node[i] = s->bind[i].node = -1;
     look_limits(&l, limits);
     int rc = vgpu_host_cpus_read(root, &l.cpus);
     if (rc == 0)
@@ -284,7 +372,7 @@ int vgpu_startup_look(const struct vgpu_config *c, const struct vgpu_host_root *
             look_poll_core(&l, &irqs, i);
         look_memory(&l);
         for (uint32_t i = 0; i < c->executor_count; i++)
-            look_executor(&l, i);
+            look_executor(&l, limits, i);
     }
     vgpu_host_names_free(&irqs);
     vgpu_host_pci_free(&l.pci);

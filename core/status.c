@@ -17,7 +17,7 @@ static json_t *startup_json(const struct vgpud *d)
 {
     json_t *lines = json_array();
 
-    for (const char *line = d->startup_report; *line; line += strcspn(line, "\n"), line += *line == '\n') {
+    for (const char *line = vgpu_report_text(&d->startup_report); *line; line += strcspn(line, "\n"), line += *line == '\n') {
         json_t *text = json_stringn(line, strcspn(line, "\n"));
         if (text) /* else not UTF-8 */
             json_array_append_new(lines, text);
@@ -76,13 +76,11 @@ static json_t *degraded_json(const struct vgpud *d)
             snprintf(what, sizeof(what), "poll core %u", i);
             add(list, what, "not pinned to a CPU (poll_cores.cpus: any): the kernel may move it");
         }
-    if (strstr(d->startup_report, "memory: 4 KiB pages"))
+    if (strstr(vgpu_report_text(&d->startup_report), "memory: 4 KiB pages"))
         add(list, "memory", "4 KiB pages, not huge ones (memory.hugepages, sysctl vm.nr_hugepages)");
     for (uint32_t i = 0; i < d->startup.count; i++) {
         const struct vgpu_startup_finding *f = &d->startup.findings[i];
-        char text[sizeof(f->text) + sizeof(f->mend) + 16];
-        snprintf(text, sizeof(text), "%s; to mend: %s", f->text, f->mend);
-        add(list, f->what, text);
+        json_array_append_new(list, json_pack("{s:s, s:s++}", "what", f->what, "text", f->text, "; to mend: ", f->mend));
     }
     degraded_executors(d, list);
     degraded_vms(d, list);

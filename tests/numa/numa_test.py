@@ -16,6 +16,7 @@ from vmlab import CannotRun, debs, initramfs, qemu, results
 from vmlab.kernel import Kernel
 
 EXPECTED = ['nodes', 'one-gib', 'starts', 'two-mib-near', 'exchange-near', 'report', 'other-node', 'exchange-follows', 'across',
+            'executor-near', 'daemon-free', 'any-warned',
             'none-near', 'plain-pages', 'topology', 'precheck']
 CPU = 'qemu64,+rdrand,+ssse3,+sse4.1,+sse4.2,+popcnt,+pdpe1gb'   # DPDK's baseline, and pages of 1 GiB
 MEMORY_MIB = {0: 1024, 1: 1536}   # a whole aligned GiB lies on node 1

@@ -16,12 +16,12 @@ huge() { # 2-MiB-PAGES-ON-NODE-0 ON-NODE-1 1-GiB-PAGES-ON-NODE-1
     pages 0 2048 "$1" && pages 1 2048 "$2" && pages 1 1048576 "$3"
 }
 answers() { vgpu-ctl --socket=$control list-pools >/dev/null 2>&1; }
-start() { # POLL-CPU EXECUTOR-CPU
+start() { # POLL-CPU EXECUTOR-CPU [BACKEND]
     cat >/etc/vgpud.yaml <<END
 paths: {executor: /bin/vgpu-exec, run_dir: /run/vgpu, state_dir: /var/lib/vgpu}
 poll_cores: {cpus: [$1]}
 executors:
-  - {name: exec-A, backend: cpu, cpu: $2}
+  - {name: exec-A, backend: ${3:-cpu}, cpu: $2}
 pools:
   - {name: A, executor: exec-A}
 END
@@ -82,6 +82,27 @@ start 0 3
 check across "a poll core and an executor on different nodes are told" eval \
     'says "on different NUMA nodes" && only_on 1 vgpu-exchange'
 end
+
+# A GPU on node 1, as far as sysfs says, and an executor for it that is pinned nowhere (backend auto: it computes on the CPU
+# in the end): its threads and memory belong to that node, and not to the poll core's CPU there.
+mkdir -p /tmp/pci/0000:41:00.0
+for file in vendor=0x10de device=0x2331 class=0x030200 numa_node=1; do
+    echo "${file#*=}" >"/tmp/pci/0000:41:00.0/${file%=*}"
+done
+mount -o bind /tmp/pci /sys/bus/pci/devices
+start 2 any auto
+exec=$(pidof vgpu-exec)
+allowed() { cat /proc/"$exec"/task/*/status | sed -n 's/^Cpus_allowed_list:[^0-9]*//p' | sort -u; }
+check executor-near "threads on CPUs $(allowed), memory $(grep -c 'prefer:1' /proc/"$exec"/numa_maps) mappings of node 1 first" eval \
+    '[ "$(allowed)" = 3 ] && grep -q prefer:1 /proc/$exec/numa_maps && says "bounce memory on NUMA node 1, .* on CPUs 3"'
+check daemon-free "vgpud itself runs where it likes" eval \
+    'grep -q "^Cpus_allowed_list:.*0-3" /proc/$vgpud/status && ! grep -q "heap.*prefer:1" /proc/$vgpud/numa_maps'
+end
+start any any auto
+check any-warned "a poll core that is not pinned is told what the other node costs" \
+    degraded "may be on another NUMA node than the GPU of executor exec-A (node 1)"
+end
+umount /sys/bus/pci/devices
 
 huge 64 0 0
 start 2 3

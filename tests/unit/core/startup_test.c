@@ -52,32 +52,79 @@ static void look(const char *change)
 
 static void only(const char *what, const char *text, const char *mend)
 {
-    cr_assert_eq(s.count, 1, "%u findings, the first: %s: %s", s.count, s.findings[0].what, s.findings[0].text);
+    cr_assert_eq(s.count, 1, "%u findings, the first: %s: %s", s.count, s.count ? s.findings[0].what : "none",
+                 s.count ? s.findings[0].text : "");
     cr_expect_str_eq(s.findings[0].what, what);
     cr_expect(strstr(s.findings[0].text, text), "%s", s.findings[0].text);
     cr_expect(strstr(s.findings[0].mend, mend), "%s", s.findings[0].mend);
 }
 
-/* An executor that may run anywhere, where only one node has its GPU; and which node that is. */
-Test(startup, an_executor_that_is_not_pinned)
+static void bound(int32_t node, const char *cpus)
+{
+    char text[64];
+
+    cr_expect_eq(s.bind[0].node, node);
+    cr_expect_str_eq(vgpu_host_cpuset_print(&s.bind[0].cpus, text, sizeof(text)), cpus);
+}
+
+/* It is kept on its GPU's node, off the CPUs of others, whether its loop is pinned or not. */
+Test(startup, an_executor_belongs_to_its_gpus_node)
 {
     look(NULL);
     cr_expect_eq(s.count, 0);
     cr_expect_eq(s.gpu_node[0], 0);
     cr_expect_eq(s.gpu_node[1], -1);
+    cr_expect_eq(s.bind[1].node, -1);
+    bound(0, "0-1");
     c.executors[0].cpu = -1;
     look(NULL);
-    only("executor exec-G", "not pinned", "0-3");
+    cr_expect_eq(s.count, 0);
+    bound(0, "0-1"); /* 2 and 3 are isolated */
+    vgpu_host_cpuset_add(&limits.cpus, 1);
+    vgpu_host_cpuset_add(&limits.cpus, 4);
+    look(NULL);
+    bound(0, "1");
+    c.executor_count = 2;
+    c.executors[1] = c.executors[0];
+    c.executors[1].cpu = 1;
+    snprintf(c.executors[1].backend, sizeof(c.executors[1].backend), "cpu");
+    look(NULL);
+    only("executor exec-G", "every CPU of its GPU's NUMA node 0", "node 0");
+    bound(0, "none");
+    c.executor_count = 1;
     look("node 1 cpus=4-7 memory=8G distance=21,10 huge2m=256 huge1g=0\n"
          "x sys/bus/pci/devices/0000:41:00.0\n");
-    cr_expect_eq(s.count, 0, "%s", s.findings[0].text);
+    cr_expect_eq(s.count, 0, "%s", s.count ? s.findings[0].text : "");
     cr_expect_eq(s.gpu_node[0], -1);
+    bound(-1, "none");
+}
+
+/* Its loop elsewhere by configuration: memory near the loop, the other threads near the GPU. */
+Test(startup, a_loop_on_another_node_than_its_gpu)
+{
+    c.executors[0].cpu = 5;
+    look(NULL);
+    only("executor exec-G", "CPU 5 is on NUMA node 1, GPU 0000:41:00.0 on node 0", "0-3");
+    bound(1, "0-1");
+    c.executors[0].in_process = true;
+    look(NULL);
+    bound(-1, "none");
+}
+
+/* A poll core that may run anywhere: the cost is told where the GPU is on one of two nodes, and only there. */
+Test(startup, a_poll_core_that_is_not_pinned)
+{
+    c.poll_cpu[0] = VGPU_CPU_ANY;
+    look(NULL);
+    only("poll core 0", "may be on another NUMA node than the GPU of executor exec-G (node 0)", "CPUs of node 0: 0-3");
+    look("x sys/devices/system/node/node1\n");
+    cr_expect_eq(s.count, 0, "%s", s.count ? s.findings[0].text : "");
 }
 
 Test(startup, a_good_host_has_no_finding)
 {
     look(NULL);
-    cr_expect_eq(s.count, 0, "%s: %s", s.findings[0].what, s.findings[0].text);
+    cr_expect_eq(s.count, 0, "%s: %s", s.count ? s.findings[0].what : "", s.count ? s.findings[0].text : "");
 }
 
 Test(startup, a_cpu_that_is_not_isolated)
@@ -158,6 +205,7 @@ Test(startup, limits_of_the_process)
     look(NULL);
     cr_expect_eq(s.count, 0);
     c.poll_cpu[0] = VGPU_CPU_ANY;
+    c.executor_count = 0;
     look(NULL);
     only("poll core 0", "not pinned", "poll_cores.cpus");
 }
@@ -170,9 +218,39 @@ Test(startup, odd_hosts)
     for (uint32_t i = 0; i < s.count; i++)
         for (const char *p = s.findings[i].text; *p; p++)
             cr_assert((unsigned char)*p >= 0x20);
+}
+
+/* As many as a configuration can have: each of 16 poll cores with all that there is to say of it, and 16 GPUs elsewhere. */
+Test(startup, none_is_dropped)
+{
+    char report_end[] = "the last line\n";
+    struct vgpu_report report = {0};
+    size_t bytes = 0;
+
     c.poll_core_count = VGPU_CONFIG_MAX_POLL_CORES;
+    c.executor_count = VGPU_CONFIG_MAX_EXECUTORS;
     for (uint32_t i = 0; i < c.poll_core_count; i++)
-        c.poll_cpu[i] = 1000 + (int)i;
-    look(NULL);
-    cr_expect_leq(s.count, VGPU_STARTUP_FINDINGS);
+        c.poll_cpu[i] = 4 + (int)i % 4; /* node 1, not isolated, ticks */
+    for (uint32_t i = 0; i < c.executor_count; i++) {
+        c.executors[i] = c.executors[0];
+        snprintf(c.executors[i].name, sizeof(c.executors[i].name), "exec-%u", i);
+        c.executors[i].cpu = 4;
+    }
+    look("f proc/irq/26/effective_affinity_list 4-7\n");
+    /* Of each poll core: not isolated, ticks, interrupts, sibling, and 16 executors; of each executor its own CPU. */
+    cr_expect_eq(s.count, 16 * (4 + 16) + 16, "%u", s.count);
+    cr_expect_str_eq(s.findings[s.count - 1].what, "poll core 15");
+    cr_expect(strstr(s.findings[s.count - 1].text, "exec-15"), "%s", s.findings[s.count - 1].text);
+    for (uint32_t i = 0; i < s.count; i++) {
+        vgpu_report_add(&report, "%s: %s; to mend: %s\n", s.findings[i].what, s.findings[i].text, s.findings[i].mend);
+        bytes += strlen(s.findings[i].what) + strlen(s.findings[i].text) + strlen(s.findings[i].mend) + 14;
+    }
+    vgpu_report_add(&report, "%s", report_end);
+    cr_expect_eq(strlen(vgpu_report_text(&report)), bytes + strlen(report_end));
+    cr_expect_gt(bytes, 8192);
+    cr_expect_str_eq(vgpu_report_text(&report) + bytes, report_end);
+    vgpu_report_free(&report);
+    cr_expect_str_eq(vgpu_report_text(&report), "");
+    vgpu_startup_free(&s);
+    cr_expect_eq(s.count, 0);
 }
