@@ -93,7 +93,7 @@ mount -o bind /tmp/pci /sys/bus/pci/devices
 start 2 any auto
 exec=$(pidof vgpu-exec)
 allowed() { cat /proc/"$exec"/task/*/status | sed -n 's/^Cpus_allowed_list:[^0-9]*//p' | sort -u; }
-check executor-near "threads on CPUs $(allowed), memory $(grep -c 'prefer:1' /proc/"$exec"/numa_maps) mappings of node 1 first" eval \
+check executor-near "threads on CPUs $(allowed), $(grep -c 'prefer:1' /proc/"$exec"/numa_maps) mappings from node 1 first" eval \
     '[ "$(allowed)" = 3 ] && grep -q prefer:1 /proc/$exec/numa_maps && says "bounce memory on NUMA node 1, .* on CPUs 3"'
 check daemon-free "vgpud itself runs where it likes" eval \
     'grep -q "^Cpus_allowed_list:.*0-3" /proc/$vgpud/status && ! grep -q "heap.*prefer:1" /proc/$vgpud/numa_maps'
