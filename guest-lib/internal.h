@@ -32,6 +32,7 @@
 /* Once it has the region, the executor maps it: a device driver takes its time to register a large arena. */
 #define VGPU_MAP_TIMEOUT_NS UINT64_C(90000000000)
 #define VGPU_CLOSE_TIMEOUT_NS UINT64_C(2000000000)
+#define VGPU_HOST_TIMEOUT_MAX_NS UINT64_C(86400000000000)
 #define VGPU_REATTACH_INTERVAL_NS UINT64_C(50000000)
 
 /*
@@ -105,6 +106,7 @@ struct vgpu {
     int event_fd;                 /* epoll over doorbell and what else the carrier watches */
     uint32_t vm_id_wanted;        /* 0: whatever the host says that we are */
     uint64_t spin_ns;
+    uint64_t host_timeout_ns;     /* 0: not chosen, each wait has a limit of its own */
 
     /* Handles of programs and tensors, [0] and [1]; made by the first of them. */
     struct vgpu_handles *names;

@@ -4,6 +4,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -46,6 +47,30 @@ static int choose_vm_id(uint32_t option, uint32_t *vm_id, struct vgpu_err *err)
         *vm_id = (uint32_t)n;
     }
     return 0;
+}
+
+static int choose_host_timeout(uint64_t option, uint64_t *timeout_ns, struct vgpu_err *err)
+{
+    const char *text = getenv("VGPU_HOST_TIMEOUT_MS");
+    const uint64_t ms_max = VGPU_HOST_TIMEOUT_MAX_NS / 1000000;
+    char *end;
+
+    *timeout_ns = option < VGPU_HOST_TIMEOUT_MAX_NS ? option : VGPU_HOST_TIMEOUT_MAX_NS;
+    if (option || !text || !*text)
+        return 0;
+    errno = 0;
+    unsigned long long ms = strtoull(text, &end, 10);
+    if (errno || *end || text[0] < '0' || text[0] > '9' || ms < 1 || ms > ms_max)
+        return vgpu_err_set(err, EINVAL, "VGPU_HOST_TIMEOUT_MS is \"%.32s\"; it can be from 1 to %" PRIu64 " (milliseconds)",
+                            text, ms_max);
+    *timeout_ns = ms * 1000000;
+    return 0;
+}
+
+/* How long one wait for the host may take, where usually_ns is its own limit. */
+static uint64_t host_timeout(const struct vgpu *v, uint64_t usually_ns)
+{
+    return v->host_timeout_ns ? v->host_timeout_ns : usually_ns;
 }
 
 static int hex_digit(char c)
@@ -223,10 +248,10 @@ int vgpu_link_begin(struct vgpu *v, struct vgpu_err *err)
     return 0;
 }
 
-/* The first attachment: blocks for at most VGPU_ATTACH_TIMEOUT_NS and VGPU_MAP_TIMEOUT_NS. */
+/* The first attachment: blocks for at most VGPU_ATTACH_TIMEOUT_NS and VGPU_MAP_TIMEOUT_NS, or as long as was asked for. */
 static int attach_first(struct vgpu *v, const struct vgpu_options *o, struct vgpu_err *err)
 {
-    uint64_t deadline = vgpu_now_ns() + VGPU_ATTACH_TIMEOUT_NS;
+    uint64_t deadline = vgpu_now_ns() + host_timeout(v, VGPU_ATTACH_TIMEOUT_NS);
     struct vgpu_carrier *c = v->carrier;
     int rc = c->ops->connect(c, err);
 
@@ -246,7 +271,7 @@ static int attach_first(struct vgpu *v, const struct vgpu_options *o, struct vgp
     region_prepare(v);
     rc = c->ops->attach(c, &v->region, err);
     if (rc == 0)
-        rc = c->ops->await(c, vgpu_now_ns() + VGPU_MAP_TIMEOUT_NS, err);
+        rc = c->ops->await(c, vgpu_now_ns() + host_timeout(v, VGPU_MAP_TIMEOUT_NS), err);
     return rc < 0 ? rc : vgpu_link_begin(v, err);
 }
 
@@ -267,7 +292,7 @@ int vgpu_reattach(struct vgpu *v)
         if (now < v->next_attach_ns)
             return -ENOTCONN;
         v->next_attach_ns = now + VGPU_REATTACH_INTERVAL_NS;
-        v->attach_deadline_ns = now + VGPU_ATTACH_TIMEOUT_NS;
+        v->attach_deadline_ns = now + host_timeout(v, VGPU_ATTACH_TIMEOUT_NS);
         rc = c->ops->connect(c, &err);
     }
     if (rc == 0)
@@ -275,7 +300,7 @@ int vgpu_reattach(struct vgpu *v)
     if (rc > 0 && c->step == VGPU_CARRIER_WELCOMED) {
         region_prepare(v);
         rc = c->ops->attach(c, &v->region, &err);
-        v->attach_deadline_ns = now + VGPU_MAP_TIMEOUT_NS;
+        v->attach_deadline_ns = now + host_timeout(v, VGPU_MAP_TIMEOUT_NS);
         if (rc == 0)
             rc = c->ops->advance(c, &err);
     }
@@ -363,6 +388,8 @@ static int open_with(struct vgpu *v, const struct vgpu_options *o, struct vgpu_e
     if (rc == 0 && (o->flags & ~VGPU_OPEN_HUGEPAGES))
         rc = vgpu_err_set(err, EINVAL, "flags is 0x%x; only VGPU_OPEN_HUGEPAGES is known to this library", o->flags);
     if (rc == 0)
+        rc = choose_host_timeout(o->host_timeout_ns, &v->host_timeout_ns, err);
+    if (rc == 0)
         rc = xen ? open_xen(v, o, err) : open_local(v, o, err);
     if (rc < 0)
         return rc;
@@ -374,7 +401,7 @@ static int open_with(struct vgpu *v, const struct vgpu_options *o, struct vgpu_e
     if (rc == 0) {
         rc = vgpu_guest_trace_open(v, err);
         if (rc < 0) /* so that the VM may attach again at once */
-            v->carrier->ops->goodbye(v->carrier, VGPU_CLOSE_TIMEOUT_NS);
+            v->carrier->ops->goodbye(v->carrier, host_timeout(v, VGPU_CLOSE_TIMEOUT_NS));
     }
     return rc;
 }
@@ -422,7 +449,7 @@ void vgpu_close(struct vgpu *v)
     if (!v)
         return;
     /* Wait for the host's EOF: from then on nothing writes to the arena and the VM may attach again. */
-    v->carrier->ops->goodbye(v->carrier, VGPU_CLOSE_TIMEOUT_NS);
+    v->carrier->ops->goodbye(v->carrier, host_timeout(v, VGPU_CLOSE_TIMEOUT_NS));
     destroy(v);
 }
 

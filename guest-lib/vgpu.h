@@ -35,6 +35,8 @@ struct vgpu_options {
     uint32_t ring_slots;      /* 0: 1024. Power of two, 8 to 65536 */
     uint32_t flags;           /* VGPU_OPEN_* */
     uint64_t spin_ns;         /* how long a wait polls before it sleeps; 0: 20,000 */
+    uint64_t host_timeout_ns; /* how long the host may take to answer, at open and at close; 0: VGPU_HOST_TIMEOUT_MS, then
+                                 5 s to answer a request, 90 s to map the arena, 2 s to let go of it */
 };
 #define VGPU_OPEN_HUGEPAGES 0x1u /* region in 2 MiB hugepages, fall back to plain pages */
 
@@ -42,8 +44,8 @@ struct vgpu_options {
  * (versions), E2BIG (larger than registered), ENOENT/ECONNREFUSED (no daemon), EINVAL, ENOMEM, EAGAIN (pool down for 2 s).
  * error_text (may be NULL) receives a sentence. opts may be NULL. */
 int vgpu_open(const struct vgpu_options *opts, struct vgpu **out, char *error_text, size_t error_text_bytes);
-/* What is outstanding is cancelled. Waits at most 2 s for the host to let go of the arena, so that the VM may attach
- * again at once. NULL is fine. All pointers into the arena become invalid. */
+/* What is outstanding is cancelled. Waits at most 2 s, or host_timeout_ns, for the host to let go of the arena, so that the
+ * VM may attach again at once. NULL is fine. All pointers into the arena become invalid. */
 void vgpu_close(struct vgpu *v);
 
 /* The last error of this handle, "" if none, or if the blocking call after it succeeded; valid until the next call. */

@@ -17,7 +17,10 @@
 #include "rings/abi/vgpu_xen.h"
 #include "xen-transport/guest_int.h"
 
-#define LOOK_INTERVAL_NS UINT64_C(1000000)    /* at xenstore, in the handshake */
+/* At xenstore, in the handshake: an eighth of what this step took so far, or xenstored, which serves all domains on one
+ * thread, is kept from its work by those that wait for it. */
+#define LOOK_INTERVAL_NS UINT64_C(1000000)
+#define LOOK_INTERVAL_MAX_NS UINT64_C(100000000)
 #define WATCH_INTERVAL_NS UINT64_C(1000000000) /* at xenstore, while attached */
 #define START_MAX (UINT64_C(1) << 62)
 
@@ -93,6 +96,28 @@ static int fail(struct xen_guest *g, int rc)
 {
     xen_close(&g->base);
     return rc;
+}
+
+/* A step begins: xenstore is looked at now, and less often the longer it takes. */
+static void look_begin(struct xen_guest *g)
+{
+    g->step_ns = vgpu_now_ns();
+    g->look_ns = 0;
+}
+
+static uint64_t look_next(const struct xen_guest *g, uint64_t now)
+{
+    uint64_t interval = (now - g->step_ns) / 8;
+
+    interval = interval < LOOK_INTERVAL_NS ? LOOK_INTERVAL_NS : interval;
+    return now + (interval > LOOK_INTERVAL_MAX_NS ? LOOK_INTERVAL_MAX_NS : interval);
+}
+
+static void sleep_until(uint64_t at_ns)
+{
+    uint64_t now = vgpu_now_ns(), left = at_ns > now ? at_ns - now : 1;
+
+    nanosleep(&(struct timespec){.tv_sec = (time_t)(left / 1000000000), .tv_nsec = (long)(left % 1000000000)}, NULL);
 }
 
 /* ---- connect ---- */
@@ -190,7 +215,7 @@ static int xen_connect(struct vgpu_carrier *base, struct vgpu_err *err)
     if (rc)
         return fail(g, rc);
     request_name(g);
-    g->look_ns = 0;
+    look_begin(g);
     if (!front_write(g, VGPU_XEN_NODE_PROTOCOL, VGPU_XEN_PROTOCOL) || !front_write(g, VGPU_XEN_NODE_ABI, VGPU_ABI_VERSION) ||
         !vgpu_xen_node_write(&g->api, g->xs, VGPU_XEN_FRONTEND, VGPU_XEN_NODE_REQUEST, "%s", g->request) ||
         !front_write(g, VGPU_XEN_NODE_STATE, VGPU_XEN_INITIALISING)) {
@@ -216,6 +241,7 @@ static int xen_attach(struct vgpu_carrier *base, const struct vgpu_carrier_regio
         !front_write(g, VGPU_XEN_NODE_EVENT, (uint64_t)g->port) || !front_write(g, VGPU_XEN_NODE_STATE, VGPU_XEN_INITIALISED))
         return fail(g, vgpu_err_set(err, errno, "cannot offer the region in xenstore: %s", strerror(errno)));
     g->base.step = VGPU_CARRIER_ATTACH_SENT;
+    look_begin(g);
     return 0;
 }
 
@@ -319,7 +345,7 @@ static int xen_advance(struct vgpu_carrier *base, struct vgpu_err *err)
 
     if (now < g->look_ns)
         return 0;
-    g->look_ns = now + LOOK_INTERVAL_NS;
+    g->look_ns = look_next(g, now);
     uint32_t state = backend_state(g);
     if (state == VGPU_XEN_CLOSED)
         rc = refused(g, err);
@@ -340,9 +366,10 @@ static int xen_await(struct vgpu_carrier *base, uint64_t deadline_ns, struct vgp
             return rc < 0 ? rc : 0;
         if (vgpu_now_ns() >= deadline_ns)
             return fail(g, vgpu_err_set(err, ETIMEDOUT,
-                                        "the host did not answer %s in time; does vgpud run there, with transports.xen?",
+                                        "the host did not answer %s in time; does vgpud run there, with transports.xen? "
+                                        "For a slow host: VGPU_HOST_TIMEOUT_MS",
                                         g->base.step == VGPU_CARRIER_HELLO_SENT ? "the request" : "the offer"));
-        nanosleep(&(struct timespec){.tv_nsec = 2 * LOOK_INTERVAL_NS}, NULL);
+        sleep_until(g->look_ns < deadline_ns ? g->look_ns : deadline_ns);
     }
 }
 
@@ -409,9 +436,10 @@ static void xen_goodbye(struct vgpu_carrier *base, uint64_t timeout_ns)
     struct xen_guest *g = of(base);
     uint64_t deadline = vgpu_now_ns() + timeout_ns;
 
+    look_begin(g);
     if (g->base.step == VGPU_CARRIER_ATTACHED && !look_moved(g) && front_write(g, VGPU_XEN_NODE_STATE, VGPU_XEN_CLOSING))
         while (!(xen_released(base) && left(backend_state(g))) && vgpu_now_ns() < deadline)
-            nanosleep(&(struct timespec){.tv_nsec = LOOK_INTERVAL_NS}, NULL);
+            sleep_until(look_next(g, vgpu_now_ns()));
     xen_close(base);
 }
 

@@ -39,7 +39,8 @@ struct xen_guest {
     bool strict_ro;
     bool moved;   /* found in this conversation: the domain was saved and restored */
     bool regrant; /* the region's grants are void */
-    uint64_t look_ns;
+    uint64_t look_ns; /* when to look at xenstore next */
+    uint64_t step_ns; /* when this step of the handshake began */
     uint64_t host_head; /* the host's credit when we last thought of looking */
     /* the region */
     struct xen_part parts[SHARE_COUNT];

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs scenarios in Xen in QEMU and prints TAP. See README.md.
 
-xen_test.py [--build DIR] SUITE
+xen_test.py [--build DIR] [--boot N] SUITE
+        its boots, or the N-th alone
 xen_test.py [--build DIR] [--limit S] [--pvh guests|dom0] --scenario PART...
         one boot with parts of your choice; shows the console
 """
@@ -44,22 +45,32 @@ def arguments():
     parser.add_argument('--scenario', nargs='+', help='names in parts/ or shell scripts, instead of a suite')
     parser.add_argument('--limit', type=int, default=300, help='seconds for --scenario')
     parser.add_argument('--log', help='folder for images and logs; default: BUILD/tests/xen/log')
+    parser.add_argument('--boot', type=int, help='with a suite: this boot alone, and its console')
     parser.add_argument('--pvh', choices=['guests', 'dom0'], help='with --scenario: PVH domains, dom0 as well')
     parser.add_argument('suite', nargs='?', choices=list(SUITES))
     options = parser.parse_args()
     if bool(options.suite) == bool(options.scenario):
         parser.error('a suite, or --scenario FILE')
+    if options.boot is not None and not 1 <= options.boot <= len(SUITES.get(options.suite, [])):
+        parser.error(f'--boot: {options.suite} has {len(SUITES.get(options.suite, []))}')
     return options
 
 
-def own_scenario(machine, options, logs):
-    found, log = results.Results(), os.path.join(logs, 'scenario.log')
+def one_boot(machine, parts, limit_s, more, log, shown):
+    """(what the checks said, the boot); shown: the console as it happens."""
+    found = results.Results()
 
-    def show(at, text):
+    def line(at, text):
         found.line(at, text)
-        print(f'[{at:7.2f}] {text}', flush=True)
-    boot = machine.boot(options.scenario, log=log, limit_s=options.limit, on_line=show,
-                        **{None: {}, 'guests': PVH, 'dom0': PVH_DOM0}[options.pvh])
+        if shown:
+            print(f'[{at:7.2f}] {text}', flush=True)
+    return found, machine.boot(parts, log=log, limit_s=limit_s, on_line=line, **more)
+
+
+def own_scenario(machine, options, logs):
+    log = os.path.join(logs, 'scenario.log')
+    more = {None: {}, 'guests': PVH, 'dom0': PVH_DOM0}[options.pvh]
+    found, boot = one_boot(machine, options.scenario, options.limit, more, log, True)
     return 1 if results.tap(found.judge(boot, lab.expected(options.scenario)), found.infos, log) else 0
 
 
@@ -78,8 +89,10 @@ def main():
             return own_scenario(machine, options, logs)
         rows, infos = [], []
         for number, (parts, limit_s, more) in enumerate(SUITES[options.suite], 1):
-            found, log = results.Results(), os.path.join(logs, f'{options.suite}-{number}.log')
-            boot = machine.boot(parts, log=log, limit_s=limit_s, on_line=found.line, **more)
+            if options.boot not in (None, number):
+                continue
+            log = os.path.join(logs, f'{options.suite}-{number}.log')
+            found, boot = one_boot(machine, parts, limit_s, more, log, options.boot)
             judged = found.judge(boot, lab.expected(parts))
             prefix = f'{number}-' if len(SUITES[options.suite]) > 1 else ''
             rows += [(prefix + name, verdict, detail) for name, verdict, detail in judged]

@@ -222,6 +222,28 @@ Test(open, mute_host_is_given_up)
     fix_has(fix_error, "HELLO");
 }
 
+/* At 5 s each, the default, these would take longer than a test may. */
+Test(open, mute_host_is_given_up_as_soon_as_asked)
+{
+    struct vgpu_options o = {.host_timeout_ns = 10000000};
+
+    fix_start();
+    for (int i = 0; i < 10; i++) {
+        fake_host_fault(fix_host, FAKE_MUTE_HELLO);
+        if (i == 5) {
+            o.host_timeout_ns = 0;
+            setenv("VGPU_HOST_TIMEOUT_MS", "10", 1);
+        }
+        cr_assert_eq(fix_open(&o), -ETIMEDOUT, "%d: %s", i, fix_error);
+    }
+    static const char *const wrong[] = {"0", "-1", "5s", "86400001", "99999999999999999999", " 5"};
+    for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
+        setenv("VGPU_HOST_TIMEOUT_MS", wrong[i], 1);
+        cr_assert_eq(fix_open(NULL), -EINVAL, "%s", wrong[i]);
+        fix_has(fix_error, "VGPU_HOST_TIMEOUT_MS");
+    }
+}
+
 /* Nothing that open makes stays behind when it fails or after close. */
 static int open_fds(void)
 {

@@ -40,7 +40,14 @@ guest_create() {
     } >"/etc/xen/$name.cfg"
     xl create -q $paused "/etc/xen/$name.cfg" >"/tmp/create.$name" 2>&1 </dev/null || { cat "/tmp/create.$name"; return 1; }
 }
-guest_id() { xl domid "$1" 2>/dev/null; }
+# Its number, which changes with a reboot or a restore. Asked of xenstore first: starting xl takes a while here.
+guest_id() {
+    local id
+    read -r id 2>/dev/null <"/tmp/domid.$1" && [ "$(xenstore-read "/local/domain/$id/name" 2>/dev/null)" = "$1" ] ||
+        id=$(xl domid "$1" 2>/dev/null) || return 1
+    echo "$id" >"/tmp/domid.$1"
+    echo "$id"
+}
 guest_up() { # NAME [SECONDS]: its init waits for commands
     wait_until "${2:-60}" xenstore-exists "/local/domain/$(guest_id "$1")/data/ready"
 }
@@ -71,7 +78,7 @@ guest_run() { # NAME SECONDS COMMAND
 }
 # A command that goes on while others run.
 guest_background() { # NAME COMMAND
-    guest_run "$1" 20 "($2) </dev/null >/dev/null 2>&1 &"
+    guest_run "$1" 60 "($2) </dev/null >/dev/null 2>&1 &"
 }
 guests_up() {
     local name

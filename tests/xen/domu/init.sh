@@ -11,22 +11,8 @@ insmod /mod/xen-evtchn.ko
 insmod /mod/xen-gntalloc.ko ${limit:+limit=$limit}
 insmod /mod/xen-gntdev.ko
 
-# Ten domains and dom0 on two emulated processors: the host may take longer than the library waits for its first answer.
-cat >/bin/patiently <<'P'
-#!/bin/sh
-# patiently COMMAND...: again while the host does not answer in time; whatever else happens is the result.
-i=0
-while :; do
-    "$@" >/tmp/patiently.$$ 2>&1
-    status=$?
-    i=$((i + 1))
-    [ $status -ne 0 ] && [ $i -lt 12 ] && grep -q 'did not answer .* in time' /tmp/patiently.$$ || break
-done
-cat /tmp/patiently.$$
-rm -f /tmp/patiently.$$
-exit $status
-P
-chmod +x /bin/patiently
+# Ten domains and dom0 on two emulated processors: the host may take longer than libvgpu waits for its answers.
+export VGPU_HOST_TIMEOUT_MS=$((60000 * PATIENCE))
 answer() { # NUMBER STATUS TEXT
     xenstore-write data/reply "$1 $2 $(printf '%s' "$3" | tr '\n\t\r' '   ' | cut -c 1-400)"
 }

@@ -30,6 +30,6 @@ guest_destroy g2
 guest_create g2 uuid=$UUID2
 guest_up g2
 wait_until 20 xenstore-exists "$(device g2)/state"
-guest_run g2 60 'patiently vgpu-vecadd --size 256'
+guest_run g2 60 'vgpu-vecadd --size 256'
 check attacker-again "its domain, started again: $REPLY" [ $? -eq 0 ]
 mark hostile

@@ -32,12 +32,12 @@ check destroy-neighbour "$REPLY" clean_flow $? "$REPLY"
 
 guest_create g2 uuid=$UUID2 && guest_up g2
 wait_until 20 xenstore-exists "$(device g2)/state"
-guest_run g2 60 'patiently vgpu-vecadd --size 256'
+guest_run g2 60 'vgpu-vecadd --size 256'
 old=$(guest_id g2)
 xl reboot g2
 rebooted() { [ -n "$(guest_id g2)" -a "$(guest_id g2)" != "$old" ]; }
 wait_until 60 rebooted && guest_up g2 && wait_until 20 xenstore-exists "$(device g2)/state"
-guest_run g2 60 'patiently vgpu-vecadd --size 256'
+guest_run g2 60 'vgpu-vecadd --size 256'
 status=$?
 check rebooted "domain $old, then $(guest_id g2): $REPLY" [ $status -eq 0 -a "$(guest_id g2)" != "$old" ]
 mark lived

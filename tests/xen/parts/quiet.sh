@@ -19,7 +19,7 @@ C
 vgpu_start
 wait_until 20 xenstore-exists "$(device g1)/state"
 guest_background g1 "vgpu-lab-guest count 300 >/tmp/count"
-guest_run g1 30 'while [ ! -e /tmp/count.attached ]; do sleep 0.1; done; pidof vgpu-lab-guest'
+guest_run g1 30 'vgpu-lab-guest await /tmp/count.attached; pidof vgpu-lab-guest'
 guest=$REPLY
 D1=$(guest_id g1)
 grants "$D1" >/tmp/grants
@@ -40,7 +40,7 @@ bells=$(doorbells)
 trace_start $threads
 # The program itself switches tracing on before the first descriptor, and off behind the last: a write.
 guest_run g1 60 ". /trace.sh; trace_arm $guest && touch /tmp/count.go
-    while [ ! -e /tmp/count.done ]; do sleep 0.2; done; trace_stop"
+    vgpu-lab-guest await /tmp/count.done; trace_stop"
 guest_calls=$REPLY
 host_calls=$(trace_stop)
 bells=$(($(doorbells) - bells))

@@ -7,13 +7,13 @@
 bugs() { grep -c 'kernel BUG' /var/log/xen/console/guest-g1.log; }
 save_restore() { xl save g1 /tmp/g1.save >/tmp/save.log 2>&1 && xl restore /tmp/g1.save >>/tmp/save.log 2>&1; }
 
-guest_run g1 60 'patiently vgpu-vecadd --size 256'
+guest_run g1 60 'vgpu-vecadd --size 256'
 old=$(guest_id g1)
 check save "domain $old" xl save g1 /tmp/g1.save
 check restore 'from the same file' xl restore /tmp/g1.save
 rm -f /tmp/g1.save
 wait_until 30 xenstore-exists "$(device g1)/state"
-guest_run g1 60 'patiently vgpu-vecadd --size 256'
+guest_run g1 60 'vgpu-vecadd --size 256'
 status=$?
 check restored-works "as domain $(guest_id g1): $REPLY" [ $status -eq 0 ]
 mark restored

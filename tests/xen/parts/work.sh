@@ -5,9 +5,9 @@
 register 1 --pool=A --priority=high --uuid=$UUID1 --arena-bytes=2M
 check device 'its device node appears' wait_until 20 xenstore-exists "$(device g1)/state"
 
-guest_run g1 60 'patiently vgpu-vecadd'
+guest_run g1 60 'vgpu-vecadd'
 check vecadd "$REPLY" [ $? -eq 0 ]
-guest_run g1 60 'patiently vgpu-gemm --size 48x32x64'
+guest_run g1 60 'vgpu-gemm --size 48x32x64'
 check gemm "$REPLY" [ $? -eq 0 ]
 mark worked
 
@@ -18,7 +18,7 @@ guest_run g1 30 'for n in vm-id pool priority name uuid max-arena-bytes; do xens
     VGPU_VM_ID=2 vgpu-lab-guest who I-am'
 check claims "it says it is VM 2; $REPLY" [ "$REPLY" = 'I-am vm=1 pool=A priority=0 backend=cpu arena=2097152' ]
 
-guest_run g2 60 'patiently vgpu-vecadd --size 256'
+guest_run g2 60 'vgpu-vecadd --size 256'
 status=$?
 check unregistered "exit $status: $REPLY" refused_unregistered $status g2
 
@@ -30,6 +30,6 @@ status=$?
 check grant-limit "exit $status: $REPLY" refused_naming $status gntalloc limit
 $CTL remove-vm --vm-id=2 >/dev/null && register 2 --pool=A --priority=low --uuid=$UUID2 --arena-bytes=1M
 wait_until 20 xenstore-exists "$(device g2)/state"
-guest_run g2 60 'patiently vgpu-vecadd --size 256'
+guest_run g2 60 'vgpu-vecadd --size 256'
 check registered-later "$REPLY" [ $? -eq 0 ]
 mark registered
