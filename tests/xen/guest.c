@@ -3,11 +3,11 @@
  * vgpu-lab-guest: what the scenarios run in a domain (and in dom0, as a guest without Xen): load whose completions are
  * accounted for one by one, queues for the order of priorities, and guests that turn on their host.
  *
- *   flow STOP-FILE [nops]  numbered descriptors until the file is there; verified results unless nops
+ *   flow STOP-FILE [calm]  numbered descriptors with verified results until the file is there; calm: with rests in between,
+ *                          which leave the processors to others
  *   count N                N descriptors, one at a time, never sleeping, while the kernel's tracing is on
  *   order N DIR            attaches (DIR/attached), waits for DIR/go, submits N (DIR/submitted), waits; sequence numbers
  *                          of their execution go to DIR/seq
- *   stall SECONDS          one descriptor on which the device stands still (needs debug.debug_ops)
  *   cycles N               attaches, works, detaches, N times
  *   await FILE...          waits until one of them is there
  *   who TEXT               prints what the host says about this VM
@@ -101,14 +101,16 @@ static void progress_write(const char *stop_file, const struct e2e_flow *f)
     rename(part, path);
 }
 
-static int run_flow(const char *stop_file, bool nops)
+static int run_flow(const char *stop_file, bool calm)
 {
     bool stop = false;
-    struct e2e_flow f = {.v = open_with(0, 0), .work = nops ? E2E_NOPS : E2E_VERIFIED, .total = UINT64_MAX, .stop = &stop,
+    struct e2e_flow f = {.v = open_with(0, 0), .work = E2E_VERIFIED, .total = UINT64_MAX, .stop = &stop,
                          .rng = vgpu_now_ns(), .burst_max = 16};
     uint64_t next_ms = 0;
 
     while (e2e_flow_step(&f)) {
+        if (calm)
+            e2e_sleep_ms(5);
         if (e2e_now_ms() < next_ms)
             continue;
         next_ms = e2e_now_ms() + 200;
@@ -178,19 +180,6 @@ static int run_order(unsigned n, const char *dir)
     vgpu_close(v);
     printf("%llu %llu\n", (unsigned long long)low, (unsigned long long)high);
     return 0;
-}
-
-static int run_stall(unsigned seconds)
-{
-    struct vgpu *v = open_with(0, 0);
-    struct vgpu_request r = {.opcode = VGPU_OP_DEBUG, .sub = VGPU_DEBUG_STALL, .arg = {seconds * 1000000u}};
-    struct vgpu_completion c = {0};
-
-    e2e_check(vgpu_submit(v, &r, NULL) == 0, "%s", vgpu_strerror(v));
-    int rc = vgpu_wait(v, &c, 1, UINT64_MAX);
-    printf("stalled: %d, status %u, execution %llu\n", rc, c.status, (unsigned long long)c.exec_seq);
-    vgpu_close(v);
-    return rc == 1 && c.status == VGPU_OK ? 0 : 1;
 }
 
 static int run_cycles(unsigned n)
@@ -315,7 +304,7 @@ static int run_attack(const char *how, unsigned seconds)
 
 static int usage(void)
 {
-    fprintf(stderr, "usage: vgpu-lab-guest flow STOP-FILE [nops] | count N | order N DIR | stall SECONDS | cycles N | "
+    fprintf(stderr, "usage: vgpu-lab-guest flow STOP-FILE [calm] | count N | order N DIR | cycles N | "
                     "await FILE... | who TEXT | arena MIB | scribble|revoke|unbell SECONDS\n");
     return 2;
 }
@@ -330,8 +319,6 @@ int main(int argc, char **argv)
         return run_count(strtoull(argv[2], NULL, 10));
     if (strcmp(mode, "order") == 0 && argc > 3)
         return run_order((unsigned)atoi(argv[2]), argv[3]);
-    if (strcmp(mode, "stall") == 0)
-        return run_stall((unsigned)atoi(argv[2]));
     if (strcmp(mode, "cycles") == 0)
         return run_cycles((unsigned)atoi(argv[2]));
     if (strcmp(mode, "await") == 0)

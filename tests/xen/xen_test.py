@@ -28,7 +28,7 @@ PVH = {'pvh': True, 'arguments': 'lab.type=pvh lab.memory=128', 'memory_mib': 15
 PVH_DOM0 = {**PVH, 'xen': 'dom0=pvh', 'machine': ['-machine', 'q35', '-device', 'amd-iommu']}
 # suite: [(parts, seconds that they may take, options of Lab.boot)]: one boot each. Limits are for a machine that is busy.
 SUITES = {
-    'xen': [(['start', 'precheck', 'work', 'walls', 'hostile', 'life', 'quiet', 'leaks'], 1100,
+    'xen': [(['start', 'precheck', 'work', 'walls', 'hostile', 'life', 'leaks', 'quiet'], 1100,
              {'arguments': 'lab.cycles=1 lab.attaches=10'})],
     'xen-ten': [
         (['ten'], 1200, {'memory_mib': 2800}),

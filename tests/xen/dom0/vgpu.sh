@@ -38,9 +38,9 @@ local_guest() { # NUMBER COMMAND...: a process of dom0 as that VM
 }
 
 # ---- load in a domain: vgpu-lab-guest flow, whose completions are accounted for one by one ----
-flow_start() { # NAME [nops]
-    guest_run "$1" 20 'rm -f /tmp/stop /tmp/stop.progress /tmp/flow /tmp/flow.status'
-    guest_background "$1" "vgpu-lab-guest flow /tmp/stop $2 >/tmp/flow 2>&1; echo \$? >/tmp/flow.status"
+flow_start() { # NAME [calm]
+    guest_background "$1" "rm -f /tmp/stop /tmp/stop.progress /tmp/flow /tmp/flow.status
+        vgpu-lab-guest flow /tmp/stop $2 >/tmp/flow 2>&1; echo \$? >/tmp/flow.status"
 }
 flow_done() { guest_run "$1" 20 'cat /tmp/stop.progress' && echo "$REPLY"; }
 flow_gets_on() {

@@ -3,7 +3,7 @@
 # expects: scribble revoke unbell store-garbage neighbour daemon-lives attacker-again
 
 executors=$(pidof vgpu-exec)
-flow_start g1
+flow_start g1 calm
 wait_until 30 flow_gets_on g1
 for attack in scribble revoke unbell; do
     guest_run g2 60 "vgpu-lab-guest $attack 2"

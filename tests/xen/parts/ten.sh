@@ -105,7 +105,8 @@ for pool in A B; do
         esac
     done
     # As many as may be on the device at once.
-    check order-$(echo $pool | tr AB ab) "of $EACH each: before the last high one $m medium and $l low, before the last medium one $lm low" \
+    check order-$(echo $pool | tr AB ab) \
+        "of $EACH each: before the last high one $m medium and $l low, before the last medium one $lm low" \
         [ "$high" -ge $EACH -a "$medium" -gt "$high" -a "$m" -le 8 -a "$l" -le 4 -a "$lm" -le 4 ]
 done
 for name in $NAMES; do xl destroy "$name"; done

@@ -5,7 +5,7 @@
 # expects: store-control store-own-properties readonly-map readonly-write readonly-control
 
 D1=$(guest_id g1) D2=$(guest_id g2)
-flow_start g1
+flow_start g1 calm
 wait_until 30 flow_gets_on g1
 
 # References from the hypervisor's own list, whatever the nodes say.
