@@ -29,7 +29,7 @@ class Error(OSError):
 class _Options(ctypes.Structure):
     _fields_ = [('vm_id', ctypes.c_uint32), ('socket_path', ctypes.c_char_p), ('token_path', ctypes.c_char_p),
                 ('arena_bytes', ctypes.c_uint64), ('ring_slots', ctypes.c_uint32), ('flags', ctypes.c_uint32),
-                ('spin_ns', ctypes.c_uint64)]
+                ('spin_ns', ctypes.c_uint64), ('host_timeout_ns', ctypes.c_uint64)]
 
 
 class _Tensor(ctypes.Structure):
@@ -122,7 +122,7 @@ class Guest:
 
     def __init__(self, vm_id=0, socket=None, token=None, arena_bytes=0):
         self._lib, self._v, self._dead = _library(), ctypes.c_void_p(), []
-        options = _Options(vm_id, socket and os.fsencode(socket), token and os.fsencode(token), arena_bytes, 0, 0, 0)
+        options = _Options(vm_id, socket and os.fsencode(socket), token and os.fsencode(token), arena_bytes, 0, 0, 0, 0)
         why = ctypes.create_string_buffer(256)
         rc = self._lib.vgpu_open(ctypes.byref(options), ctypes.byref(self._v), why, len(why))
         if rc:
