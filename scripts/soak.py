@@ -17,8 +17,8 @@ import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # (sample's key, title, unit, how much it may rise over the whole run, and that as a share of its level at the start).
-# The larger of the two counts. Latency is of a busy, shared machine: a percentile of one in a hundred
-# is some slices of the kernel's scheduler away from the next, so only what no scheduler explains is drift.
+# The larger of the two counts. Latency is of a machine that others may use too, so it is judged without what its threads
+# waited for a CPU (soak.c); percentiles are shown, not judged.
 BOUNDS = [
     ('vgpud_rss_kb', 'memory of vgpud', 'KiB', 1024, 0.05),
     ('vgpud_fds', 'open descriptors of vgpud', '', 4, 0.10),
@@ -27,10 +27,11 @@ BOUNDS = [
     ('executors_fds', 'open descriptors of the executors', '', 4, 0.10),
     ('own_rss_kb', 'memory of the guests that survive', 'KiB', 4096, 0.10),
     ('own_fds', 'open descriptors of the guests that survive', '', 2, 0.0),
-    ('p50_us', 'a NOP of an undisturbed guest, p50', 'us', 100, 1.0),
-    ('p99_us', 'a NOP of an undisturbed guest, p99', 'us', 20000, 2.0),
+    ('net_us', 'a NOP of an undisturbed guest, mean, less waiting for a CPU', 'us', 100, 1.0),
 ]
-SHOWN = [('done', 'descriptors done in a second', ''), ('guests_killed', 'guests killed -9, sum', ''),
+SHOWN = [('p50_us', 'a NOP of an undisturbed guest, p50', 'us'), ('p99_us', 'a NOP of an undisturbed guest, p99', 'us'),
+         ('waited_us', 'waiting for a CPU, of all threads on the way of a NOP', 'us'),
+         ('done', 'descriptors done in a second', ''), ('guests_killed', 'guests killed -9, sum', ''),
          ('executors_killed', 'executors killed -9, sum', ''), ('priority_changes', 'changes of priority, sum', '')]
 SAMPLES_MIN = 12
 WIDTH, HEIGHT, EDGE = 860, 150, 8
@@ -51,6 +52,9 @@ def judge(samples):
     kept = samples[len(samples) // 10:]
     verdicts = []
     for key, title, unit, most, share in BOUNDS:
+        if key == 'net_us' and samples[0][key] < 0:
+            print('# latency is not judged: this kernel does not count how long threads wait (/proc/PID/schedstat)')
+            continue
         start, rise = drift([s[key] for s in kept])
         verdicts.append((key, title, unit, start, rise, max(most, share * start)))
     return verdicts
