@@ -212,7 +212,8 @@ def killed(daemon, rng):
             model, made = after, made + 1
         elif not done and len([seq for seq in seqs if seq > first]) == after.rows:
             model = after  # one that changes nothing but the history
-        assert vms == model.vms, (request, {i: (vms.get(i), model.vms.get(i)) for i in {*vms, *model.vms} if vms.get(i) != model.vms.get(i)})
+        wrong = {i: (vms.get(i), model.vms.get(i)) for i in {*vms, *model.vms} if vms.get(i) != model.vms.get(i)}
+        assert not wrong, (request, wrong)
         assert pools == model.pools, (request, pools, model.pools)
         seqs = [seq for seq in seqs if seq > first]
         assert seqs == list(range(first + 1, first + 1 + model.rows)), (request, len(seqs), model.rows)
@@ -233,8 +234,8 @@ def main():
         status = rig.run_tests([('killed_at_random_points_of_a_thousand_writes',
                                  lambda: facts.append(killed(daemon, random.Random(seed))))])
     for acknowledged, made in facts:
-        print(f'shows: vgpud killed -9 {KILLS} times at random points of {acknowledged} acknowledged writes of 15 kinds: all there '
-              f'each time, {made} that were under way made as a whole, none by half (seed {seed})')
+        print(f'shows: vgpud killed -9 {KILLS} times at random points of {acknowledged} acknowledged writes of 15 kinds: all '
+              f'there each time, {made} that were under way made as a whole, none by half (seed {seed})')
     if status:
         print(f'# VGPU_TEST_SEED={seed} repeats the random choices')
     return status
