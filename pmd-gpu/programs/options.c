@@ -21,7 +21,8 @@ static const struct {
     NUMBER(start_ms, 1, 600000, 60000),
     NUMBER(device_mib, 1, 1u << 20, 4096),
     NUMBER(memory_mib, 0, 1u << 20, 0),
-    NUMBER(quantum_us, 1, 10000000, 2000),
+    NUMBER(quantum_us, 1, 10000000, 8000),
+    NUMBER(linger_us, 0, 1000000, 200),
     NUMBER(depth, 1, 32, 2),
     NUMBER(spin_us, 0, 1000000, 50),
 };
@@ -85,7 +86,7 @@ static int option_set(const char *key, const char *value, struct vgpu_programs_o
     return vgpu_err_set(
         err, EINVAL,
         "programs: there is no \"%.40s\"; expected plugin, worker, client, deadline_ms, load_deadline_ms, "
-        "start_ms, device_mib, memory_mib, quantum_us, depth, spin_us, sharing or subprocess",
+        "start_ms, device_mib, memory_mib, quantum_us, linger_us, depth, spin_us, sharing or subprocess",
         key);
 }
 

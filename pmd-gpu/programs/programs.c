@@ -39,6 +39,8 @@ struct prog_vm {
     uint64_t head_since; /* ns since when the oldest of `sent` is that */
     uint64_t full_since; /* ns since when its worker owes us room although it has answered everything; 0: it does not */
     uint64_t start_again_ns;
+    uint64_t rest_ns;   /* when the last of its executions ended */
+    uint32_t turn_priority; /* of the execution that was sent last */
     uint64_t device_ns; /* that its executions took, since the region came; evened out between VMs */
     uint64_t *usage;    /* the same as measured, for the accounts; NULL: nobody keeps them */
 };
@@ -60,6 +62,8 @@ struct vgpu_programs {
     enum { DEVICE_BELOW, DEVICE_LEAVING, DEVICE_PROGRAMS } device;
     uint32_t below, below_at[VGPU_PRIO_COUNT]; /* operations that the backend below has, of all VMs */
     uint64_t below_ns, below_since_ns;         /* like prog_vm.device_ns, of all that it runs while programs wait */
+    uint64_t below_rest_ns;                    /* when its last operation ended, and which priority it had */
+    uint32_t below_last;
     bool contended;                            /* they do */
     uint32_t polls;
     uint64_t now_ns; /* as of this poll */
@@ -155,6 +159,7 @@ static int below_submit(struct vgpu_programs *p, struct prog_vm *vm, struct vgpu
         vm->below++;
         p->below++;
         p->below_at[op->priority]++;
+        p->below_last = op->priority;
     }
     return rc;
 }
@@ -263,6 +268,28 @@ static uint32_t below_wants(const struct vgpu_programs *p)
     return best;
 }
 
+/*
+ * Giving the device to another costs more than waiting for a client that asks for one thing after the other: who had it
+ * keeps it for this long after its last operation, unless its turn is over or a higher priority waits.
+ */
+static bool just_now(const struct vgpu_programs *p, uint64_t rest_ns)
+{
+    return p->now_ns - rest_ns < over.options.linger_us * 1000;
+}
+
+/* Does the holder of the turn have a use for it? */
+static bool holds_on(const struct vgpu_programs *p, const struct prog_vm *vm)
+{
+    return vm->executing || (wants_turn(vm) && state_of(vm) == WORKER_READY) || just_now(p, vm->rest_ns);
+}
+
+/* A VM's pause between two executions of its turn is its own time: it had the device. */
+static void pause_counts(const struct vgpu_programs *p, struct prog_vm *vm)
+{
+    if (!vm->executing && just_now(p, vm->rest_ns))
+        vm->device_ns += p->now_ns - vm->rest_ns;
+}
+
 static uint64_t turn_end(const struct vgpu_programs *p)
 {
     return p->now_ns + over.options.quantum_us * 1000;
@@ -278,6 +305,8 @@ static void device_to_below(struct vgpu_programs *p)
             least = p->vms[p->active[i]].device_ns;
     if (least != UINT64_MAX && p->below_ns < least)
         p->below_ns = least;
+    if (p->holder)
+        pause_counts(p, &p->vms[p->holder - 1]);
     p->holder = 0;
     p->device = DEVICE_BELOW;
     p->contended = false;
@@ -295,6 +324,10 @@ static bool device_choose(struct vgpu_programs *p, const struct prog_vm *holder)
     uint32_t below = below_wants(p);
     const struct prog_vm *best = turn_next(p, NULL);
     uint32_t programs = best ? best->waiting.head->op->priority : VGPU_PRIO_COUNT;
+    if (holder && holder->turn_priority < programs && holds_on(p, holder))
+        programs = holder->turn_priority;
+    if (below == VGPU_PRIO_COUNT && p->device == DEVICE_BELOW && just_now(p, p->below_rest_ns))
+        below = p->below_last;
 
     if (p->device == DEVICE_PROGRAMS) {
         bool over_time = p->now_ns >= p->turn_ends_ns;
@@ -338,14 +371,15 @@ static void turn_choose(struct vgpu_programs *p)
         return;
     struct prog_vm *best = turn_next(p, holder);
     if (!best) {
-        if (holder && idle(holder))
+        if (holder && !holds_on(p, holder))
             p->holder = 0;
         else if (holder && (p->turn_ends_ns == 0 || below_wants(p) == VGPU_PRIO_COUNT))
             p->turn_ends_ns = turn_end(p);
         return;
     }
-    if (holder && wants_turn(holder) && state_of(holder) == WORKER_READY) {
-        uint32_t hp = holder->waiting.head->op->priority, bp = best->waiting.head->op->priority;
+    if (holder && holds_on(p, holder)) {
+        uint32_t hp = wants_turn(holder) ? holder->waiting.head->op->priority : holder->turn_priority;
+        uint32_t bp = best->waiting.head->op->priority;
         bool over_time = p->now_ns >= p->turn_ends_ns && best->device_ns <= holder->device_ns;
         if (hp < bp || (hp == bp && !over_time)) {
             if (p->turn_ends_ns == 0) /* who it was to make room for has left */
@@ -357,6 +391,8 @@ static void turn_choose(struct vgpu_programs *p)
         p->turn_ends_ns = 0; /* nothing more of it is sent: what runs, ends */
         return;
     }
+    if (holder)
+        pause_counts(p, holder);
     p->holder = best->worker.vm + 1;
     p->turn_ends_ns = turn_end(p);
 }
@@ -392,6 +428,10 @@ static bool send_program(struct vgpu_programs *p, struct prog_vm *vm)
         (void)ignored;
     }
     list_take(&vm->waiting);
+    if (execute) {
+        pause_counts(p, vm);
+        vm->turn_priority = op->priority;
+    }
     if (!vm->sent.head)
         vm->head_since = p->now_ns;
     list_add(&vm->sent, n);
@@ -448,6 +488,7 @@ static void replies(struct vgpu_programs *p, struct prog_vm *vm)
             uint64_t most = p->now_ns - vm->head_since;
             uint64_t ns = r.device_ns < most ? r.device_ns : most;
             vm->executing--;
+            vm->rest_ns = p->now_ns;
             vm->device_ns += over.options.together ? ns : most;
             if (vm->usage)
                 vgpu_count(vm->usage, ns);
@@ -522,6 +563,8 @@ static uint32_t programs_poll(struct vgpu_backend *b, struct vgpu_op **done, uin
         p->below--;
         p->below_at[done[i]->priority]--;
     }
+    if (p->shares && n && p->below == 0)
+        p->below_rest_ns = vgpu_now_ns();
     if (vgpu_likely(p->active_count == 0 && !p->done.head))
         return n;
     p->now_ns = vgpu_now_ns();
@@ -565,7 +608,7 @@ static int programs_region_add(struct vgpu_backend *b, uint32_t slot, void *aren
     }
     vm->attached = vm->cancelled = vm->timed_out = false;
     vm->start_again_ns = 0;
-    vm->device_ns = 0;
+    vm->device_ns = vm->rest_ns = 0;
     vm->usage = NULL;
     return 0;
 }

@@ -12,7 +12,8 @@
  * Turns: two contexts on a GPU that both have work are time-sliced at a cost of an order of magnitude
  * (docs/performance.md), so unless `sharing=together` one VM at a time has executions on the device: the highest
  * priority that waits, inside it the one that used the least device time; a turn ends after `quantum_us`, or when
- * someone of higher priority waits.
+ * someone of higher priority waits, or when its VM has asked for nothing for `linger_us`. What the backend below runs
+ * counts as one more that takes turns, where that backend has `pause`.
  */
 #ifndef VGPU_PMD_GPU_PROGRAMS_H
 #define VGPU_PMD_GPU_PROGRAMS_H
@@ -31,6 +32,7 @@ struct vgpu_programs_options {
     uint64_t device_mib;                   /* tensors of one VM, at most */
     uint64_t memory_mib;                   /* address space that a worker may take for data; 0: no limit */
     uint64_t quantum_us;                   /* of a turn while another of the same priority waits */
+    uint64_t linger_us;                    /* who has the turn keeps it for so long without an operation */
     uint64_t depth;                        /* executions of a turn that are handed over at once */
     uint64_t spin_us;                      /* how long an idle worker polls before it sleeps */
     bool together;                         /* no turns */

@@ -233,6 +233,9 @@ Test(programs, turns_do_not_overlap_and_are_fair)
     rig_open("quantum_us=6000");
     uint32_t n[3] = {40, 20, 20};
     for (uint32_t vm = 0; vm < 3; vm++)
+        execute_as(vm, 1, FAKE_OK, 100); /* their workers are there */
+    collect();
+    for (uint32_t vm = 0; vm < 3; vm++)
         for (uint32_t i = 0; i < n[vm]; i++)
             execute_as(vm, 1, FAKE_SLOW, i);
     collect();
@@ -251,6 +254,31 @@ Test(programs, turns_do_not_overlap_and_are_fair)
     for (uint32_t i = 0; i < n[0]; i++)
         by_then += span(0, i)->to_ns < end[1];
     cr_expect(by_then >= 3 && by_then < n[0], "%u executions of VM 0 beside 20 each of the others", by_then);
+    rig_close();
+}
+
+/* Who asks for one thing after the other keeps its turn in between; not against a higher priority. */
+Test(programs, a_short_pause_is_no_end_of_a_turn)
+{
+    rig_open("quantum_us=10000000,linger_us=300000");
+    execute_as(2, 0, FAKE_OK, 0); /* their workers are there */
+    execute_as(1, 1, FAKE_OK, 0);
+    collect();
+    execute_as(0, 1, FAKE_OK, 0);
+    collect();
+    execute_as(1, 1, FAKE_OK, 1);
+    collect();
+    cr_expect_geq(span(1, 1)->from_ns - span(0, 0)->to_ns, 300000000, "it did not wait for the holder of the turn");
+    rig_close();
+    rig_open("quantum_us=10000000,linger_us=1000000");
+    execute_as(0, 1, FAKE_OK, 0);
+    execute_as(1, 0, FAKE_OK, 0);
+    collect();
+    execute_as(0, 1, FAKE_OK, 1);
+    uint64_t asked = vgpu_now_ns();
+    execute_as(1, 0, FAKE_OK, 1);
+    collect();
+    cr_expect_lt(span(1, 1)->from_ns - asked, 900000000, "a higher priority waited for a pause");
     rig_close();
 }
 
@@ -568,7 +596,7 @@ Test(programs, options)
     cr_expect_eq(o.plugin[0], 0);
     cr_assert_eq(vgpu_programs_parse("plugin=/x,client=a=1;b=two,depth=4,sharing=together", &o, &err), 0);
     cr_expect_str_eq(o.client, "a=1;b=two");
-    cr_expect(o.together && o.depth == 4 && o.quantum_us == 2000);
+    cr_expect(o.together && o.depth == 4 && o.quantum_us == 8000);
 }
 
 /* Paths that cannot work are said at the start, not at the first program. */
