@@ -159,4 +159,17 @@ MUTANTS = [
      '    vgpu_xen_grants_close(&s->grants);\n    s->directory = NULL;', '    s->directory = NULL;', 'fuzz-xen', None, 'plain'),
     ('attach-ladder', 'a refused attachment keeps its range of the heap', 'core/attach.c',
      'err_heap:\n    vgpu_memspace_free(&e->heap, slot + 1);\n', 'err_heap:\n', 'ladders', ['attach'], 'plain'),
+    ('programs-turn-lost', 'a turn that was stopped for somebody who then left is not taken up again',
+     'pmd-gpu/programs/programs.c', '            if (p->turn_ends_ns == 0) /* who it was to make room for has left */\n'
+     '                p->turn_ends_ns = turn_end(p);\n', '', 'pmd-gpu-programs', ['--filter', 'programs/a_turn_that*'], 'plain'),
+    ('programs-no-credit-deadline', 'a worker that gives no room back has no deadline', 'pmd-gpu/programs/programs.c',
+     '    if ((!vm->sent.head && !vm->full_since) || state_of', '    if (!vm->sent.head || state_of', 'pmd-gpu-programs',
+     ['--filter', 'programs/a_worker_that_keeps*'], 'plain'),
+    ('programs-status-believed', 'a status that a worker made up reaches the guest', 'pmd-gpu/programs/programs.c',
+     'r.status < VGPU_STATUS_COUNT ? (uint16_t)r.status : VGPU_E_BACKEND', '(uint16_t)r.status', 'pmd-gpu-programs',
+     ['--filter', 'programs/what_a_worker_says*'], 'plain'),
+    ('sandbox-no-memory-bound', 'the bound of memory is not set', 'sandbox/sandbox.c', 'if (rc == 0 && p->data_bytes)',
+     'if (rc == 0 && false)', 'sandbox', ['--filter', 'sandbox/memory*'], 'plain'),
+    ('libvgpu-half-a-tensor', 'a tensor of which a piece failed stays on the host', 'guest-lib/programs.c',
+     '        if (rc && at)\n', '        if (rc && false)\n', 'guest-programs', ['--filter', 'programs/pieces*'], 'plain'),
 ]
