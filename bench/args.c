@@ -57,6 +57,8 @@ static const struct option_row rows[] = {
      AT(chrome), 0, 0, 1, 0, 0, NULL},
     {"gpu-options", "K=V,...", "more options of the cuda executor", TEXT, BENCH_TAKES_ENGINE, AT(gpu_options), 0, 0, 1, 0,
      0, NULL},
+    {"refuse-noisy", NULL, "stop with exit status 3 after a suite during which others ran on its cores", FLAG, 0,
+     AT(refuse_noisy), 0, 0, 1, 0, 0, NULL},
     {"gpu-small", NULL, "small sizes and two tenants, to see whether all works", FLAG, BENCH_TAKES_ENGINE, AT(gpu_small), 0, 0, 1,
      0, 0, NULL},
 };
@@ -65,7 +67,7 @@ static const struct option_row rows[] = {
 static void usage(FILE *to)
 {
     fprintf(to, "usage: vgpu-bench [OPTION...] SUITE...\n"
-                "       vgpu-bench compare A.json B.json\n"
+                "       vgpu-bench compare [--even-noisy] A.json B.json\n"
                 "       vgpu-bench plan --vms N --rate R [OPTION...]\n\n"
                 "  --list [SUITE...]    show suites and what they compare, and stop\n"
                 "  --json[=FILE]        one JSON object a line; without FILE on stdout, tables then go to stderr\n"

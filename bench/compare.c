@@ -5,7 +5,8 @@
  * Two things speak for a difference: the interval of the ratio of medians (a percentile bootstrap over rounds, Efron &
  * Tibshirani, An Introduction to the Bootstrap, ch. 13) leaves out 1 by more than what a reader calls the same, and the
  * rounds of one side lie mostly on one side of the other's (Cliff's delta: P(b > a) - P(b < a), which no single round can
- * carry). Only both make a row slower or faster.
+ * carry). Only both make a row slower or faster. Rows of a run that says of itself that others ran where it measured get no
+ * verdict unless asked for: a neighbour that came or went between two runs looks like a change.
  */
 #include <errno.h>
 #include <jansson.h>
@@ -22,6 +23,7 @@ struct side {
     char *key; /* bench, subject, params, metric */
     const char *unit;
     const json_t *host;
+    bool noisy;
     double value[BENCH_REPS_MAX];
     int rounds;
 };
@@ -68,6 +70,7 @@ static int row_read(struct rows *r, const json_t *row)
     r->count++;
     s->unit = unit;
     s->host = json_object_get(row, "host");
+    s->noisy = json_is_true(json_object_get(json_object_get(row, "noise"), "noisy"));
     for (size_t i = 0; i < json_array_size(values) && s->rounds < BENCH_REPS_MAX; i++)
         if (json_is_number(json_array_get(values, i)))
             s->value[s->rounds++] = json_number_value(json_array_get(values, i));
@@ -156,13 +159,35 @@ static bool same_host(const struct side *a, const struct side *b)
     return true;
 }
 
-static int compare(const struct rows *a, const struct rows *b)
+static size_t noisy_of(const struct rows *r)
+{
+    size_t n = 0;
+
+    for (size_t i = 0; i < r->count; i++)
+        n += r->side[i].noisy;
+    return n;
+}
+
+/* Said before the table and behind it: it is longer than a screen. */
+static void noise_say(const struct rows *a, const struct rows *b, bool even_noisy)
+{
+    size_t of_a = noisy_of(a), of_b = noisy_of(b);
+
+    if (of_a || of_b)
+        printf("**** NOISY HOST: others ran where %zu of %zu rows of A and %zu of %zu rows of B were measured. %s ****\n", of_a,
+               a->count, of_b, b->count,
+               even_noisy ? "Verdicts on them are doubtful (--even-noisy)."
+                          : "They get no verdict: measure again on a quiet host, or add --even-noisy.");
+}
+
+static int compare(const struct rows *a, const struct rows *b, bool even_noisy)
 {
     static const char *const heading[] = {"what", "unit", "A", "B", "B / A", "95 %", "delta", "verdict", NULL};
     struct bench_table t;
-    int slower = 0, faster = 0, only = 0;
+    int slower = 0, faster = 0, only = 0, refused = 0;
     bool one_host = true;
 
+    noise_say(a, b, even_noisy);
     bench_table_init(&t, 8);
     bench_table_names(&t, heading);
     for (size_t i = 0; i < a->count; i++) {
@@ -176,6 +201,9 @@ static int compare(const struct rows *a, const struct rows *b)
         bench_bootstrap_ratio(x->value, x->rounds, y->value, y->rounds, &low, &high);
         one_host &= same_host(x, y);
         const char *said = same_host(x, y) ? verdict(x, y, low, high, delta) : "another machine";
+        bool noisy = (x->noisy || y->noisy) && same_host(x, y);
+        said = noisy && !even_noisy ? "NOISY HOST" : said;
+        refused += noisy && !even_noisy;
         slower += !strcmp(said, "SLOWER");
         faster += !strcmp(said, "faster");
         bench_table_add(&t, "%s", x->key);
@@ -185,30 +213,47 @@ static int compare(const struct rows *a, const struct rows *b)
         bench_table_add(&t, "%.3f", my / mx);
         bench_table_add(&t, "%.3f..%.3f", low, high);
         bench_table_add(&t, "%+.2f", delta);
-        bench_table_add(&t, "%s", said);
+        bench_table_add(&t, "%s%s", said, noisy && even_noisy ? " (noisy host)" : "");
     }
     bench_table_show(&t, 8, stdout);
     if (!one_host)
         printf("The machines differ: nothing of them is judged. Compare ratios within one run instead.\n");
     if (only)
         printf("%d rows of A are not in B.\n", only);
-    printf("%d slower, %d faster\n", slower, faster);
-    return slower ? 1 : 0;
+    noise_say(a, b, even_noisy);
+    printf("%d slower, %d faster", slower, faster);
+    if (refused)
+        printf(", %d without a verdict since the host was noisy", refused);
+    putchar('\n');
+    return slower ? 1 : refused ? 2 : 0;
 }
 
 int bench_compare(int argc, char **argv)
 {
     struct rows a = {NULL, NULL, 0}, b = {NULL, NULL, 0};
-    int rc = 2;
+    const char *files[2];
+    bool even_noisy = false, help = false;
+    int rc = 2, n = 0, wrong = 0;
 
-    if (argc != 2 || argv[0][0] == '-' || argv[1][0] == '-') {
-        fprintf(argc == 1 && !strcmp(argv[0], "--help") ? stdout : stderr,
-                "usage: vgpu-bench compare A.json B.json\n"
-                "B against A. Exit: 0 nothing is slower, 1 something is, 2 they cannot be compared.\n");
-        return argc == 1 && !strcmp(argv[0], "--help") ? 0 : 2;
+    for (int i = 0; i < argc; i++) {
+        if (!strcmp(argv[i], "--even-noisy"))
+            even_noisy = true;
+        else if (!strcmp(argv[i], "--help"))
+            help = true;
+        else if (argv[i][0] == '-' || n == 2)
+            wrong++;
+        else
+            files[n++] = argv[i];
     }
-    if (rows_load(argv[0], &a) == 0 && rows_load(argv[1], &b) == 0)
-        rc = compare(&a, &b);
+    if (help || wrong || n != 2) {
+        fprintf(help ? stdout : stderr,
+                "usage: vgpu-bench compare [--even-noisy] A.json B.json\n"
+                "B against A. Rows that were measured on a noisy host get no verdict; with --even-noisy they get one.\n"
+                "Exit: 0 nothing is slower, 1 something is, 2 they cannot be compared, or some only with --even-noisy.\n");
+        return help ? 0 : 2;
+    }
+    if (rows_load(files[0], &a) == 0 && rows_load(files[1], &b) == 0)
+        rc = compare(&a, &b, even_noisy);
     rows_free(&a);
     rows_free(&b);
     return rc;

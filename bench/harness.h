@@ -84,6 +84,7 @@ struct bench {
     int cores[BENCH_CORES_MAX]; /* to use, in order: one of each physical core first */
     int n_cores;
     bool cores_given;
+    bool refuse_noisy; /* end with BENCH_NOISY after a suite that was measured while others ran on its cores */
     bool cores_shared; /* one was given twice: everything runs, no goal is judged */
     /* Facts. */
     char *host_json; /* a JSON object */
@@ -98,6 +99,7 @@ struct bench {
 };
 
 #define BENCH_SKIPPED 77 /* a suite's return: it cannot run here at all, and has said why; the exit status too */
+#define BENCH_NOISY   3  /* exit status: --refuse-noisy, and the host was */
 typedef int bench_suite_fn(struct bench *b);
 /* Options that mean something to a suite; the others mean something to all. */
 #define BENCH_TAKES_DURATION (1u << 0)

@@ -66,7 +66,8 @@ int main(int argc, char **argv)
     static struct bench b;
     static struct bench_mem mem;
     const char *names[16];
-    bool failed = false, measured = false;
+    bool failed = false, measured = false, refused = false;
+    char noisy[256] = "";
     int skipped = 0;
 
     if (argc > 1 && strcmp(argv[1], "compare") == 0)
@@ -89,10 +90,14 @@ int main(int argc, char **argv)
     }
     b.mem = &mem;
     bench_host_init(&b);
-    for (int i = 0; i < n; i++) {
+    for (int i = 0; i < n && !refused; i++) {
         bench_noise_begin(&b);
         int rc = bench_suite_find(names[i])->run(&b);
-        bench_noise_end(&b);
+        if (bench_noise_end(&b)) {
+            size_t at = strlen(noisy);
+            snprintf(noisy + at, sizeof(noisy) - at, "%s%s", at ? ", " : "", names[i]);
+            refused = b.refuse_noisy;
+        }
         failed |= rc && rc != BENCH_SKIPPED;
         skipped += rc == BENCH_SKIPPED;
         measured |= b.n_rows > 0;
@@ -104,10 +109,17 @@ int main(int argc, char **argv)
         fprintf(stderr, "vgpu-bench: nothing was measured: no measurement/subject name contains '%s' (see --list)\n", b.filter);
         failed = true;
     }
+    if (noisy[0] && n > 1) /* the line of a suite may be far up by now */
+        fprintf(b.text, "**** NOISY HOST: suites %s ****\n", noisy);
+    if (refused)
+        fprintf(stderr, "vgpu-bench: --refuse-noisy: the host was too noisy for suite %s; its rows say so, and no other "
+                "was run\n", noisy);
     bench_mem_fini(&mem);
     if (b.json && fflush(b.json)) {
         fprintf(stderr, "vgpu-bench: could not write all JSON rows: %m\n");
         failed = true;
     }
+    if (refused && !failed)
+        return BENCH_NOISY;
     return failed ? 1 : skipped == n && n > 0 ? BENCH_SKIPPED : 0;
 }

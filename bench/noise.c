@@ -179,7 +179,7 @@ bool bench_noise_end(struct bench *b)
         beyond(list, sizeof(list), "between the lowest and the highest clock frequency", n->frequency_percent, "% ");
     n->noisy = list[0] != '\0';
     if (n->noisy)
-        fprintf(b->text, "NOISY: %s: others ran where this was measured; ratios are doubtful, times worthless\n", list);
+        fprintf(b->text, "**** NOISY: %s: others ran where this was measured; ratios are doubtful, times worthless ****\n", list);
     return n->noisy;
 }
 

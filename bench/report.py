@@ -33,6 +33,8 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 10
 th, td { text-align: right; padding: .22rem .6rem; border-bottom: 1px solid var(--line); white-space: nowrap }
 th { color: var(--dim); font-weight: 500 } td:first-child, th:first-child, td.text, th.text { text-align: left }
 td.bar { width: 30%; min-width: 6rem } td.bar div { background: var(--bar); height: .7rem; border-radius: 2px }
+.alarm { border: 2px solid var(--bad); border-radius: 8px; padding: .5rem .8rem; margin: .8rem 0; color: var(--bad) }
+.alarm ul { margin: .3rem 0; padding-left: 1.2rem } .noisy { color: var(--bad); font-size: .75rem }
 .met { color: var(--good) } .missed { color: var(--bad); font-weight: 600 } .warn { color: var(--bad) }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 30rem), 1fr)); gap: 1rem }
 figure { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: .6rem }
@@ -80,6 +82,11 @@ def number(value, unit=''):
     return f'{value:,.0f}' if abs(value) >= 100 else f'{value:.3g}'
 
 
+def noisy(row):
+    """Others ran where it was measured; rows of before there was such a mark do not say."""
+    return row.get('noise', {}).get('noisy', False)
+
+
 def goals_of(rows):
     """(what, against, bound as text, reached, unit, verdict)"""
     for r in rows:
@@ -116,11 +123,11 @@ def goals_markdown(rows):
 def rows_csv(rows, path):
     with open(path, 'w', newline='', encoding='utf-8') as out:
         table = csv.writer(out)
-        table.writerow(['bench', 'subject', 'params', 'metric', 'value', 'min', 'max', 'unit', 'reps'])
+        table.writerow(['bench', 'subject', 'params', 'metric', 'value', 'min', 'max', 'unit', 'reps', 'noisy'])
         for r in rows:
             if r['metric'] != 'hist':
                 table.writerow([r['bench'], r['subject'], json.dumps(r['params'], sort_keys=True), r['metric'], r['value'],
-                                r['min'], r['max'], r['unit'], r['reps']])
+                                r['min'], r['max'], r['unit'], r['reps'], 'yes' if noisy(r) else 'no'])
 
 
 # ---- HTML ----
@@ -135,7 +142,7 @@ def goals_html(rows):
         kind = verdict if verdict in ('met', 'missed') else ''
         lines.append(f'<tr><td>{esc(r["subject"])}</td><td class="text">{esc(against)}</td><td>{esc(limit)}</td>'
                      f'<td>{number(r["value"], r["unit"])}</td><td class="wide">{esc(interval(r) or spread(r))}</td>'
-                     f'<td class="{kind}">{esc(verdict)}</td></tr>')
+                     f'<td class="{kind}">{esc(verdict)}{NOISY_MARK if noisy(r) else ""}</td></tr>')
     if not lines:
         return ''
     return ('<h2>Goals</h2><div class="scroll"><table><tr><th>what</th><th class="text">against</th><th>bound</th>'
@@ -229,7 +236,8 @@ def bench_html(name, rows):
         drawn.append(plots.cumulative(group, f'{of}: share of all that took no longer'))
     drawn += plots.against_vms(name, rows)
     drawn = ''.join(p for p in drawn if p)
-    return (f'<h2>{esc(name)}</h2>' + (f'<div class="plots">{drawn}</div>' if drawn else '') +
+    mark = NOISY_MARK if any(noisy(r) for r in rows) else ''
+    return (f'<h2>{esc(name)}{mark}</h2>' + (f'<div class="plots">{drawn}</div>' if drawn else '') +
             f'<details{"" if drawn else " open"}><summary>tables</summary>{"".join(tables)}</details>')
 
 
@@ -244,11 +252,28 @@ def host_html(rows):
                         for k, v in r.get('host', {}).items())
         load = r.get('host', {}).get('load', 0)
         busy = '<p class="warn">The machine was busy when this started: trust ratios, not times.</p>' if load > 1 else ''
-        if any(x.get('noise', {}).get('noisy') for x in rows if x.get('host') == r.get('host')):
-            busy += '<p class="warn">Others ran on the cores while this was measured: ratios are doubtful, times worthless.</p>'
         parts.append(f'<dl>{facts}</dl>{busy}')
     more = '<p class="warn">Rows of several machines or runs: nothing is compared across them.</p>' if len(seen) > 1 else ''
     return '<details><summary>machine</summary>' + '<hr>'.join(parts) + '</details>' + more
+
+
+NOISY_MARK = ' <strong class="noisy">NOISY</strong>'
+
+
+def noise_html(rows):
+    """On top of all, in plain sight: what was measured while others ran on the same cores, and how much of them there was."""
+    found = {}
+    for r in rows:
+        if noisy(r):
+            found.setdefault(json.dumps(r['noise'], sort_keys=True), set()).add(r['bench'].split('.')[0])
+    if not found:
+        return ''
+    lines = []
+    for text, suites in found.items():
+        facts = ', '.join(f'{k.replace("_", " ")} {number(v)}' for k, v in json.loads(text).items() if k != 'noisy' and v)
+        lines.append(f'<li>{esc(", ".join(sorted(suites)))}: {esc(facts)}</li>')
+    return ('<div class="alarm"><strong>NOISY HOST.</strong> Others ran on the cores while this was measured: ratios are '
+            f'doubtful, times worthless, and nothing here is a basis for a comparison.<ul>{"".join(lines)}</ul></div>')
 
 
 def report_html(rows, path):
@@ -261,7 +286,7 @@ def report_html(rows, path):
     text = (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>vgpu-bench</title>'
             f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head><body>'
             f'<h1>vgpu-bench</h1><p>What is compared ran interleaved in one run. Values are medians over rounds; only ratios '
-            f'within a run mean something.</p>{host_html(rows)}{goals_html(rows)}{body}</body></html>\n')
+            f'within a run mean something.</p>{noise_html(rows)}{host_html(rows)}{goals_html(rows)}{body}</body></html>\n')
     with open(path, 'w', encoding='utf-8') as out:
         out.write(text)
 

@@ -12,7 +12,7 @@ for argument in "$@"; do
     [ "$skip" = yes ] && { skip=no; continue; }
     case $argument in
     --list | --help | -h | --json | --json=*) exec "$bench" "$@" ;;
-    --*=* | --gpu-small) ;;
+    --*=* | --gpu-small | --refuse-noisy) ;;
     --*) skip=yes ;; # its value comes next
     -*) ;;
     *) suites=yes ;;

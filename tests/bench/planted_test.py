@@ -39,25 +39,28 @@ def verdicts(build, directory):
         for name, of in (('a', 'plain'), ('b', subject)):
             with open(os.path.join(directory, name), 'w', encoding='utf-8') as out:
                 out.write(rows_of(rows, of))
-        text = run([os.path.join(build, 'bench', 'vgpu-bench'), 'compare', *(os.path.join(directory, n) for n in 'ab')]).stdout
+        text = run([os.path.join(build, 'bench', 'vgpu-bench'), 'compare', '--even-noisy',
+                    *(os.path.join(directory, n) for n in 'ab')]).stdout
         said[subject] = 'SLOWER' if 'SLOWER' in text else 'same' if 'same within noise' in text else text
     return said, done.stdout
 
 
 def noise_beside_a_neighbour(build, directory):
-    """What a run says of itself while somebody keeps one of its cores busy."""
+    """What a run says of itself while somebody keeps one of its cores busy: rows, terminal, and with --refuse-noisy its exit."""
     cores = sorted(os.sched_getaffinity(0))
     rows = os.path.join(directory, 'noise')
     busy = subprocess.Popen(['taskset', '-c', str(cores[0]), 'sh', '-c', 'while :; do :; done'], stdin=subprocess.DEVNULL,
                             start_new_session=True)
     try:
-        run([os.path.join(build, 'bench', 'vgpu-bench'), 'rings', '--filter', 'rtt/vgpu-ro', '--seconds', '1', '--reps', '3',
-             '--cores', f'{cores[0]},{cores[-1]}', f'--json={rows}'])
+        done = run([os.path.join(build, 'bench', 'vgpu-bench'), 'rings', 'transport', '--filter', 'rtt/vgpu-ro', '--seconds', '1',
+                    '--reps', '3', '--cores', f'{cores[0]},{cores[-1]}', '--refuse-noisy', f'--json={rows}'])
     finally:
         os.killpg(busy.pid, signal.SIGKILL)
         busy.wait()
     with open(rows, encoding='utf-8') as lines:
-        return json.loads(lines.readline())['noise']
+        written = [json.loads(line) for line in lines]
+    return {**written[0]['noise'], 'exit': done.returncode, 'suites': sorted({r['bench'].split('.')[0] for r in written}),
+            'aloud': '**** NOISY' in done.stdout and '--refuse-noisy' in done.stderr}
 
 
 def latency_of_a_stop(build, directory):
@@ -93,7 +96,9 @@ def main():
               ('where nothing was planted nothing is found', 'same' in found['same']),
               ('a stop of 150 ms is in the p99 of an open loop',
                10 <= stopped['p99'] <= stopped['max'] and stopped['max'] > 100),
-              ('a run beside a busy neighbour is marked', beside['noisy'])]
+              ('a run beside a busy neighbour is marked', beside['noisy']),
+              ('it says so aloud', beside['aloud']),
+              ('--refuse-noisy ends it there, with a status of its own', beside['exit'] == 3 and beside['suites'] == ['rings'])]
     print(f'1..{len(checks)}')
     for line in (log + f'noise beside a neighbour: {beside}\nopen loop with stops, ms: {stopped}\n'
                  f'verdicts: {found}').splitlines():

@@ -123,6 +123,16 @@ def main():
         ('a waterfall has a bar for each hop, one behind the other, as wide as its share', [
             (round(b['x']), round(b['width'])) for b in page.bars] == [(150, 110), (260, 1), (260, 330)]),
     ]
+    beside = {'noisy': True, 'involuntary_switches_per_s': 91.0, 'migrations': 0}
+    marked = [{**r, 'noise': beside} if r['metric'] != 'hist' else r for r in ROWS]
+    code, text, made = run(program, ''.join(json.dumps(r) + '\n' for r in marked), '--html', '{page}', '--csv', '{table}')
+    page = made['page.html']
+    checks.append(('a noisy run is marked on top of the page, in plain sight',
+                   0 < page.find('NOISY HOST') < page.find('<details>') and 'involuntary switches per s 91' in page and
+                   page.count('class="noisy"') >= 4))
+    checks.append(('a noisy run is marked in CSV', all(',yes' in line for line in made['rows.csv'].splitlines()[1:])))
+    code, text, made = run(program, rows, '--html', '{page}', '--csv', '{table}')
+    checks.append(('a quiet run has no mark', 'NOISY' not in made['page.html'] and ',yes' not in made['rows.csv']))
     code, text, _ = run(program, rows + 'junk\n', '--goals')
     checks.append(('a line that is no row is named', code == 1 and f':{len(ROWS) + 1}:' in text))
     code, text, _ = run(program, '', '--goals')
