@@ -303,6 +303,9 @@ static void region_drop(struct vgpu_worker *w)
     if (w->shm)
         munmap(w->shm, sizeof(*w->shm));
     w->shm = NULL;
+    if (w->copy)
+        munmap(w->copy, w->arena_bytes);
+    w->copy = NULL;
     for (int *fds[] = {&w->shm_fd, &w->event_fd, &w->arena_fd, NULL}, **fd = fds; *fd; fd++) {
         if (**fd >= 0)
             close(**fd);
@@ -336,16 +339,36 @@ static int fd_above(int fd)
     return high;
 }
 
+/* Memory like an arena; pages come as they are used. Its descriptor, or -1 with errno. */
+static int copy_make(struct vgpu_worker *w, uint64_t bytes)
+{
+    int fd = fd_above(memfd_create("vgpu-arena-copy", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+
+    if (fd < 0 || ftruncate(fd, (off_t)bytes) || fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL))
+        goto err;
+    void *map = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (map == MAP_FAILED)
+        goto err;
+    w->copy = map;
+    w->arena_bytes = bytes; /* region_drop() needs it whatever follows */
+    return fd;
+
+err:
+    if (fd >= 0)
+        close(fd);
+    return -1;
+}
+
 int vgpu_keeper_add(struct vgpu_keeper *k, struct vgpu_worker *w, int fd, uint64_t off, uint64_t bytes,
                     struct vgpu_err *err)
 {
     vgpu_keeper_del(k, w);
-    if (fd < 0 || bytes == 0)
-        return 0; /* reached by another way than a descriptor (Xen grants): no programs, the rest works */
-    w->arena_fd = fcntl(fd, F_DUPFD_CLOEXEC, VGPU_WORKER_FDS);
+    if (bytes == 0)
+        return 0; /* nothing could be handed in: no programs, the rest works */
+    w->arena_fd = fd >= 0 ? fcntl(fd, F_DUPFD_CLOEXEC, VGPU_WORKER_FDS) : copy_make(w, bytes);
     w->event_fd = fd_above(eventfd(0, EFD_CLOEXEC));
     w->shm_fd = fd_above(memfd_create("vgpu-worker", MFD_CLOEXEC | MFD_ALLOW_SEALING));
-    w->arena_off = off;
+    w->arena_off = fd >= 0 ? off : 0;
     w->arena_bytes = bytes;
     if (w->arena_fd < 0 || w->event_fd < 0 || w->shm_fd < 0 || ftruncate(w->shm_fd, sizeof(*w->shm)) ||
         fcntl(w->shm_fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)) { /* the worker cannot take it away */

@@ -28,6 +28,7 @@ struct list {
 
 struct prog_vm {
     struct vgpu_worker worker; /* first: the keeper finds it by the stride */
+    uint8_t *arena;
     /* Loop thread. */
     struct vgpu_prod req;
     struct vgpu_cons rep;
@@ -416,6 +417,8 @@ static bool send_program(struct vgpu_programs *p, struct prog_vm *vm)
     if (execute && (!has_turn(p, vm) || vm->executing >= over.options.depth))
         return false;
     uint64_t from = vm->req.pos;
+    if (vm->worker.copy)
+        vgpu_copy_in(&op->work, vm->arena, vm->worker.copy);
     if (vgpu_prod_push(&vm->req, (const struct vgpu_slot *)&op->work, 1) != 1) {
         if (!vm->sent.head && !vm->full_since) /* its credit lags, or is nonsense: then the deadline comes */
             vm->full_since = p->now_ns;
@@ -482,6 +485,8 @@ static void replies(struct vgpu_programs *p, struct prog_vm *vm)
         struct node *n = list_take(&vm->sent);
         bool ok = r.status == VGPU_OK;
         vm->n_sent--;
+        if (ok && vm->worker.copy)
+            vgpu_copy_out(&n->op->work, vm->worker.copy, vm->arena);
         vm->timed_out = false; /* the one that was too late came after all */
         if (n->op->work.opcode == VGPU_OP_EXECUTE) {
             /* What it says of the time is bounded by what we saw: it must not be able to pass for cheap or dear. */
@@ -601,6 +606,7 @@ static int programs_region_add(struct vgpu_backend *b, uint32_t slot, void *aren
 
     if (rc)
         return rc;
+    vm->arena = arena;
     rc = vgpu_keeper_add(p->keeper, &vm->worker, fd, fd_offset, arena_bytes, err);
     if (rc) {
         p->inner_ops->region_del(p->inner, slot);

@@ -6,6 +6,7 @@
  *
  *   programs.c  the backend: order, turns, deadlines. Loop thread; no driver, no plugin, no system call but a doorbell
  *   keeper.c    starts, watches and ends workers, or has them started (starter.h). A thread of its own
+ *   copies.c    for guests whose memory a worker cannot map
  *   options.c   the configuration
  *   worker*.c   vgpu-worker: the process that opens the PJRT plugin and runs the programs
  *

@@ -31,17 +31,22 @@ struct vgpu_worker {
     struct vgpu_worker_shm *shm; /* NULL: this VM cannot have programs */
     int shm_fd, event_fd, arena_fd;
     uint64_t arena_off, arena_bytes;
+    uint8_t *copy; /* of the arena, where that has no descriptor (copies.c); NULL: the worker has the arena itself */
     pid_t pid;            /* 0: none */
     int pid_fd;           /* where another process started it, else -1 */
     uint64_t ready_by_ns; /* while it starts */
 };
+
+/* Loop thread, where the worker has a copy of the arena: what a request reads, and what it has written. */
+void vgpu_copy_in(const struct vgpu_work *w, const uint8_t *arena, uint8_t *copy);
+void vgpu_copy_out(const struct vgpu_work *w, const uint8_t *copy, uint8_t *arena);
 
 /* Starts the thread. `workers` is the first of `count` records, `stride` bytes apart, all OFF. 0 or -errno. */
 int vgpu_keeper_open(struct vgpu_worker *workers, size_t stride, uint32_t count,
                      const struct vgpu_programs_options *options, struct vgpu_keeper **out, struct vgpu_err *err);
 /* Ends all workers and the thread. */
 void vgpu_keeper_close(struct vgpu_keeper *k);
-/* Control thread: a region of this VM. The descriptor stays the caller's. 0 or -errno. */
+/* Control thread: a region of this VM. The descriptor stays the caller's; -1: it has none. 0 or -errno. */
 int vgpu_keeper_add(struct vgpu_keeper *k, struct vgpu_worker *w, int fd, uint64_t off, uint64_t bytes,
                     struct vgpu_err *err);
 /* Control thread, nothing of the VM is in flight: ends its worker, waits for that, lets go of the region. */

@@ -555,15 +555,46 @@ Test(programs, cancel)
     rig_close();
 }
 
-/* Memory that has no descriptor (Xen grants): no programs, all else works. */
-Test(programs, a_region_without_a_descriptor_has_none)
+/* Memory that has no descriptor (Xen grants): the worker has a copy, in which each request finds what it names. */
+Test(programs, a_region_without_a_descriptor_is_copied)
 {
     struct vgpu_err err = {0};
 
     rig_open("");
     d.ops->region_del(d.b, 0);
     cr_assert_eq(d.ops->region_add(d.b, 0, d.arena[0], ARENA, -1, 0, &err), 0, "%s", err.text);
-    uint32_t none = execute(0, FAKE_OK), word = fill(0, 0);
+    for (uint32_t vm = 0; vm < 2; vm++) { /* 0 through copies, 1 as ever */
+        for (uint32_t round = 0; round < 3; round++) {
+            uint32_t n = 1000 + 700 * round, from = 64 * round, to = 8192 + 4096 * round;
+            for (uint32_t i = 0; i < n; i++)
+                d.arena[vm][from + i] = (uint8_t)(i * 7 + round + vm);
+            send_as(vm, 1, (struct vgpu_work){.opcode = VGPU_OP_BUFFER_PUT, .arg = {7}, .src0 = from, .src1 = 60000, .n = n});
+            collect();
+            memset(d.arena[vm] + from, 0xee, n);
+            send_as(vm, 1, (struct vgpu_work){.opcode = VGPU_OP_BUFFER_GET, .arg = {7}, .dst = to, .n = n});
+            collect();
+            for (uint32_t i = 0; i < n; i++)
+                cr_assert_eq(d.arena[vm][to + i], (uint8_t)(i * 7 + round + vm), "VM %u, byte %u of %u", vm, i, n);
+            cr_expect_eq(d.arena[vm][to + n], 0, "more than was asked for");
+        }
+    }
+    uint32_t ok = execute(0, FAKE_OK), dies = execute(0, FAKE_DIE), word = fill(0, 0);
+    collect();
+    expect(ok, VGPU_OK);
+    expect(dies, VGPU_E_LOST);
+    expect(word, VGPU_OK);
+    rig_close();
+}
+
+/* No arena: no programs, all else works. */
+Test(programs, a_region_without_an_arena_has_none)
+{
+    struct vgpu_err err = {0};
+
+    rig_open("");
+    d.ops->region_del(d.b, 0);
+    cr_assert_eq(d.ops->region_add(d.b, 0, NULL, 0, -1, 0, &err), 0, "%s", err.text);
+    uint32_t none = execute(0, FAKE_OK), word = send_as(0, 1, (struct vgpu_work){.opcode = VGPU_OP_NOP});
     collect();
     expect(none, VGPU_E_UNSUPPORTED);
     expect(word, VGPU_OK);
