@@ -38,7 +38,7 @@ struct job {
     const struct vgpu_tensor **args;
     void **got; /* [outputs] */
     /* What came of it. */
-    uint64_t done, wrong, recovered, device_ns, elapsed_ns, load_ns, *latency_ns;
+    uint64_t done, wrong, recovered, device_ns, elapsed_ns, load_ns, *latency_ns, *began_ns;
     double worst;
 };
 
@@ -179,7 +179,8 @@ static int prepare(struct job *j)
     j->args = calloc(j->weights.count + j->n_in + 1, sizeof(*j->args));
     j->got = calloc(n_out + 1, sizeof(*j->got));
     j->latency_ns = calloc(LATENCIES, sizeof(*j->latency_ns));
-    if (!j->in || !j->out || !j->args || !j->got || !j->latency_ns)
+    j->began_ns = calloc(LATENCIES, sizeof(*j->began_ns));
+    if (!j->in || !j->out || !j->args || !j->got || !j->latency_ns || !j->began_ns)
         return -ENOMEM;
     for (uint32_t i = 0; i < n_out; i++)
         if (!(j->got[i] = malloc(j->program.output[i].bytes + 1)))
@@ -205,6 +206,7 @@ static int run(struct job *j)
         if (rc)
             continue;
         result_check(j, batch);
+        j->began_ns[j->done % LATENCIES] = from;
         j->latency_ns[j->done++ % LATENCIES] = now - from;
         now = ex_now_ns();
     }
@@ -233,11 +235,11 @@ static void report(struct job *j, int rc)
 
     vgpu_properties_get(j->v, &p);
     uint64_t n = j->done < LATENCIES ? j->done : LATENCIES;
-    FILE *f = j->latencies && n ? fopen(j->latencies, "wb") : NULL;
-    if (f) {
-        fwrite(j->latency_ns, sizeof(*j->latency_ns), n, f);
+    FILE *f = j->latencies && n ? fopen(j->latencies, "w") : NULL;
+    for (uint64_t i = 0; f && i < n; i++)
+        fprintf(f, "%llu %llu\n", (unsigned long long)j->began_ns[i], (unsigned long long)j->latency_ns[i]);
+    if (f)
         fclose(f);
-    }
     if (n)
         qsort(j->latency_ns, n, sizeof(*j->latency_ns), by_size);
     double s = (double)j->elapsed_ns / 1e9;
@@ -267,7 +269,7 @@ static int usage(void)
             "  --repeat N, --seconds S   how often, how long; default: each batch once\n"
             "  --inputs-first            the program takes its inputs before its weights, as TensorFlow's do\n"
             "  --recover                 loads anew when the host's process for this VM died\n"
-            "  --latencies FILE          of each request, u64 ns\n");
+            "  --latencies FILE          of each request a line: when it began (CLOCK_MONOTONIC) and what it took, ns\n");
     return 2;
 }
 
@@ -311,6 +313,7 @@ static void job_free(struct job *j)
     free(j->args);
     free(j->got);
     free(j->latency_ns);
+    free(j->began_ns);
 }
 
 int main(int argc, char **argv)
