@@ -23,6 +23,7 @@ import sys
 HERE = os.path.dirname(os.path.abspath(__file__))
 BASELINE = os.path.join(HERE, 'baseline.json')
 CASES = ('nop-1', 'nop-32', 'nop-32x8', 'bad-32', 'traced-32')
+GRANTED = ('nop-1', 'nop-32')  # also in regions of the Xen transport
 FEW, MANY = 4096, 12288  # descriptors; the difference takes out what starting costs
 LIMIT = 0.03
 
@@ -73,7 +74,9 @@ def main():
         return 0
     known = baselines.get(key)
     failed = 0
-    print(f'1..{len(CASES) + 2}')
+    granted = os.path.join(args.build, 'tests', 'bench', 'vgpu-bench-steps-granted')
+    over_xen = GRANTED if os.path.exists(granted) else ()
+    print(f'1..{len(CASES) + 2 + len(over_xen)}')
     for number, case in enumerate(CASES, 1):
         if not known:
             print(f'ok {number} {case} # SKIP no baseline for {key}; {found[case]:.1f} instructions a descriptor')
@@ -88,6 +91,13 @@ def main():
     print(f'{"not ok" if again else "ok"} {len(CASES) + 1} the same build counts the same')
     print(f'{"ok" if planted.endswith("slower") else "not ok"} {len(CASES) + 2} a planted slowdown is found')
     print(f'# planted: {planted or "not found"}')
+    # Over Xen's transport the same, and it checks that Xen is asked for nothing.
+    for number, case in enumerate(over_xen, len(CASES) + 3):
+        there = per_descriptor(granted, case)
+        wrong = judge(there, found[case])
+        failed += bool(wrong)
+        print(f'{"not ok" if wrong else "ok"} {number} {case} over Xen costs what it costs over the local transport')
+        print(f'# {case} over Xen: {wrong or f"{there:.1f} instructions a descriptor, {found[case]:.1f} over the local one"}')
     return 1 if failed or again or not planted.endswith('slower') else 0
 
 

@@ -4,6 +4,8 @@
  * executor, completion, guest's rings) and checks each. It measures nothing itself: an instruction counter runs it with
  * two counts, and the difference, divided by that of the counts, is what a descriptor costs. One thread and no clock in
  * any decision, so that the count is the same on a busy host.
+ *
+ * With STEPS_GRANTED the regions are granted and mapped by the Xen transport, and nothing may be asked of Xen on the way.
  */
 #define URCU_INLINE_SMALL_FUNCTIONS
 #include <urcu-qsbr.h>
@@ -13,6 +15,9 @@
 #include <string.h>
 
 #include "bench/count/burst.h"
+#ifdef STEPS_GRANTED
+#include "bench/count/granted.h"
+#endif
 #include "bench/count/planted.h"
 #include "core/base/clock.h"
 
@@ -66,6 +71,10 @@ int main(int argc, char **argv)
                                 .handles = 16,
                                 .trace_slots = 1024,
                                 .backend = "null"};
+#ifdef STEPS_GRANTED
+    params.memory = granted_open;
+    params.arena_bytes = VGPU_PAGE_BYTES;
+#endif
     if (rig_open(&params, &rig, &err)) {
         fprintf(stderr, "vgpu-bench-steps: %s\n", err.text);
         return 1;
@@ -74,16 +83,25 @@ int main(int argc, char **argv)
     if (c->sample)
         rig_trace(rig, 0, c->sample);
     rcu_register_thread();
+#ifdef STEPS_GRANTED
+    granted_begin();
+#endif
     for (uint32_t vm = 0; ok && done < count; vm = (vm + 1) % c->vms) {
         uint32_t n = count - done < c->burst ? (uint32_t)(count - done) : c->burst;
         ok = burst_run(rig, &rig->guests[vm], c->opcode, n);
         done += n;
     }
     rcu_unregister_thread();
+#ifdef STEPS_GRANTED
+    ok = granted_end() && ok;
+#endif
     if (ok && rig_broken(rig) == 0)
         printf("%s: %llu descriptors, each completed once\n", c->name, (unsigned long long)done);
     else
         fprintf(stderr, "vgpu-bench-steps: %s: a completion is missing or wrong\n", c->name);
     rig_close(rig);
+#ifdef STEPS_GRANTED
+    granted_close();
+#endif
     return ok ? 0 : 1;
 }

@@ -62,6 +62,23 @@ char *rig_region(const struct rig *rig, uint32_t i)
     return rig->regions + i * rig->region_bytes;
 }
 
+/* One mapping for both sides. */
+static int memory_own(const struct rig *rig, uint32_t slot, struct rig_memory *out)
+{
+    const struct vgpu_region_header *h = &rig->layout;
+    char *region = rig_region(rig, slot);
+
+    out->guest = out->host = (struct rig_parts){.guest_ctrl = (void *)(region + h->guest_ctrl_off),
+                                                .host_ctrl = (void *)(region + h->host_ctrl_off),
+                                                .sq = (void *)(region + h->sq_off),
+                                                .cq = (void *)(region + h->cq_off)};
+    out->source = (struct vgpu_region_source){
+        .fd = rig->fd, .doorbell_fd = -1, .page_bytes = VGPU_PAGE_BYTES, .region_bytes = rig->region_bytes};
+    out->ops = NULL;
+    out->off = slot * rig->region_bytes;
+    return 0;
+}
+
 /* ---- executor ---- */
 
 static int exchange_open(struct rig *rig, struct vgpu_err *err)
@@ -110,11 +127,12 @@ static int exchange_open(struct rig *rig, struct vgpu_err *err)
 static int vm_open(struct rig *rig, uint32_t slot, struct vgpu_err *err)
 {
     const struct vgpu_region_header *h = &rig->layout;
-    char *region = rig_region(rig, slot);
-    struct vgpu_guest_ctrl *guest_ctrl = (void *)(region + h->guest_ctrl_off);
-    struct vgpu_host_ctrl *host_ctrl = (void *)(region + h->host_ctrl_off);
+    struct rig_memory m;
     static uint32_t region_broken;
+    int rc = rig->params.memory ? rig->params.memory(slot, h, &m, err) : memory_own(rig, slot, &m);
 
+    if (rc)
+        return rc;
     struct vgpu_vm *vm = rig->vms[slot] = take(sizeof(*vm));
     if (!vm)
         return vgpu_err_set(err, ENOMEM, "no memory for VM %u", slot);
@@ -124,8 +142,8 @@ static int vm_open(struct rig *rig, uint32_t slot, struct vgpu_err *err)
     vm->cap = rig->params.in_flight < h->cq_slots ? rig->params.in_flight : h->cq_slots;
     vm->cq_slots = h->cq_slots;
     vm->sq_start = vm->cq_start = (EPOCH << 32) + slot * 5u;
-    vm->cq_head = &guest_ctrl->cq_head;
-    vm->sq_event = &host_ctrl->sq_event;
+    vm->cq_head = &m.host.guest_ctrl->cq_head;
+    vm->sq_event = &m.host.host_ctrl->sq_event;
     vm->region_broken = &region_broken;
     vm->doorbell_in = -1;
     vm->fifo_mask = 1;
@@ -136,36 +154,31 @@ static int vm_open(struct rig *rig, uint32_t slot, struct vgpu_err *err)
     if (!vm->fifo || vgpu_memspace_init(&vm->space, 0, 0, rig->params.handles))
         return vgpu_err_set(err, ENOMEM, "no memory for VM %u", slot);
     vm->view = (struct vgpu_vm_view){.arena_bytes = h->arena_bytes, .space = &vm->space};
-    vgpu_cons_init(&vm->sq, (struct vgpu_slot *)(region + h->sq_off), h->sq_slots, &host_ctrl->sq_head, vm->sq_start,
-                   !vgpu_ring_ownership_pays());
-    host_ctrl->sq_event = vm->sq_start - 1; /* no doorbell wanted, in either direction */
-    guest_ctrl->cq_event = vm->cq_start - 1;
+    vgpu_cons_init(&vm->sq, m.host.sq, h->sq_slots, &m.host.host_ctrl->sq_head, vm->sq_start, !vgpu_ring_ownership_pays());
+    m.host.host_ctrl->sq_event = vm->sq_start - 1; /* no doorbell wanted, in either direction */
+    m.guest.guest_ctrl->cq_event = vm->cq_start - 1;
     vm->x = vgpu_xchg_vm(rig->xchg, slot);
     vm->inflight = vgpu_xchg_inflight(rig->xchg, vm->x);
     vm->inflight_mask = rig->xchg->journal_slots - 1;
 
     struct rig_guest *guest = &rig->guests[slot];
-    vgpu_prod_init(&guest->sq, (struct vgpu_slot *)(region + h->sq_off), h->sq_slots, &host_ctrl->sq_head,
-                   vm->sq_start);
-    vgpu_cons_init(&guest->cq, (struct vgpu_slot *)(region + h->cq_off), h->cq_slots, &guest_ctrl->cq_head,
-                   vm->cq_start, !vgpu_ring_ownership_pays());
+    vgpu_prod_init(&guest->sq, m.guest.sq, h->sq_slots, &m.guest.host_ctrl->sq_head, vm->sq_start);
+    vgpu_cons_init(&guest->cq, m.guest.cq, h->cq_slots, &m.guest.guest_ctrl->cq_head, vm->cq_start,
+                   !vgpu_ring_ownership_pays());
     guest->cap = vm->cap;
     guest->sq_start = vm->sq_start;
 
-    uint64_t at = slot * rig->region_bytes;
-    struct vgpu_exec_region r = {.source = {.fd = rig->fd,
-                                            .doorbell_fd = -1,
-                                            .page_bytes = VGPU_PAGE_BYTES,
-                                            .region_bytes = rig->region_bytes},
-                                 .guest_ctrl_off = at + h->guest_ctrl_off,
-                                 .cq_off = at + h->cq_off,
+    struct vgpu_exec_region r = {.source = m.source,
+                                 .ops = m.ops,
+                                 .guest_ctrl_off = m.off + h->guest_ctrl_off,
+                                 .cq_off = m.off + h->cq_off,
                                  .cq_slots = h->cq_slots,
-                                 .arena_off = at + h->arena_off,
+                                 .arena_off = m.off + h->arena_off,
                                  .arena_bytes = h->arena_bytes,
                                  .vm_id = vm->vm_id,
                                  .sq_pos = vm->sq_start,
                                  .cq_pos = vm->cq_start};
-    int rc = vgpu_exec_attach(rig->exec, slot, &r, err);
+    rc = vgpu_exec_attach(rig->exec, slot, &r, err);
     rig->attached += rc == 0;
     return rc;
 }

@@ -12,6 +12,18 @@
 
 #include "core/poller.h"
 
+/* Where one guest's region is. Owned by who made it. */
+struct rig_memory {
+    struct rig_parts {
+        struct vgpu_guest_ctrl *guest_ctrl;
+        struct vgpu_host_ctrl *host_ctrl;
+        struct vgpu_slot *sq, *cq;
+    } guest, host;                    /* as each side has it mapped */
+    struct vgpu_region_source source; /* for the executor */
+    const struct vgpu_region_ops *ops; /* opens it; NULL: vgpu_region_memfd */
+    uint64_t off;                     /* where in that source the region begins */
+};
+
 struct rig_params {
     uint32_t vms;        /* attached at most */
     uint32_t ring_slots; /* of each submission and completion ring */
@@ -25,6 +37,8 @@ struct rig_params {
     uint32_t arena_bytes; /* of each VM */
     uint32_t trace_slots; /* of the trace rings of poll core and executor, power of two; 0: none */
     bool sleep;          /* the poll core sleeps as soon as there is nothing, instead of polling on */
+    /* Makes the region of VM `slot`; it stays until the rig is closed. 0, or -errno with err. NULL: memory of the rig's. */
+    int (*memory)(uint32_t slot, const struct vgpu_region_header *layout, struct rig_memory *out, struct vgpu_err *err);
 };
 /* What a guest has: its ends of the rings, as libvgpu keeps them, and what came through them. */
 struct rig_guest {
