@@ -9,7 +9,8 @@
  * busier is not drift. They may wait at the same time, so on a crowded machine too much is taken off, and only the rest of the
  * run is judged there.
  *
- * VGPU_SOAK_SECONDS: how long. To see that the judge finds it, VGPU_SOAK_LEAK_KB: leaks so much a second here,
+ * VGPU_SOAK_SECONDS: how long; VGPU_SOAK_SAMPLES: or until it has so many. To see that the judge
+ * finds it, VGPU_SOAK_LEAK_KB: leaks so much a second here,
  * VGPU_SOAK_SLOWER_NS: each NOP takes so much longer each second.
  */
 #include <dirent.h>
@@ -172,8 +173,8 @@ static void change_priority(const struct e2e_host *h, unsigned step)
 
 static void soak(void)
 {
-    const uint64_t seconds = e2e_number("VGPU_SOAK_SECONDS", 60), leak_kb = e2e_number("VGPU_SOAK_LEAK_KB", 0),
-                   slower_ns = e2e_number("VGPU_SOAK_SLOWER_NS", 0);
+    const uint64_t seconds = e2e_number("VGPU_SOAK_SECONDS", 60), samples = e2e_number("VGPU_SOAK_SAMPLES", 0),
+                   leak_kb = e2e_number("VGPU_SOAK_LEAK_KB", 0), slower_ns = e2e_number("VGPU_SOAK_SLOWER_NS", 0);
     uint64_t last_done = 0, changes = 0;
     struct campaign c;
 
@@ -183,7 +184,7 @@ static void soak(void)
     c.before.files = campaign_files(&c.h); /* with the probe's token */
     c.before.own = holdings_of(getpid()); /* with the probe's attachment, which stays until the verdict */
     uint64_t start_ms = e2e_now_ms(), until = start_ms + seconds * 1000;
-    for (uint64_t next = start_ms; e2e_now_ms() < until;) {
+    for (uint64_t next = start_ms, n = 0; samples ? n < samples : e2e_now_ms() < until; n++) {
         change_priority(&c.h, (unsigned)changes++); /* high or medium: while it is low, the others may leave it nothing */
         for (unsigned i = 0; i < KILLS_EVERY; i++)
             campaign_round(&c, (unsigned)(1 + (next / EVERY_MS + i) % 1000), false);

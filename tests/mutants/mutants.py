@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests of the tests: bugs are put into a copy of the real code, one at a time, and the test that must find it is run.
 
-mutants.py [--keep] [--list] [NAME...]
+mutants.py [--keep] [--list] [--apply] [NAME...]
 
 First each test must pass on the code as it is; then it must fail, or hang, with each of its mutants. A mutant that lives is
-a hole in that test; one that does not apply or does not compile is a failure too. table.py has them.
+a hole in that test; one that does not apply or does not compile is a failure too. table.py has them. --apply looks only
+whether each still applies, which takes no time and is in the default run.
 """
 import argparse
 import json
@@ -134,12 +135,28 @@ def try_one(copy, mutant, prefix):
         write(path, healthy)
 
 
+def apply():
+    """Is the text of each mutant still where it is said to be? Named once each, so that one can be asked for."""
+    names = [m[0] for m in MUTANTS]
+    failed = 0
+    for name, _, file, old, new, _, _, _ in MUTANTS:
+        count = text_of(os.path.join(ROOT, file)).count(old)
+        if count != 1 or old == new or names.count(name) != 1:
+            say(f'FAIL {name}: its text occurs {count} times in {file}, its name {names.count(name)} times in table.py')
+            failed += 1
+    say(f'{len(MUTANTS) - failed} passed, {failed} failed')
+    return 1 if failed else 0
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument('--keep', action='store_true', help='leave the copy, and say where')
     parser.add_argument('--list', action='store_true')
     parser.add_argument('names', nargs='*')
+    parser.add_argument('--apply', action='store_true', help='only look whether each still applies')
     args = parser.parse_args()
+    if args.apply:
+        return apply()
     wanted = [m for m in MUTANTS if not args.names or m[0] in args.names]
     if args.list:
         for name, what, file, _, _, test, _, _ in MUTANTS:
