@@ -196,7 +196,9 @@ static int run(struct job *j)
 {
     uint64_t start = ex_now_ns(), now = start;
 
-    while (!stopped && (j->seconds > 0 ? now - start < (uint64_t)(j->seconds * 1e9) : j->done < j->repeat)) {
+    /* Told to stop, it still ends what it began, and has done one. */
+    while ((!stopped || j->done == 0) &&
+           (j->seconds > 0 ? now - start < (uint64_t)(j->seconds * 1e9) : j->done < j->repeat)) {
         uint64_t from = now;
         uint32_t batch = (uint32_t)(j->done % j->batches);
         int rc = request(j, batch);

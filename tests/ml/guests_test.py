@@ -40,19 +40,18 @@ class Guest:
         self.vm, self.pool, self.priority, self.model = vm, pool, priority, model
         self.process, self.result, self.latencies = None, {}, []
 
-    def start(self, host, space, program, models, seconds):
+    def start(self, host, space, program, models):
         out = os.path.join(host.dir, f'out-{self.vm}')
         root = os.path.join(host.dir, f'root-{self.vm}')
         os.mkdir(out)
         os.mkdir(root)
         bundle = os.path.join(models, self.model)
-        arguments = ['--json', '--recover', '--seconds', str(seconds), '--latencies']
+        arguments = ['--json', '--recover', '--seconds', '3600', '--latencies']
         env = host.env(self.vm)
         if space:
             binds = [(bundle + '/', '/bundle', 'ro'), (out + '/', '/out', ''), (env['VGPU_SOCKET'], '/guest/attach.sock', ''),
                      (env['VGPU_TOKEN_FILE'], '/guest/token', 'ro')]
-            command, more = guestroot.command(space, root, program, [*arguments, '/out/latencies', '/bundle'],
-                                              binds)
+            command, more = guestroot.command(space, root, program, [*arguments, '/out/latencies', '/bundle'], binds)
             env = {'PATH': '/usr/bin:/bin:/usr/sbin:/sbin', **more, 'VGPU_VM_ID': str(self.vm), 'VGPU_TRANSPORT': 'local',
                    'VGPU_SOCKET': '/guest/attach.sock', 'VGPU_TOKEN_FILE': '/guest/token'}
         else:
@@ -65,7 +64,8 @@ class Guest:
         """(what its memory maps from files, what its /dev has), as the kernel says."""
         with open(f'/proc/{self.process.pid}/maps', encoding='utf-8') as f:
             maps = {line.split(None, 5)[5].strip() for line in f if len(line.split(None, 5)) == 6}
-        return sorted(m for m in maps if m.startswith('/')), sorted(os.listdir(os.path.join('/proc', str(self.process.pid), 'root', 'dev')))
+        devices = os.listdir(os.path.join('/proc', str(self.process.pid), 'root', 'dev'))
+        return sorted(m for m in maps if m.startswith('/')), sorted(devices)
 
     def region(self):
         """The inode of the memory that it shares with the host, or None yet."""
@@ -117,11 +117,6 @@ def worker_of(guest, daemon):
         if inode and name.endswith('vgpu-worker') and re.search(rf' {inode} +/memfd:vgpu-region', maps):
             return pid
     return None
-
-
-def executions(host):
-    """VM -> descriptors completed, as the host counts."""
-    return {int(vm['vm_id']): int(vm.get('completed', 0)) for vm in json.loads(host.ctl('list-vms', '--json'))['vms']}
 
 
 def wait_until(what, limit_s, condition):
@@ -216,7 +211,7 @@ def play(tally, args, host, build, models, rows):
     guests = [Guest(*row) for row in GUESTS]
     try:
         for guest in guests:
-            guest.start(host, space, program, models, args.seconds)
+            guest.start(host, space, program, models)
         workers = {}
 
         def all_have_workers():
@@ -228,7 +223,7 @@ def play(tally, args, host, build, models, rows):
             return [print(g.vm, g.end(1), g.error) for g in guests if g.process.poll() is not None]
         no_gpu(tally, guests, space)
         begins = time.monotonic_ns()
-        time.sleep(args.seconds / 4)
+        time.sleep(args.seconds)
         harm_begins = time.monotonic_ns()
         victim = next(g for g in guests if g.vm == KILLED)
         before = worker_of(victim, host.daemon.pid)
@@ -238,9 +233,16 @@ def play(tally, args, host, build, models, rows):
                                lambda: worker_of(victim, host.daemon.pid) not in (None, before)), 'it gets another one')
         if args.hostile:
             harm(tally, host, build)
+        else:
+            time.sleep(args.seconds)
         harm_ends = time.monotonic_ns()
-        for guest in guests:
-            guest.end(args.seconds + REST_S)
+        for priority in PRIORITIES:  # the lower ones end what they began once the others are gone
+            for guest in guests:
+                if guest.priority == priority and guest.process.poll() is None:
+                    guest.process.terminate()
+            for guest in guests:
+                if guest.priority == priority:
+                    guest.end(REST_S)
         judge(tally, guests)
         report(guests, {'quiet': (begins, harm_begins), 'harm': (harm_begins, harm_ends)}, rows)
     finally:
@@ -253,7 +255,7 @@ def play(tally, args, host, build, models, rows):
 def main():
     parser = argparse.ArgumentParser(description='Ten guests with compiled programs at once, a kill, and hostile guests.')
     parser.add_argument('build')
-    parser.add_argument('--seconds', type=float, default=60)
+    parser.add_argument('--seconds', type=float, default=15, help='without harm; with it they run on until it is over')
     parser.add_argument('--plugin')
     parser.add_argument('--models')
     parser.add_argument('--backend', default='cpu')
