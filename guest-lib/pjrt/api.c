@@ -71,12 +71,23 @@ static PJRT_Error *error_code(PJRT_Error_GetCode_Args *args)
 static pthread_mutex_t events = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t event_came = PTHREAD_COND_INITIALIZER;
 
+static unsigned forks;
+
+void vgpu_pjrt_events_in_child(void)
+{
+    pthread_mutex_init(&events, NULL);
+    pthread_cond_init(&event_came, NULL);
+    forks++;
+}
+
 PJRT_Event *vgpu_pjrt_event_new(void)
 {
     PJRT_Event *e = calloc(1, sizeof(*e));
 
-    if (e)
+    if (e) {
         atomic_init(&e->refs, 1);
+        e->made_in = forks;
+    }
     return e;
 }
 
@@ -125,9 +136,12 @@ void vgpu_pjrt_event_fire(PJRT_Event *e, PJRT_Error *error)
 PJRT_Error *vgpu_pjrt_event_wait(PJRT_Event *e)
 {
     pthread_mutex_lock(&events);
-    while (!e->ready)
+    while (!e->ready && e->made_in == forks)
         pthread_cond_wait(&event_came, &events);
-    PJRT_Error *error = vgpu_pjrt_error_ref(e->error);
+    /* Whoever would make it ready is in the parent. */
+    PJRT_Error *error = e->ready ? vgpu_pjrt_error_ref(e->error)
+                                 : vgpu_pjrt_error(PJRT_Error_Code_FAILED_PRECONDITION,
+                                                   "vgpu: this event belongs to the process that this one was forked from");
     pthread_mutex_unlock(&events);
     return error;
 }
@@ -162,9 +176,6 @@ PJRT_Error *vgpu_pjrt_Event_Error(PJRT_Event_Error_Args *args)
 PJRT_Error *vgpu_pjrt_Event_Await(PJRT_Event_Await_Args *args)
 {
     CHECK_ARGS(args, PJRT_Event_Await_Args, event);
-    if (vgpu_pjrt_forked()) /* the thread that would make it ready is in the parent */
-        return vgpu_pjrt_error(PJRT_Error_Code_FAILED_PRECONDITION,
-                               "vgpu: this event belongs to the process that this one was forked from");
     return vgpu_pjrt_event_wait(args->event);
 }
 

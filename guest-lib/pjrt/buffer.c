@@ -88,7 +88,7 @@ void vgpu_pjrt_buffer_drop(PJRT_Buffer *b)
 {
     PJRT_Client *c = b->client;
 
-    if (atomic_fetch_sub(&b->refs, 1) != 1 || vgpu_pjrt_forked())
+    if (atomic_fetch_sub(&b->refs, 1) != 1 || c->forked)
         return;
     vgpu_pjrt_lock(c);
     vgpu_pjrt_buffer_delete(b);
@@ -481,8 +481,6 @@ PJRT_Error *vgpu_pjrt_Buffer_Destroy(PJRT_Buffer_Destroy_Args *args)
 PJRT_Error *vgpu_pjrt_Buffer_Delete(PJRT_Buffer_Delete_Args *args)
 {
     CHECK_ARGS(args, PJRT_Buffer_Delete_Args, buffer);
-    if (vgpu_pjrt_forked())
-        return NULL;
     vgpu_pjrt_lock(args->buffer->client);
     vgpu_pjrt_buffer_delete(args->buffer);
     vgpu_pjrt_unlock(args->buffer->client);

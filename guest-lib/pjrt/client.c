@@ -12,18 +12,54 @@
 
 static const char memory_kind[] = "device";
 
-static _Atomic pid_t maker; /* of the clients */
+/* All clients of this process, for its children. */
+static pthread_mutex_t list_lock = PTHREAD_MUTEX_INITIALIZER;
+static PJRT_Client *list;
 
-bool vgpu_pjrt_forked(void)
+/* In a child of fork: the attachment, the thread and whatever held a lock are the parent's. Nothing of it is touched again;
+ * what is asked of it is refused. */
+static void in_child(void)
 {
-    pid_t pid = atomic_load(&maker);
+    pthread_mutex_init(&list_lock, NULL);
+    vgpu_pjrt_events_in_child();
+    for (PJRT_Client *c = list; c; c = c->next) {
+        pthread_mutex_init(&c->lock, NULL);
+        c->forked = true;
+        c->v = NULL;
+    }
+    list = NULL;
+}
 
-    return pid && pid != getpid();
+static void fork_watch(void)
+{
+    pthread_atfork(NULL, NULL, in_child);
+}
+
+static void list_add(PJRT_Client *c)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+    pthread_once(&once, fork_watch);
+    pthread_mutex_lock(&list_lock);
+    c->next = list;
+    list = c;
+    pthread_mutex_unlock(&list_lock);
+}
+
+static void list_remove(PJRT_Client *c)
+{
+    pthread_mutex_lock(&list_lock);
+    for (PJRT_Client **at = &list; *at; at = &(*at)->next)
+        if (*at == c) {
+            *at = c->next;
+            break;
+        }
+    pthread_mutex_unlock(&list_lock);
 }
 
 void vgpu_pjrt_client_drop(PJRT_Client *c)
 {
-    if (atomic_fetch_sub(&c->refs, 1) != 1 || vgpu_pjrt_forked())
+    if (atomic_fetch_sub(&c->refs, 1) != 1 || c->forked)
         return;
     pthread_mutex_destroy(&c->lock);
     free(c);
@@ -166,10 +202,10 @@ PJRT_Error *vgpu_pjrt_Client_Create(PJRT_Client_Create_Args *args)
     c->arena_bytes = properties.arena_bytes;
     c->flying_max = properties.max_in_flight < FLIGHTS ? properties.max_in_flight : FLIGHTS;
     describe(c, &properties);
-    atomic_store(&maker, getpid());
     error = vgpu_pjrt_queue_open(c);
     if (error)
         goto err_queue;
+    list_add(c);
     args->client = c;
     return NULL;
 err_queue:
@@ -187,8 +223,9 @@ PJRT_Error *vgpu_pjrt_Client_Destroy(PJRT_Client_Destroy_Args *args)
 {
     CHECK_ARGS(args, PJRT_Client_Destroy_Args, client);
     PJRT_Client *c = args->client;
-    if (vgpu_pjrt_forked()) /* the attachment is the parent's: neither it nor memory that it shares is touched */
+    if (c->forked)
         return NULL;
+    list_remove(c);
     vgpu_pjrt_queue_close(c);
     vgpu_pjrt_client_drop(c);
     return NULL;

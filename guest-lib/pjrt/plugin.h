@@ -51,6 +51,7 @@ struct waiter {
 struct PJRT_Event {
     atomic_uint refs;
     bool ready;
+    unsigned made_in; /* how many forks away from the first process */
     PJRT_Error *error;
     struct waiter *waiters;
 };
@@ -163,6 +164,8 @@ struct PJRT_TopologyDescription {
 
 struct PJRT_Client {
     atomic_uint refs;
+    struct PJRT_Client *next; /* of the process */
+    bool forked;              /* it is the parent's: this process is a child of fork */
     pthread_mutex_t lock;
     pthread_t thread;
     bool thread_runs, stop;
@@ -199,6 +202,7 @@ PJRT_Event *vgpu_pjrt_event_ref(PJRT_Event *e);
 void vgpu_pjrt_event_drop(PJRT_Event *e);
 /* Makes it ready and calls back; the error stays the caller's. No lock may be held. */
 void vgpu_pjrt_event_fire(PJRT_Event *e, PJRT_Error *error);
+void vgpu_pjrt_events_in_child(void);
 /* Blocks. A reference to its error, or NULL. */
 PJRT_Error *vgpu_pjrt_event_wait(PJRT_Event *e);
 
@@ -233,7 +237,6 @@ void vgpu_pjrt_handle_give(struct handles *h, uint32_t n);
 
 /* ---- client.c ---- */
 void vgpu_pjrt_client_drop(PJRT_Client *c);
-bool vgpu_pjrt_forked(void); /* this process is a child of the one that made the clients */
 
 /* ---- buffer.c ---- */
 /* Of `rank` at most VGPU_RANK_MAX; registered with the client, which must be locked. NULL: no memory. */

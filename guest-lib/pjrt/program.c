@@ -71,7 +71,7 @@ void vgpu_pjrt_program_drop(PJRT_LoadedExecutable *p)
 {
     PJRT_Client *c = p->client;
 
-    if (atomic_fetch_sub(&p->refs, 1) != 1 || vgpu_pjrt_forked())
+    if (atomic_fetch_sub(&p->refs, 1) != 1 || c->forked)
         return;
     vgpu_pjrt_lock(c);
     if (p->prev)

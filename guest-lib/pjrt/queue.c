@@ -113,6 +113,10 @@ void vgpu_pjrt_unlock(PJRT_Client *c)
 
 PJRT_Error *vgpu_pjrt_client_dead(PJRT_Client *c)
 {
+    if (c->forked)
+        return vgpu_pjrt_error(PJRT_Error_Code_FAILED_PRECONDITION,
+                               "vgpu: the client belongs to the process that this one was forked from; make a client after "
+                               "the fork, as another VM");
     if (!c->v)
         return vgpu_pjrt_error(PJRT_Error_Code_FAILED_PRECONDITION, "vgpu: the client was destroyed");
     return NULL;
