@@ -97,7 +97,8 @@ def minilm(tally, runs):
     tally.check(len(a) >= 100 and worst > 0.9999, f'MiniLM in JAX: {len(a)} sentences, cosine with the CPU at least {worst:.9f}')
     related = a @ a.T
     numpy.fill_diagonal(related, -1)
-    tally.check(bool((related.argmax(1) == numpy.arange(len(a)) ^ 1).all()), 'MiniLM in JAX: each sentence is nearest its partner')
+    tally.check(bool((related.argmax(1) == numpy.arange(len(a)) ^ 1).all()),
+                'MiniLM in JAX: each sentence is nearest its partner')
     print(f'shows: MiniLM in unmodified JAX in a guest, {len(a)} embeddings, cosine with JAX on the CPU at least {worst:.9f}')
 
 
