@@ -43,6 +43,7 @@ NAMED = {
     'xen-ten': 'ten domains at once; PVH domains and dom0; save and restore; leaks',
     'iommu': 'needs QEMU, and packages from apt: the kernel and busybox',
     'numa': 'needs QEMU, and packages from apt: the kernel and busybox',
+    'probes': 'the examples of docs/tracing.md; needs root, bpftrace and perf',
     'ml': 'compiled machine-learning programs; needs vgpu-worker (./run setup --programs) and packages from PyPI',
     'mutants': 'bugs put into a copy of the real code, one at a time: the tests must find each',
     'asan-full': 'asan with the tests that take longest',
@@ -55,7 +56,8 @@ NEEDY = {'xen'}
 # Suites with a build of their own.
 SPECIAL = [*special.SUITES, 'coverage']
 # Suites whose tests keep several cores busy: one program at a time, or they disturb each other.
-SERIAL = {'gpu', 'ml', 'stress', 'ordering', 'kill', 'soak', 'hostile', 'xen', 'xen-ten', 'iommu', 'numa'}
+SERIAL = {'gpu', 'ml', 'stress', 'ordering', 'kill', 'soak', 'hostile', 'xen', 'xen-ten', 'iommu', 'numa',
+          'probes'}
 # Much waiting, little work; tests that measure something say is_parallel: false.
 PROCESSES = {'e2e': 2}
 # Campaigns: how long they look for something, in seconds. Part of the default run, and run by name.
