@@ -36,24 +36,48 @@ static int give(struct vgpu_control *c, int fd, uint32_t uid)
     return c->params.ops->give(c->params.ctx, fd, uid);
 }
 
+#define TEXT_BYTES (2 * VGPU_TOKEN_LEN + 1)
+
+static void token_text(const struct vgpu_vm_record *vm, char text[TEXT_BYTES + 1])
+{
+    for (uint32_t i = 0; i < VGPU_TOKEN_LEN; i++)
+        snprintf(text + 2 * i, 3, "%02x", vm->token[i]);
+    text[TEXT_BYTES - 1] = '\n';
+}
+
+/* Is its file there as it is to be? Most are, each time a daemon or a command without one begins. */
+static bool token_stands(const struct vgpu_control *c, const struct vgpu_vm_record *vm)
+{
+    char name[FILE_NAME_BYTES], text[TEXT_BYTES + 1], there[TEXT_BYTES + 1];
+    struct stat st;
+
+    file_name(name, vm->vm_id);
+    token_text(vm, text);
+    int fd = openat(c->token_dir_fd, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
+    bool stands = fd >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && (st.st_mode & 07777) == 0600 &&
+                  st.st_uid == (uid_t)vm->uid && read(fd, there, sizeof(there)) == TEXT_BYTES &&
+                  !memcmp(there, text, TEXT_BYTES);
+    if (fd >= 0)
+        close(fd);
+    return stands;
+}
+
 int vgpu_token_write(struct vgpu_control *c, const struct vgpu_vm_record *vm, struct vgpu_err *err)
 {
     const char *dir = c->params.config->token_dir;
-    char name[FILE_NAME_BYTES], fresh[FILE_NAME_BYTES], text[2 * VGPU_TOKEN_LEN + 2];
+    char name[FILE_NAME_BYTES], fresh[FILE_NAME_BYTES], text[TEXT_BYTES + 1];
     int rc = 0;
 
     file_name(name, vm->vm_id);
     snprintf(fresh, sizeof(fresh), ".vm-%u.new", vm->vm_id);
-    for (uint32_t i = 0; i < VGPU_TOKEN_LEN; i++)
-        snprintf(text + 2 * i, 3, "%02x", vm->token[i]);
-    text[2 * VGPU_TOKEN_LEN] = '\n';
+    token_text(vm, text);
 
     unlinkat(c->token_dir_fd, fresh, 0); /* of a daemon that died in between */
     int fd = openat(c->token_dir_fd, fresh, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (fd < 0)
         return vgpu_err_set(err, errno, "cannot write %s/%s: %s", dir, name, strerror(errno));
-    ssize_t n = write(fd, text, sizeof(text) - 1);
-    if (n != (ssize_t)sizeof(text) - 1) {
+    ssize_t n = write(fd, text, TEXT_BYTES);
+    if (n != TEXT_BYTES) {
         int e = n < 0 ? errno : ENOSPC;
         rc = vgpu_err_set(err, e, "cannot write %s/%s: %s", dir, name, strerror(e));
     } else if (fchmod(fd, 0600) < 0) { /* whatever the umask took away */
@@ -96,7 +120,7 @@ static bool restore_one(void *ctx, const struct vgpu_vm_record *vm)
         return true;
     r->wanted[vm->vm_id / 8] |= (uint8_t)(1u << (vm->vm_id % 8));
     struct vgpu_err one;
-    int rc = vgpu_token_write(r->c, vm, &one);
+    int rc = token_stands(r->c, vm) ? 0 : vgpu_token_write(r->c, vm, &one);
     if (!rc)
         return true;
     if (rc == -EPERM) { /* run as another user than before: the others' VMs are not worth refusing to start */
@@ -122,12 +146,14 @@ static void remove_stale(struct vgpu_control *c, const uint8_t *wanted)
     }
     while ((e = readdir(dir))) {
         unsigned id;
-        char name[FILE_NAME_BYTES];
-        if (sscanf(e->d_name, "vm-%5u.token", &id) != 1 || id > VGPU_VM_ID_MAX)
+        char name[FILE_NAME_BYTES], fresh[FILE_NAME_BYTES];
+        if ((sscanf(e->d_name, "vm-%5u.token", &id) != 1 && sscanf(e->d_name, ".vm-%5u.new", &id) != 1) ||
+            id > VGPU_VM_ID_MAX)
             continue;
         file_name(name, id);
-        if (!strcmp(name, e->d_name) && !(wanted[id / 8] & (1u << (id % 8))))
-            unlinkat(c->token_dir_fd, name, 0);
+        snprintf(fresh, sizeof(fresh), ".vm-%u.new", id); /* of a daemon that was killed while it wrote */
+        if (!strcmp(fresh, e->d_name) || (!strcmp(name, e->d_name) && !(wanted[id / 8] & (1u << (id % 8)))))
+            unlinkat(c->token_dir_fd, e->d_name, 0);
     }
     closedir(dir);
 }

@@ -220,7 +220,8 @@ def killed(daemon, rng):
         daemon.start()
         assert shown(daemon.json('export')) == (model.vms, model.pools), request
         tokens = {f'vm-{i}.token' for i, vm in model.vms.items() if vm['uid'] is not None}
-        assert set(os.listdir(os.path.join(daemon.where, 'run', 'tokens'))) == tokens, request
+        wrong = tokens ^ set(os.listdir(os.path.join(daemon.where, 'run', 'tokens')))
+        assert not wrong, (request, wrong)
     assert not at and acknowledged == WRITES
     daemon.stop()
     daemon.start()

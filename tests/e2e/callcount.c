@@ -21,12 +21,42 @@
 
 #include "callcount.h"
 
+/*
+ * The functions behind ours, looked up once: dlsym() takes the dynamic linker's lock, and a lookup in each call made threads
+ * that have nothing to do with each other sleep for it.
+ */
+#define EACH_NEXT(X)                                                                                                         \
+    X(pthread_mutex_lock)                                                                                                    \
+    X(pthread_rwlock_rdlock)                                                                                                 \
+    X(pthread_rwlock_wrlock)                                                                                                 \
+    X(read) X(write) X(send) X(recv) X(sendmsg) X(recvmsg) X(epoll_wait) X(epoll_ctl) X(poll) X(nanosleep) X(sched_yield)    \
+    X(syscall)
+#define DECLARE(name) __typeof__(&name) name;
+#define LOOK_UP(name) next_all.name = (__typeof__(&name))dlsym(RTLD_NEXT, #name);
+static struct {
+    bool known;
+    EACH_NEXT(DECLARE)
+} next_all;
+
+static void next_find(void)
+{
+    EACH_NEXT(LOOK_UP)
+    __atomic_store_n(&next_all.known, true, __ATOMIC_RELEASE);
+}
+
+/* Of what is called before our constructor ran, too. */
+#define NEXT(name)                                                                                                           \
+    if (!__atomic_load_n(&next_all.known, __ATOMIC_ACQUIRE))                                                                 \
+        next_find();                                                                                                         \
+    __typeof__(&name) next = next_all.name
+
 static struct callcount_file *file;
 static __thread struct callcount_thread *me;
 static __thread bool inside; /* what we call ourselves does not count */
 
 __attribute__((constructor)) static void start(void)
 {
+    next_find();
     const char *path = getenv("VGPU_CALLCOUNT");
     int fd = path ? open(path, O_RDWR | O_CLOEXEC) : -1;
 
@@ -53,7 +83,6 @@ static void count(enum callcount_kind kind)
     inside = false;
 }
 
-#define NEXT(name) __typeof__(&name) next = (__typeof__(&name))dlsym(RTLD_NEXT, #name)
 
 /* ---- allocation: glibc's own entry points, since dlsym() allocates ---- */
 void *__libc_malloc(size_t);
@@ -92,10 +121,7 @@ void free(void *p)
 /* ---- locks ---- */
 int pthread_mutex_lock(pthread_mutex_t *m)
 {
-    static __typeof__(&pthread_mutex_lock) next;
-
-    if (!next)
-        next = (__typeof__(next))dlsym(RTLD_NEXT, "pthread_mutex_lock");
+    NEXT(pthread_mutex_lock);
     count(CALLCOUNT_LOCK);
     return next(m);
 }
