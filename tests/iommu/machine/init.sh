@@ -83,9 +83,9 @@ if [ "$mode" = bare ]; then
     check refuses-without-iommu "vgpud refuses a VFIO device where there is no IOMMU" refused 'is in no IOMMU group'
     configure ''
     check vgpud "vgpud answers" start
-    register 1 --arena-bytes=256K && register 2 --arena-bytes=256K
-    check attached "two guests" eval 'guest 1 0x40000 && guest 2 0x40000'
-    vgpu-iommu-probe bare "$1"
+    register 1 --arena-bytes=256K && register 2 --arena-bytes=256K && register 3 --arena-bytes=1M
+    check attached "three guests" eval 'guest 1 0x40000 && guest 2 0x40000 && guest 3 0x100000'
+    vgpu-iommu-probe bare "$1" "$2" "$vgpud"
 else
     configure "$1@1, $2@2:ro"
     check groups "each device alone in its group" test "$(ls /sys/kernel/iommu_groups/*/devices/ | grep -c -e "$1" -e "$2")" = 2
