@@ -23,6 +23,7 @@ static const struct {
     NUMBER(memory_mib, 0, 1u << 20, 0),
     NUMBER(quantum_us, 1, 10000000, 8000),
     NUMBER(linger_us, 0, 1000000, 200),
+    NUMBER(overstay_ms, 0, 3600000, 100),
     NUMBER(depth, 1, 32, 2),
     NUMBER(spin_us, 0, 1000000, 50),
 };
@@ -86,7 +87,7 @@ static int option_set(const char *key, const char *value, struct vgpu_programs_o
     return vgpu_err_set(
         err, EINVAL,
         "programs: there is no \"%.40s\"; expected plugin, worker, client, deadline_ms, load_deadline_ms, "
-        "start_ms, device_mib, memory_mib, quantum_us, linger_us, depth, spin_us, sharing or subprocess",
+        "start_ms, device_mib, memory_mib, quantum_us, linger_us, overstay_ms, depth, spin_us, sharing or subprocess",
         key);
 }
 

@@ -37,6 +37,7 @@ struct prog_vm {
     uint32_t active_at;                /* place in `active` + 1, 0: not there */
     bool attached;                     /* the rings' private halves are those of this worker */
     bool cancelled, timed_out;
+    bool overstays;      /* what it runs goes on beside somebody else's turn */
     uint64_t head_since; /* ns since when the oldest of `sent` is that */
     uint64_t full_since; /* ns since when its worker owes us room although it has answered everything; 0: it does not */
     uint64_t start_again_ns;
@@ -57,7 +58,8 @@ struct vgpu_programs {
     uint32_t *active;
     uint32_t active_count;
     uint32_t holder; /* of the turn, VM + 1; 0: nobody */
-    uint64_t turn_ends_ns;
+    uint64_t turn_ends_ns; /* 0: nothing more of the holder is sent, what it runs ends; since stopped_ns */
+    uint64_t stopped_ns;
     /* Between programs and what the backend below runs, where it must leave the device for them (`pause`). */
     bool shares;
     enum { DEVICE_BELOW, DEVICE_LEAVING, DEVICE_PROGRAMS } device;
@@ -190,7 +192,7 @@ static void sent_lost(struct vgpu_programs *p, struct prog_vm *vm)
             status = VGPU_E_LOST;
     }
     vm->n_sent = vm->executing = 0;
-    vm->timed_out = false;
+    vm->timed_out = vm->overstays = false;
     if (p->holder == vm->worker.vm + 1)
         p->holder = 0;
 }
@@ -229,7 +231,8 @@ static bool worker_ready(struct vgpu_programs *p, struct prog_vm *vm)
 /* Does the oldest that waits need the device to itself? */
 static bool wants_turn(const struct prog_vm *vm)
 {
-    return vm->waiting.head && vm->waiting.head->op->work.opcode == VGPU_OP_EXECUTE && !vm->below && !vm->cancelled;
+    return vm->waiting.head && vm->waiting.head->op->work.opcode == VGPU_OP_EXECUTE && !vm->below && !vm->cancelled &&
+           !vm->overstays;
 }
 
 static bool better(const struct prog_vm *a, const struct prog_vm *b)
@@ -291,6 +294,22 @@ static void pause_counts(const struct vgpu_programs *p, struct prog_vm *vm)
         vm->device_ns += p->now_ns - vm->rest_ns;
 }
 
+/*
+ * The holder's turn is over. True: somebody waits for what it runs to end. Not for ever: what goes on for overstay_ms beyond
+ * its turn (an endless loop) costs nobody else more than that, it then has to share the device until its deadline.
+ */
+static bool must_wait(struct vgpu_programs *p, struct prog_vm *holder)
+{
+    if (!holder || !holder->executing)
+        return false;
+    if (p->turn_ends_ns) {
+        p->turn_ends_ns = 0;
+        p->stopped_ns = p->now_ns;
+    }
+    holder->overstays = p->now_ns - p->stopped_ns >= over.options.overstay_ms * 1000000;
+    return !holder->overstays;
+}
+
 static uint64_t turn_end(const struct vgpu_programs *p)
 {
     return p->now_ns + over.options.quantum_us * 1000;
@@ -318,7 +337,7 @@ static void device_to_below(struct vgpu_programs *p)
  * The device goes back and forth between the backend below, all of it as one, and the VMs that run programs. True: programs
  * have it. The same rules as between two of them: priority, then time used, and a turn ends with its quantum.
  */
-static bool device_choose(struct vgpu_programs *p, const struct prog_vm *holder)
+static bool device_choose(struct vgpu_programs *p, struct prog_vm *holder)
 {
     if (!p->shares)
         return true;
@@ -336,11 +355,8 @@ static bool device_choose(struct vgpu_programs *p, const struct prog_vm *holder)
                                          (!best || p->below_ns <= best->device_ns));
         if (!back)
             return true;
-        if (holder && holder->executing) {
-            p->turn_ends_ns = 0; /* nothing more of it is sent: what runs, ends */
-            return false;
-        }
-        device_to_below(p);
+        if (!must_wait(p, holder))
+            device_to_below(p);
         return false;
     }
     if (p->device == DEVICE_BELOW) {
@@ -388,10 +404,8 @@ static void turn_choose(struct vgpu_programs *p)
             return; /* stays */
         }
     }
-    if (holder && holder->executing) {
-        p->turn_ends_ns = 0; /* nothing more of it is sent: what runs, ends */
+    if (must_wait(p, holder))
         return;
-    }
     if (holder)
         pause_counts(p, holder);
     p->holder = best->worker.vm + 1;
@@ -494,6 +508,7 @@ static void replies(struct vgpu_programs *p, struct prog_vm *vm)
             uint64_t ns = r.device_ns < most ? r.device_ns : most;
             vm->executing--;
             vm->rest_ns = p->now_ns;
+            vm->overstays &= vm->executing > 0;
             vm->device_ns += over.options.together ? ns : most;
             if (vm->usage)
                 vgpu_count(vm->usage, ns);
@@ -612,7 +627,7 @@ static int programs_region_add(struct vgpu_backend *b, uint32_t slot, void *aren
         p->inner_ops->region_del(p->inner, slot);
         return rc;
     }
-    vm->attached = vm->cancelled = vm->timed_out = false;
+    vm->attached = vm->cancelled = vm->timed_out = vm->overstays = false;
     vm->start_again_ns = 0;
     vm->device_ns = vm->rest_ns = 0;
     vm->usage = NULL;

@@ -34,6 +34,7 @@ struct vgpu_programs_options {
     uint64_t memory_mib;                   /* address space that a worker may take for data; 0: no limit */
     uint64_t quantum_us;                   /* of a turn while another of the same priority waits */
     uint64_t linger_us;                    /* who has the turn keeps it for so long without an operation */
+    uint64_t overstay_ms;                  /* what runs beyond its turn for so long no longer keeps others waiting */
     uint64_t depth;                        /* executions of a turn that are handed over at once */
     uint64_t spin_us;                      /* how long an idle worker polls before it sleeps */
     bool together;                         /* no turns */
