@@ -8,6 +8,9 @@ contain). A row is [bench, subject, parameters, metric]; parameters need only be
 import json
 import os
 import statistics
+import sys
+
+import tables
 
 BEGIN = '<!-- goals: made by `python3 bench/report.py --goals-into docs/performance.md`; change bench/goals.json instead -->'
 END = '<!-- end of goals -->'
@@ -38,8 +41,12 @@ def rounds(row):
     return row.get('values') or [row['value']]
 
 
+def noisy(row):
+    return row.get('noise', {}).get('noisy', False)
+
+
 def reached(rows, name, goal):
-    """(value, lowest, highest) of the ratio round by round, or of ours alone."""
+    """(value, lowest, highest, rounds, noisy) of the ratio round by round, or of ours alone."""
     ours = find(rows, name, goal['ours'])
     values = rounds(ours)
     if 'other' in goal:
@@ -48,7 +55,7 @@ def reached(rows, name, goal):
             raise Missing(f'{name}: {goal["what"]}: the sides have not as many rounds')
         values = [a / b for a, b in zip(values, other) if a is not None and b]
     values = [v * goal.get('scale', 1) for v in values if v is not None]
-    return statistics.median(values), min(values), max(values), len(values)
+    return statistics.median(values), min(values), max(values), len(values), noisy(ours)
 
 
 def number(value):
@@ -56,11 +63,11 @@ def number(value):
 
 
 def line(what, against, at_most, bound, found, machine):
-    value, low, high, count = found
+    value, low, high, count, others_ran = found
     met = value <= bound if at_most else value >= bound
     between = f' ({number(low)} to {number(high)})' if count > 1 and number(low) != number(high) else ''
     return met, (f'| {what} | {against or "–"} | {"≤" if at_most else "≥"} {bound:g} | {number(value)}{between} | {machine} | '
-                 f'{"met" if met else "**missed**"} |')
+                 f'{"met" if met else "**missed**"}{" (noisy run)" if others_ran else ""} |')
 
 
 def judged_lines(rows, part, machine):
@@ -68,7 +75,7 @@ def judged_lines(rows, part, machine):
         if r['bench'].endswith('.goal') and all(w in r['subject'] for w in part['judged']) and r['params'].get('judged'):
             at_most = 'at_most' in r['params']
             bound = r['params']['at_most' if at_most else 'at_least']
-            found = (r['value'], r['min'], r['max'], r.get('reps', 1))
+            found = (r['value'], r['min'], r['max'], r.get('reps', 1), noisy(r))
             yield line(r['subject'], r['params']['against'], at_most, bound, found, machine)
 
 
@@ -87,20 +94,25 @@ def table(folder):
             at_most = 'at_most' in goal
             lines.append(line(goal['what'], goal.get('against', ''), at_most, goal['at_most' if at_most else 'at_least'],
                               reached(rows, name, goal), machine))
-    met = sum(m for m, _ in lines)
+    met, loud = sum(m for m, _ in lines), sum('(noisy run)' in text for _, text in lines)
     return [f'{met} of {len(lines)} met. Values are medians over rounds, in brackets the extremes; a ratio is taken round by '
-            'round within one run.', '', '| what | against | goal | reached | machine | |', '|---|---|---|---|---|---|',
-            *(text for _, text in lines)]
+            f'round within one run. {loud} are of a run that was marked as noisy.', '',
+            '| what | against | goal | reached | machine | |', '|---|---|---|---|---|---|', *(text for _, text in lines)]
 
 
 def block_put(path, folder, check):
-    """Writes the table between the marks; with check only says whether it is there already."""
+    """Writes the tables between their marks; with check only says whether they are there already."""
     with open(path, encoding='utf-8') as text:
         before = text.read()
-    if before.count(BEGIN) != 1 or before.count(END) != 1:
+    after, cache = before, {}
+    if before.count(BEGIN) > 1 or before.count(BEGIN) != before.count(END):
         raise Missing(f'{path}: the marks "{BEGIN}" and "{END}" must each be there once')
-    head, rest = before.split(BEGIN)
-    after = head + BEGIN + '\n' + '\n'.join(table(folder)) + '\n' + END + rest.split(END)[1]
+    if BEGIN in before:
+        head, rest = before.split(BEGIN)
+        after = head + BEGIN + '\n' + '\n'.join(table(folder)) + '\n' + END + rest.split(END)[1]
+    elif not tables.MARK.search(before):
+        raise Missing(f'{path}: it has no marks between which a table would be')
+    after = tables.put(sys.modules[__name__], after, folder, cache)
     if check:
         return before == after
     with open(path, 'w', encoding='utf-8') as out:

@@ -5,8 +5,9 @@
   bench/report.py ROWS.jsonl... --html report.html   tables and plots in one file that loads nothing
   bench/report.py ROWS.jsonl... --csv rows.csv       one line a row, histograms left out
   bench/report.py ROWS.jsonl... --goals              goals and what was reached, as a Markdown table
-  bench/report.py --goals-into docs/performance.md   all goals of bench/goals.json, from the rows in bench/results/
-  bench/report.py --goals-into FILE --check          says whether FILE has that table as it would be now
+  bench/report.py --goals-into docs/performance.md   goals of bench/goals.json and tables of bench/tables.json, from the rows in
+                                                     bench/results/, between their marks in that file
+  bench/report.py --goals-into FILE --check          says whether FILE has them as they would be now
 """
 import argparse
 import csv
@@ -35,6 +36,7 @@ th { color: var(--dim); font-weight: 500 } td:first-child, th:first-child, td.te
 td.bar { width: 30%; min-width: 6rem } td.bar div { background: var(--bar); height: .7rem; border-radius: 2px }
 .alarm { border: 2px solid var(--bad); border-radius: 8px; padding: .5rem .8rem; margin: .8rem 0; color: var(--bad) }
 .alarm ul { margin: .3rem 0; padding-left: 1.2rem } .noisy { color: var(--bad); font-size: .75rem }
+.goals td:first-child, .goals td.text { white-space: normal }
 .met { color: var(--good) } .missed { color: var(--bad); font-weight: 600 } .warn { color: var(--bad) }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 30rem), 1fr)); gap: 1rem }
 figure { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: .6rem }
@@ -145,7 +147,7 @@ def goals_html(rows):
                      f'<td class="{kind}">{esc(verdict)}{NOISY_MARK if noisy(r) else ""}</td></tr>')
     if not lines:
         return ''
-    return ('<h2>Goals</h2><div class="scroll"><table><tr><th>what</th><th class="text">against</th><th>bound</th>'
+    return ('<h2>Goals</h2><div class="scroll"><table class="goals"><tr><th>what</th><th class="text">against</th><th>bound</th>'
             '<th>reached</th><th class="wide">95 %, or rounds</th><th></th></tr>' + ''.join(lines) +
             '</table></div>')
 
@@ -308,7 +310,7 @@ def main():
         except (goals.Missing, OSError, ValueError, KeyError) as error:
             sys.exit(f'report: {error}')
         if not same:
-            sys.exit(f'report: the goals in {args.goals_into} are not those of bench/results; run this without --check')
+            sys.exit(f'report: goals or tables in {args.goals_into} are not those of bench/results; run this without --check')
         return
     if not args.rows:
         parser.error('no rows: give files that --json wrote')

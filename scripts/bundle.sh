@@ -87,7 +87,7 @@ mkdir -p "$dir/bench/gpu" "$dir/scripts" "$dir/tests/gpu" "$dir/tests/e2e" "$dir
 cp "$root"/scripts/demo.py "$root"/scripts/demoview.py "$root"/scripts/tour*.py "$dir/scripts/"
 cp "$root"/scripts/testlog.py "$root/scripts/bench.sh" "$dir/scripts/"
 cp "$root/bench/gpu/table" "$dir/bench/gpu/"
-cp "$root/bench/report.py" "$root/bench/goals.py" "$root/bench/plots.py" "$dir/bench/"
+cp "$root/bench/report.py" "$root/bench/goals.py" "$root/bench/tables.py" "$root/bench/plots.py" "$dir/bench/"
 cp "$root"/tests/gpu/*.py "$dir/tests/gpu/"
 cp "$root"/tests/e2e/*.py "$dir/tests/e2e/"
 cp "$root/scripts/bundle-run.sh" "$dir/run"

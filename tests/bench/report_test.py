@@ -86,13 +86,26 @@ def goals_block(program):
     with open(os.path.join(bench, 'goals.json'), encoding='utf-8') as text:
         spec = json.load(text)
     found = [('the goals in docs/performance.md are those of the committed rows', check(document, bench)[0] == 0)]
+    tuning = os.path.join(root, 'docs', 'tuning.md')
+    found.append(('the tables in docs/tuning.md are those of the committed rows', check(tuning, bench)[0] == 0))
     with tempfile.TemporaryDirectory() as directory:
         edited = os.path.join(directory, 'edited.md')
+        with open(tuning, encoding='utf-8') as text, open(edited, 'w', encoding='utf-8') as out:
+            changed = text.read()
+            at = changed.index('<!-- table engines')
+            out.write(changed[:at] + changed[at:].replace('`auto`', '`other`', 1))
+        code, said = check(edited, bench)
+        found.append(('a table that somebody changed is found', code == 1 and 'not those of' in said))
+        with open(edited, 'w', encoding='utf-8') as out:
+            out.write('nothing\n')
+        code, said = check(edited, bench)
+        found.append(('a document without marks is refused', code == 1 and 'no marks' in said))
         with open(edited, 'w', encoding='utf-8') as out:
             out.write(committed.replace('**missed**', 'met', 1))
         code, said = check(edited, bench)
         found.append(('a verdict that somebody changed is found', code == 1 and 'not those of' in said))
         os.symlink(os.path.join(bench, 'results'), os.path.join(directory, 'results'))
+        os.symlink(os.path.join(bench, 'tables.json'), os.path.join(directory, 'tables.json'))
         for what, change in (('a bound that moved is found', {'at_most': 1.36}), ('a row that is gone is said', {'ours': [
                 'rings.rtt', 'nobody', {}, 'p50']})):
             other = [{**spec[0], 'goals': [{**spec[0]['goals'][0], **change}, *spec[0]['goals'][1:]]}, *spec[1:]]
