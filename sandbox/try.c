@@ -126,6 +126,22 @@ static int try_core(void)
     return -1;
 }
 
+/* What ptrace is denied for could be had through a file. */
+static int try_memory(void)
+{
+    char path[64];
+
+    snprintf(path, sizeof(path), "/proc/%d/mem", (int)getppid());
+    return open_path(path, O_RDWR);
+}
+
+static int try_limit(void)
+{
+    struct rlimit r;
+
+    return prlimit(getppid(), RLIMIT_CPU, NULL, &r);
+}
+
 static const struct attempt {
     const char *what;
     uint32_t layers; /* any of these denies it */
@@ -135,6 +151,8 @@ static const struct attempt {
 #define BY(layer) (1u << VGPU_SANDBOX_##layer)
     {"trace a process", BY(SECCOMP), 0, try_ptrace},
     {"read another process's memory", BY(SECCOMP), 0, try_process_vm},
+    {"open the parent's memory", BY(USER), 0, try_memory},
+    {"bound the parent's CPU time", BY(SECCOMP), VGPU_SANDBOX_MAY_BECOME, try_limit},
     {"mount", BY(SECCOMP) | BY(CAPS), 0, try_mount},
     {"make a user namespace", BY(SECCOMP), 0, try_unshare},
     {"load a BPF program", BY(SECCOMP), 0, try_bpf},
