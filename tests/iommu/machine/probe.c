@@ -457,7 +457,7 @@ static void probe_bare(struct edu *e, struct edu *reader, pid_t vgpud)
             vms[id].at[i] = physical(vms[id].memory + i * PAGE);
     control(e, &vms[1], "control-other-vm", other);
     control(e, &vms[1], "control-host-memory", page_of_nobody());
-    control(e, &vms[1], "control-unmapped", own + PAGE);
+    control(e, &vms[1], "control-unmapped", page_of_nobody()); /* one that no mapping names, as the one behind an arena */
     control(e, &vms[1], "control-own-physical", own);
     control_null(e, &vms[1]);
     control(e, &vms[1], "control-other-domain", beyond());
