@@ -87,11 +87,14 @@ static void find_socket(struct vgpu_doctor *d)
 {
     char configured[sizeof(d->socket)];
     bool known = vgpu_facts_config(&d->facts, "paths.control_socket", configured, sizeof(configured));
+    const char *env = getenv(VGPU_CTL_SOCKET_ENV);
     struct vgpu_ctl_where where;
     struct vgpu_err ignored;
 
-    vgpu_ctl_find(d->line, &where, &ignored); /* what is wrong with the configuration is told elsewhere */
-    snprintf(d->socket, sizeof(d->socket), "%s", where.socket);
+    /* What is wrong with the configuration is told elsewhere: then it does not say where the daemon's
+     * socket is, and the environment or the default has to. */
+    d->guessed = vgpu_ctl_find(d->line, &where, &ignored) != 0 || where.unusable.code != 0;
+    snprintf(d->socket, sizeof(d->socket), "%s", d->guessed && env && env[0] ? env : where.socket);
     d->own = !known || strcmp(d->socket, configured) == 0;
 }
 
@@ -126,8 +129,12 @@ static void look_at_socket(struct vgpu_doctor *d)
     struct stat st;
 
     if (stat(d->socket, &st)) {
-        find(d, "doctor.socket", VGPU_SEV_HIGH, "`systemctl start vgpud`; --socket names another one", "%s: %s",
-             d->socket, strerror(errno));
+        int error = errno;
+        find(d, "doctor.socket", VGPU_SEV_HIGH,
+             d->guessed ? "--socket=PATH names the right one; `vgpud --check-config` says what is wrong with the configuration"
+                        : "`systemctl start vgpud`; --socket names another one",
+             "%s: %s%s", d->socket, strerror(error),
+             d->guessed ? " (the configuration cannot be read, so this is a guess: vgpu.config)" : "");
     } else if (!S_ISSOCK(st.st_mode)) {
         snprintf(mend, sizeof(mend), "`rm %s`, then `systemctl restart vgpud`", d->socket);
         find(d, "doctor.socket", VGPU_SEV_HIGH, mend, "%s is not a socket", d->socket);
@@ -483,7 +490,10 @@ static void look_at_precheck(struct vgpu_doctor *d)
                                       "gpu.slowed",
                                       "gpu.driver",
                                       "gpu.nodes",
+                                      "gpu.library",
+                                      "gpu.cuda_version",
                                       "iommu.faults",
+                                      "xen.faults",
                                       "pcie.aer_fatal",
                                       "kernel.tainted",
                                       "memory.available",

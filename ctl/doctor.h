@@ -13,6 +13,7 @@ struct vgpu_doctor {
     json_t *precheck;
     char socket[256]; /* of the daemon */
     bool own;         /* that of the configuration that was read */
+    bool guessed;     /* there is none that can be read, and nobody named another */
     int owner;        /* process that holds the lock in run_dir, or held it last; 0: none known */
     char owner_state; /* as in /proc/PID/stat; 0: there is no such process, or it is not vgpud */
     char *log;        /* lines of the kernel's log that tell of trouble; NULL: not readable */

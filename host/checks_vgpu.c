@@ -17,6 +17,12 @@ static enum vgpu_outcome config(const struct vgpu_facts *f, struct vgpu_finding 
         e += strspn(e, " \t\r\n");
         snprintf(line, sizeof(line), "%.*s", (int)strcspn(e, "\n"), e);
         vgpu_host_print_safe(line, sizeof(line), line);
+        if (f->said.config_file) {
+            char path[200];
+            snprintf(path, sizeof(path), "%.*s", (int)strcspn(f->said.config_file, "\n"), f->said.config_file);
+            vgpu_host_print_safe(path, sizeof(path), path);
+            vgpu_mend(out, "`vgpud --check-config %s`", path);
+        }
         return FIRE(out, "%s", line[0] ? line : "vgpud does not accept it, without a word");
     }
     return f->said.config ? PASS(out, "good") : NA(out, "no vgpud here that could read it");

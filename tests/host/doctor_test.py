@@ -275,6 +275,30 @@ def impostor(daemon):
         assert status(report['findings'], name) == want, (answer, report)
 
 
+def edited(daemon):
+    """The file was spoilt after the start: named itself, and the daemon is found by another way or said to be guessed."""
+    with open(daemon.config, encoding='utf-8') as f:
+        good = f.read()
+    with open(daemon.config, 'a', encoding='utf-8') as f:
+        f.write('pols: 3\n')
+
+    def doctor(**env):
+        env = {k: v for k, v in os.environ.items() if not k.startswith('VGPU_')} | env
+        done = subprocess.run([CTL, 'doctor', '--json', f'--config={daemon.config}'], capture_output=True, text=True, env=env,
+                              timeout=60, check=False)
+        return json.loads(done.stdout)['findings']
+
+    found = doctor(VGPU_CONTROL_SOCKET=daemon.control)
+    assert status(found, 'doctor.daemon') == {'pass'}, found
+    wrong = of(found, 'vgpu.config')[0]
+    assert 'pols' in wrong['found'] and f'`vgpud --check-config {os.path.realpath(daemon.config)}`' in wrong['remedy'], wrong
+    if not os.path.exists('/run/vgpu/control.sock'):
+        found = of(doctor(), 'doctor.socket')[0]
+        assert 'guess' in found['found'] and '--socket' in found['remedy'], found
+    with open(daemon.config, 'w', encoding='utf-8') as f:
+        f.write(good)
+
+
 def stale(daemon):
     """The daemon was killed: its socket is there, and nobody listens."""
     daemon.process.kill()
@@ -314,7 +338,7 @@ def main():
     daemon = Daemon()
     failed = passed = 0
     try:
-        for test in (well, nothing_secret, stuck, died, permissions, clock, stopped, impostor, stale, no_daemon):
+        for test in (well, nothing_secret, stuck, died, permissions, clock, edited, stopped, impostor, stale, no_daemon):
             try:
                 test(daemon)
                 passed += 1
