@@ -23,7 +23,19 @@ static json_t *text_or_null(const char *text)
     return text && text[0] ? vgpu_json_text(text) : json_null();
 }
 
-/* Limits in force (defaults filled in), and the live state. */
+/* What is stored and decided when a VM attaches: of one that runs it is not in force yet. */
+static json_t *pending(const struct vgpu_vm_live *live)
+{
+    json_t *list = json_array();
+
+    if (live->arena_waits)
+        json_array_append_new(list, json_string("arena_bytes"));
+    if (live->engine_waits)
+        json_array_append_new(list, json_string("engine"));
+    return list;
+}
+
+/* Limits (defaults filled in), and the live state. */
 json_t *vgpu_vm_json(struct vgpu_control *c, const struct vgpu_vm_record *vm)
 {
     const struct vgpu_config *config = c->params.config;
@@ -43,10 +55,10 @@ json_t *vgpu_vm_json(struct vgpu_control *c, const struct vgpu_vm_record *vm)
         int_or_null(attached, (int64_t)live.arena_bytes), "arena_access", text_or_null(attached ? live.arena_access : NULL),
         "device_bytes", (json_int_t)device, "token_file", token, "broken_reason",
         text_or_null(attached ? live.broken_reason : NULL));
-    json_t *more = json_pack("{s:s,s:I,s:s,s:o,s:b}", "isolation",
+    json_t *more = json_pack("{s:s,s:I,s:s,s:o,s:b,s:o}", "isolation",
                              vgpu_isolations[vm->isolation], "iommu_domain", (json_int_t)vm->iommu_domain, "admin_state",
                              vgpu_admin_states[vm->admin_state], "reason", text_or_null(vm->reason), "expected",
-                             vm->expected);
+                             vm->expected, "pending", attached ? pending(&live) : json_array());
     if (!json || !more || json_object_update(json, more)) {
         json_decref(json);
         json = NULL;

@@ -44,6 +44,8 @@ struct vgpu_vm_live {
     char broken_reason[96]; /* "" : none */
     int64_t pid;            /* of the attached process; -1: unknown */
     uint64_t arena_bytes;   /* that it attached */
+    bool arena_waits;       /* its limit arena_bytes is another than when it attached: it counts from the next time on */
+    bool engine_waits;      /* likewise, or from its next move to another executor on */
     char arena_access[16];  /* how the device reaches it: direct, bounce (through copies), none (no arena); "" : not now */
 };
 /* What only the running daemon knows of a pool. */

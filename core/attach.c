@@ -232,6 +232,8 @@ static struct vgpu_vm *vm_make(struct vgpud *d, struct vgpu_attachment *a, uint3
     struct vgpu_executor *e = &d->executors[executor];
     uint64_t device = vgpud_device_bytes(d, rec), heap_off = 0;
 
+    a->arena_limit = vgpud_arena_bytes(d, rec);
+
     struct vgpu_vm *vm = aligned_alloc(64, (sizeof(*vm) + 63) / 64 * 64);
     if (!vm) {
         vgpu_refuse(r, VGPU_ATTACH_E_NOMEM, "the host has no memory for this attachment");
@@ -378,7 +380,7 @@ static int on_hello(void *ctx, struct vgpu_session *s, const struct vgpu_peer *p
         return -1;
     if (vgpud_attachment_of(d, peer->vm_id))
         return vgpu_refuse(r, VGPU_ATTACH_E_BUSY, "VM %u is attached already (one attachment at a time)", peer->vm_id);
-    limits->arena_bytes = rec.arena_bytes ? rec.arena_bytes : d->config.arena_bytes;
+    limits->arena_bytes = vgpud_arena_bytes(d, &rec);
     limits->device_bytes = vgpud_device_bytes(d, &rec);
     limits->in_flight = vgpud_cap(d, &rec, UINT32_MAX);
     limits->ring_slots = d->config.ring_slots;

@@ -102,6 +102,8 @@ struct vgpu_attachment {
     struct vgpu_vm *vm;
     struct vgpu_session *session;
     struct vgpu_vm_record record;
+    uint64_t arena_limit; /* bytes, as it attached */
+    uint32_t engine;      /* that its executor was told */
     struct vgpud_dma dma;
     struct vgpu_vm_want want; /* what the poll core was told last, or will be */
     enum vgpu_leave leave;
@@ -236,6 +238,7 @@ void vgpud_attachment_end(struct vgpud *d, uint32_t slot);
 /* live.c: changes of VMs that run. */
 /* Limits of a VM as they apply: the default filled in; the cap never more than this host or the rings hold. */
 uint64_t vgpud_device_bytes(const struct vgpud *d, const struct vgpu_vm_record *rec);
+uint64_t vgpud_arena_bytes(const struct vgpud *d, const struct vgpu_vm_record *rec);
 uint32_t vgpud_cap(const struct vgpud *d, const struct vgpu_vm_record *rec, uint32_t cq_slots);
 /* Could the VM as it runs become `now` (NULL: be removed)? 0 or -errno with err; changes nothing. */
 int vgpud_vm_check(void *ctx, const struct vgpu_vm_record *old, const struct vgpu_vm_record *now, struct vgpu_err *err);

@@ -442,6 +442,7 @@ int vgpud_executor_attach(struct vgpud *d, struct vgpu_executor *e, uint32_t slo
         .engine = a->record.engine,
         .vm_id = a->vm->vm_id,
     };
+    a->engine = a->record.engine;
     a->session->ops->source(a->session, &m.region.source);
     if (e->in_process) {
         struct vgpu_err err = {0};

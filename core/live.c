@@ -31,6 +31,11 @@
 #define DRAIN_TAKE_NS       UINT64_C(10000000000) /* a guest that does not fetch completions keeps its ring full so long */
 #define QUARANTINE_LIMIT_NS UINT64_C(2000000000)
 
+uint64_t vgpud_arena_bytes(const struct vgpud *d, const struct vgpu_vm_record *rec)
+{
+    return rec->arena_bytes ? rec->arena_bytes : d->config.arena_bytes;
+}
+
 uint64_t vgpud_device_bytes(const struct vgpud *d, const struct vgpu_vm_record *rec)
 {
     return rec->device_bytes == UINT64_MAX ? d->config.device_bytes : rec->device_bytes;

@@ -300,6 +300,8 @@ static bool vm_live(void *ctx, uint32_t vm_id, struct vgpu_vm_live *out)
     snprintf(out->state, sizeof(out->state), "%s", state);
     out->pid = a->session ? a->session->peer.pid : -1;
     out->arena_bytes = a->vm->view.arena_bytes;
+    out->arena_waits = a->arena_limit != vgpud_arena_bytes(ctx, &a->record);
+    out->engine_waits = a->engine != a->record.engine;
     snprintf(out->arena_access, sizeof(out->arena_access), "%s", accesses[a->arena_access]);
     return true;
 }

@@ -169,6 +169,27 @@ void vgpu_ctl_print_removed(FILE *out, const json_t *result, bool color)
     json_array_foreach(removed, i, id) fprintf(out, "removed VM %" JSON_INTEGER_FORMAT "\n", json_integer_value(id));
 }
 
+/* What stands in the table and is not in force yet. */
+static void print_pending(FILE *out, const json_t *vms)
+{
+    char id[VGPU_CTL_CELL_BYTES], key[VGPU_CTL_CELL_BYTES], attached[VGPU_CTL_CELL_BYTES];
+    size_t i, k;
+    const json_t *vm, *what;
+
+    json_array_foreach(vms, i, vm)
+    {
+        json_array_foreach(json_object_get(vm, "pending"), k, what)
+        {
+            vgpu_ctl_cell(json_object_get(vm, "vm_id"), VGPU_CTL_CELL_NUMBER, id);
+            vgpu_ctl_cell(what, VGPU_CTL_CELL_TEXT, key);
+            vgpu_ctl_cell(json_object_get(vm, "attached_arena_bytes"), VGPU_CTL_CELL_SIZE, attached);
+            bool arena = !strcmp(key, "arena_bytes");
+            fprintf(out, "VM %s runs: its %s counts from its next attach on%s%s%s\n", id, key, arena ? "; it has an arena of " : "",
+                    arena ? attached : "", arena ? " now" : "");
+        }
+    }
+}
+
 void vgpu_ctl_print_vms(FILE *out, const json_t *result, bool color)
 {
     static const struct vgpu_ctl_column columns[] = {
@@ -184,6 +205,7 @@ void vgpu_ctl_print_vms(FILE *out, const json_t *result, bool color)
         fputs("no VMs\n", out);
     else
         VGPU_CTL_TABLE(out, vms, columns, color);
+    print_pending(out, vms);
 }
 
 void vgpu_ctl_print_changed(FILE *out, const json_t *result, bool color)
@@ -198,6 +220,7 @@ void vgpu_ctl_print_changed(FILE *out, const json_t *result, bool color)
         {"DEVICE", "device_bytes", VGPU_CTL_CELL_SIZE},
     };
     VGPU_CTL_TABLE(out, json_object_get(result, "vms"), columns, color);
+    print_pending(out, json_object_get(result, "vms"));
 }
 
 void vgpu_ctl_print_vm(FILE *out, const json_t *result, bool color)

@@ -330,6 +330,33 @@ static void check_pool(const struct e2e_host *h, struct vgpu *v, const char *poo
     json_decref(answer);
 }
 
+/* The limit of a VM's arena is decided when it attaches: one that runs goes on with what it has, and show-vm says so. */
+static void arena_limit(void)
+{
+    static const char *const args[] = {"show-vm", "--vm-id=1", NULL};
+    struct e2e_host h;
+    json_t *answer, *vm;
+    char error[512];
+
+    e2e_host_start(&h, NULL);
+    e2e_register(&h, 1, 1, "A", "medium", NULL);
+    for (int round = 0; round < 3; round++) {
+        struct vgpu *v = e2e_open_patiently(&h, 1);
+        if (round == 1)
+            e2e_set(&h, 1, "arena_bytes", NULL, 8192);
+        e2e_check(e2e_ctl(&h, &answer, error, sizeof(error), args) == 0, "show-vm: %s", error);
+        vm = json_object_get(answer, "vm");
+        const char *what = json_string_value(json_array_get(json_object_get(vm, "pending"), 0));
+        json_int_t attached = json_integer_value(json_object_get(vm, "attached_arena_bytes"));
+        e2e_check(round == 1 ? what && !strcmp(what, "arena_bytes") && attached > 8192 : !what, "round %d: %s, %lld", round, what,
+                  (long long)attached);
+        e2e_check(round != 2 || attached == 8192, "the new limit is not in force: %lld", (long long)attached);
+        json_decref(answer);
+        vgpu_close(v);
+    }
+    e2e_host_stop(&h);
+}
+
 /* Who holds device memory is refused a move, as a whole and with what to do; what need not move it is done; once the
  * buffers are freed the move is made, and device memory of the new executor is as good. */
 static void device_buffers(void)
@@ -392,6 +419,7 @@ static const struct e2e_test tests[] = {
     {"to_another_executor", to_another_executor, 240},
     {"to_another_executor_verified", to_another_executor_verified, 240},
     {"to_another_executor_while_they_die", to_another_executor_while_they_die, 240},
+    {"arena_limit", arena_limit, 60},
     {"device_buffers", device_buffers, 120},
 };
 E2E_MAIN(tests)

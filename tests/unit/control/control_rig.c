@@ -38,6 +38,7 @@ static bool fake_vm_live(void *ctx, uint32_t vm_id, struct vgpu_vm_live *out)
         snprintf(out->broken_reason, sizeof(out->broken_reason), "a submission slot ran ahead");
     out->pid = 4242;
     out->arena_bytes = 1 << 20;
+    out->arena_waits = !strcmp(r->attached_state, "attached");
     snprintf(out->arena_access, sizeof(out->arena_access), "bounce");
     return true;
 }

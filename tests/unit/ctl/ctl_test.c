@@ -98,7 +98,8 @@ Test(ctl, a_day_of_work)
              "VM  NAME  POOL  PRIORITY  STATE       %*sUID   PID  IN-FLIGHT  ARENA  DEVICE\n"
              " 1  vm-1  A     high      registered  %*s-     -       1024    64M     64M\n"
              " 2  vm-2  A     high      registered  %*s-     -       1024    64M     64M\n"
-             " 3  big   B     medium    attached    %*u  4242          7     1G    1.5M\n",
+             " 3  big   B     medium    attached    %*u  4242          7     1G    1.5M\n"
+             "VM 3 runs: its arena_bytes counts from its next attach on; it has an arena of 1M now\n",
              uid > 999 ? snprintf(NULL, 0, "%u", uid) - 3 : 0, "", (uid > 999 ? snprintf(NULL, 0, "%u", uid) : 3) - 1,
              "", (uid > 999 ? snprintf(NULL, 0, "%u", uid) : 3) - 1, "", uid > 999 ? 0 : 3, uid);
     prints("list-vms", expected);
@@ -113,7 +114,8 @@ Test(ctl, a_day_of_work)
         "arena_access          bounce\ndevice_bytes          1.5M\n"
         "token_file            %s/tokens/vm-3.token\nbroken_reason         -\n"
         "isolation             shared\niommu_domain          0\n"
-        "admin_state           active\nreason                -\nexpected              no\n",
+        "admin_state           active\nreason                -\nexpected              no\n"
+        "pending               arena_bytes\n",
         uid, daemon_child.dir);
     prints("show-vm --vm-id=3", expected);
     prints("list-pools", "POOL  MEMBERS  CAPACITY  EXECUTOR  BACKEND  PID  STATE\n"
@@ -164,7 +166,7 @@ Test(ctl, json_is_the_result_on_one_line)
                           "\"attached_arena_bytes\":null,"
                           "\"arena_access\":null,\"device_bytes\":67108864,\"token_file\":null,"
                           "\"broken_reason\":null,\"isolation\":\"shared\",\"iommu_domain\":0,"
-                          "\"admin_state\":\"active\",\"reason\":null,\"expected\":false}}\n");
+                          "\"admin_state\":\"active\",\"reason\":null,\"expected\":false,\"pending\":[]}}\n");
     prints("version --json", "{\"version\":\"" VGPU_VERSION "\",\"abi\":\"1.1\"}\n");
     prints("version", "version  " VGPU_VERSION "\nabi      1.1\n");
 }
