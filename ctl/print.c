@@ -184,8 +184,8 @@ static void print_pending(FILE *out, const json_t *vms)
             vgpu_ctl_cell(what, VGPU_CTL_CELL_TEXT, key);
             vgpu_ctl_cell(json_object_get(vm, "attached_arena_bytes"), VGPU_CTL_CELL_SIZE, attached);
             bool arena = !strcmp(key, "arena_bytes");
-            fprintf(out, "VM %s runs: its %s counts from its next attach on%s%s%s\n", id, key, arena ? "; it has an arena of " : "",
-                    arena ? attached : "", arena ? " now" : "");
+            fprintf(out, "VM %s runs: its %s counts from its next attach on%s%s%s\n", id, key,
+                    arena ? "; it has an arena of " : "", arena ? attached : "", arena ? " now" : "");
         }
     }
 }
