@@ -189,6 +189,16 @@ static int check_integrity(struct vgpu_store *s, struct vgpu_err *err)
     return rc;
 }
 
+/* The members that pools count, as they are: another program may have written around the triggers. */
+static int recount(struct vgpu_store *s, struct vgpu_err *err)
+{
+    static const char text[] = "UPDATE pools SET members = n FROM"
+                               " (SELECT p.name AS of, count(v.vm_id) AS n FROM pools p LEFT JOIN vms v ON v.pool = p.name"
+                               "  GROUP BY p.name) WHERE name = of AND members <> n";
+
+    return vgpu_store_exec(s, text, err, "cannot count members");
+}
+
 /* Each step and its version number stand or fall together. */
 static int migrate(struct vgpu_store *s, int64_t version, struct vgpu_err *err)
 {
@@ -280,6 +290,8 @@ int vgpu_store_open_wait(const char *path, uint32_t wait_ms, struct vgpu_store *
         rc = check_integrity(s, err);
     if (!rc)
         rc = migrate(s, version, err);
+    if (!rc)
+        rc = recount(s, err);
     int e = rc ? 0 : vgpu_store_identity_of(path, s->identity);
     if (e)
         rc = vgpu_err_set(err, -e, "store %s: %s", path, strerror(-e));

@@ -5,7 +5,7 @@
 #include <errno.h>
 #include <string.h>
 
-#define POOL_COLUMNS "name, capacity, (SELECT count(*) FROM vms WHERE pool = pools.name), executor, sm_share"
+#define POOL_COLUMNS "name, capacity, members, executor, sm_share"
 
 int vgpu_store_check_pool(const struct vgpu_pool_record *p, struct vgpu_err *err)
 {

@@ -87,7 +87,35 @@ static const char schema_3[] =
     "CREATE INDEX audit_refused ON audit(seq) WHERE result <> 'ok';"
     "CREATE TRIGGER audit_fixed BEFORE UPDATE ON audit BEGIN SELECT RAISE(ABORT, 'the audit is not changed'); END;";
 
-const char *const vgpu_store_migration[] = {schema_1, schema_2, schema_3};
+/*
+ * Version 4: pools count their members. To count them anew for each VM that comes made the registration of 65,535 a matter of
+ * minutes. Triggers keep the number, so that it is right whoever writes; a pool's name stays, as a renamed one would take its
+ * members along uncounted. The number is derived: each opening compares it with what is there (store/open.c).
+ */
+static const char schema_4[] =
+    "ALTER TABLE pools ADD COLUMN members INTEGER NOT NULL DEFAULT 0 CHECK(members BETWEEN 0 AND 65535);"
+    "UPDATE pools SET members = (SELECT count(*) FROM vms WHERE pool = pools.name);"
+    "DROP TRIGGER vms_room_insert;"
+    "DROP TRIGGER vms_room_update;"
+    "DROP TRIGGER pools_shrink;"
+    "CREATE TRIGGER vms_room_insert BEFORE INSERT ON vms"
+    " WHEN (SELECT members >= capacity FROM pools WHERE name = NEW.pool)"
+    " BEGIN SELECT RAISE(ABORT, 'pool is full'); END;"
+    "CREATE TRIGGER vms_room_update BEFORE UPDATE OF pool ON vms"
+    " WHEN NEW.pool <> OLD.pool AND (SELECT members >= capacity FROM pools WHERE name = NEW.pool)"
+    " BEGIN SELECT RAISE(ABORT, 'pool is full'); END;"
+    "CREATE TRIGGER vms_count_insert AFTER INSERT ON vms"
+    " BEGIN UPDATE pools SET members = members + 1 WHERE name = NEW.pool; END;"
+    "CREATE TRIGGER vms_count_delete AFTER DELETE ON vms"
+    " BEGIN UPDATE pools SET members = members - 1 WHERE name = OLD.pool; END;"
+    "CREATE TRIGGER vms_count_update AFTER UPDATE OF pool ON vms WHEN NEW.pool <> OLD.pool"
+    " BEGIN UPDATE pools SET members = members + iif(name = NEW.pool, 1, -1) WHERE name IN (NEW.pool, OLD.pool); END;"
+    "CREATE TRIGGER pools_shrink BEFORE UPDATE OF capacity ON pools WHEN NEW.capacity < OLD.members"
+    " BEGIN SELECT RAISE(ABORT, 'pool has more members'); END;"
+    "CREATE TRIGGER pools_name BEFORE UPDATE OF name ON pools WHEN NEW.name <> OLD.name"
+    " BEGIN SELECT RAISE(ABORT, 'a pool keeps its name'); END;";
+
+const char *const vgpu_store_migration[] = {schema_1, schema_2, schema_3, schema_4};
 const uint32_t vgpu_store_migration_count = sizeof(vgpu_store_migration) / sizeof(vgpu_store_migration[0]);
 _Static_assert(sizeof(vgpu_store_migration) / sizeof(vgpu_store_migration[0]) == VGPU_STORE_SCHEMA,
                "one migration for each version up to VGPU_STORE_SCHEMA");

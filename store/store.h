@@ -12,7 +12,7 @@
 #include "core/base/log.h"
 #include "rings/abi/vgpu_abi.h"
 
-#define VGPU_STORE_SCHEMA 3
+#define VGPU_STORE_SCHEMA 4
 #define VGPU_TOKEN_LEN 16
 #define VGPU_VM_ID_MAX 65535u
 #define VGPU_UUID_BYTES 37          /* 36 characters and the end */

@@ -18,8 +18,8 @@
 
 /* What comes last of a VM about which nothing was said. */
 #define VM_MORE                                                                                                        \
-    "\"isolation\":\"shared\",\"iommu_domain\":0,\"admin_state\":\"active\",\"reason\":null,\"expected\":false,"                              \
-    "\"pending\":[]"
+    "\"isolation\":\"shared\",\"iommu_domain\":0,\"admin_state\":\"active\",\"reason\":null,"                          \
+    "\"expected\":false,\"pending\":[]"
 
 static struct control_rig rig;
 

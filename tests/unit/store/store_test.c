@@ -332,12 +332,12 @@ Test(store, refuses_what_is_no_store)
     char text[128];
 
     close_store();
-    cr_assert_eq(raw("PRAGMA user_version = 4"), SQLITE_OK);
+    cr_assert_eq(raw("PRAGMA user_version = 5"), SQLITE_OK);
     cr_assert_eq(vgpu_store_open(path, &other, &err), -ENOTSUP);
-    cr_assert_not_null(strstr(err.text, "schema 4 was written by a newer vgpu, this one knows up to 3"), "%s",
+    cr_assert_not_null(strstr(err.text, "schema 5 was written by a newer vgpu, this one knows up to 4"), "%s",
                        err.text);
     cr_assert_null(other);
-    cr_assert_eq(raw("PRAGMA user_version = 3; PRAGMA application_id = 77"), SQLITE_OK);
+    cr_assert_eq(raw("PRAGMA user_version = 4; PRAGMA application_id = 77"), SQLITE_OK);
     cr_assert_eq(vgpu_store_open(path, &other, &err), -EINVAL);
     cr_assert_not_null(strstr(err.text, "not a vgpu store"), "%s", err.text);
     cr_assert_eq(vgpu_store_open("/dev/null", &other, &err), -EINVAL);
@@ -425,6 +425,46 @@ Test(store, version_1_is_brought_to_the_newest)
 Test(store, version_2_of_a_killed_daemon_is_brought_to_the_newest)
 {
     brought_to_the_newest("version-2", VGPU_VM_ENGINE_RESIDENT);
+}
+
+Test(store, version_3_is_brought_to_the_newest)
+{
+    brought_to_the_newest("version-3", VGPU_VM_ENGINE_RESIDENT);
+}
+
+static uint32_t members(const char *name)
+{
+    struct vgpu_pool_record pool;
+
+    cr_assert_eq(vgpu_store_get_pool(s, name, &pool, &err), 0, "%s", err.text);
+    return pool.members;
+}
+
+/* The members that a pool counts are those that are in it, whatever was done, and whoever did it. */
+Test(store, pools_count_their_members)
+{
+    for (uint32_t i = 1; i <= 40; i++)
+        cr_assert_eq(add(vm(i, i % 4 ? "B" : "A")), i > 12 && i % 4 == 0 ? -ENOSPC : 0, "VM %u: %s", i, err.text);
+    cr_expect_eq(members("A"), 3);
+    cr_expect_eq(members("B"), 30);
+    struct vgpu_vm_record exchange[] = {vm(4, "B"), vm(1, "A")};
+    cr_assert_eq(vgpu_store_update_vms(s, exchange, 2, &err), 0, "%s", err.text);
+    cr_expect(members("A") == 3 && members("B") == 30);
+    struct vgpu_vm_record too_many[] = {vm(2, "A"), vm(3, "A")};
+    cr_assert_eq(vgpu_store_update_vms(s, too_many, 2, &err), -ENOSPC);
+    cr_expect(members("A") == 3 && members("B") == 30, "what was undone counts");
+    cr_assert_eq(vgpu_store_remove_vm(s, 1, &err), 0);
+    cr_expect_eq(members("A"), 2);
+    close_store();
+    /* With another program: through the triggers, and around them. */
+    cr_assert_eq(raw("UPDATE vms SET pool = 'A' WHERE vm_id = 2"), SQLITE_OK);
+    cr_assert_eq(raw("UPDATE vms SET pool = 'A' WHERE vm_id = 3"), SQLITE_CONSTRAINT_TRIGGER, "the pool is full");
+    cr_assert_eq(raw("UPDATE pools SET name = 'C' WHERE name = 'B'"), SQLITE_CONSTRAINT_TRIGGER);
+    cr_assert_eq(raw("DELETE FROM vms WHERE vm_id > 4 AND pool = 'B'"), SQLITE_OK);
+    cr_assert_eq(raw("UPDATE pools SET members = 77"), SQLITE_OK);
+    open_store();
+    cr_expect(members("A") == 3 && members("B") == 2, "%u and %u", members("A"), members("B"));
+    close_store();
 }
 
 Test(store, notices_damage)
