@@ -33,7 +33,7 @@ SUITES = {
     'xen-ten': [
         (['ten'], 1200, {'memory_mib': 2800}),
         (['start', 'work', 'walls'], 500, PVH),
-        (['start', 'work', 'walls'], 500, PVH_DOM0),
+        (['start', 'precheck', 'work', 'walls'], 500, PVH_DOM0),
         (['start', 'work', 'save', 'leaks'], 1300, {'dom0_mib': 1100, 'memory_mib': 1700, 'arguments': 'lab.cycles=50'}),
     ],
 }
