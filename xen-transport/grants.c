@@ -30,14 +30,11 @@ int vgpu_xen_grants_open(struct vgpu_xen_grants *g, const struct vgpu_xen_api *a
 
 static int map_error(const struct vgpu_xen_grants *g, uint64_t pages, int prot, int code, struct vgpu_err *err)
 {
-    if (code == EINVAL && pages > 1024)
+    if (code == EINVAL) /* all that Linux says, whatever Xen said */
         return vgpu_err_set(err, code,
-                            "cannot map %" PRIu64 " pages of domain %u: a reference is not granted%s, or the grant device takes "
-                            "fewer at once (module parameter limit of xen-gntdev)",
+                            "cannot map %" PRIu64 " pages of domain %u: not granted%s, or more than Xen's "
+                            "gnttab_max_maptrack_frames or xen-gntdev's limit allow",
                             pages, g->domid, prot & PROT_WRITE ? " for writing" : "");
-    if (code == EINVAL)
-        return vgpu_err_set(err, code, "cannot map %" PRIu64 " pages of domain %u: a reference is not granted%s", pages,
-                            g->domid, prot & PROT_WRITE ? " for writing" : "");
     return vgpu_err_set(err, code,
                         "cannot map %" PRIu64 " pages of domain %u: %s (Xen's gnttab_max_maptrack_frames and this domain's "
                         "memory bound what it can map)",

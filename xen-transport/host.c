@@ -234,14 +234,21 @@ static void device_remove(struct xen_device *dev)
     free(dev);
 }
 
-/* The domain has gone: its backend directory is ours to clear away. */
-static void device_end(struct xen_device *dev)
+static bool domain_there(const struct xen_device *dev)
 {
-    struct vgpu_transport *t = dev->t;
     char path[64], id[16];
 
     snprintf(path, sizeof(path), "/local/domain/%u", dev->domid);
-    if (!vgpu_xen_node_read(&t->api, t->xs, path, "domid", id, sizeof(id))) {
+    return vgpu_xen_node_read(&dev->t->api, dev->t->xs, path, "domid", id, sizeof(id));
+}
+
+/* A domain that has gone leaves its backend directory for us to clear away. */
+static void device_end(struct xen_device *dev)
+{
+    struct vgpu_transport *t = dev->t;
+    char id[16];
+
+    if (!domain_there(dev)) {
         snprintf(id, sizeof(id), "%u", dev->domid);
         vgpu_xen_node_remove(&t->api, t->xs, t->backend_root, id);
     }
@@ -255,14 +262,15 @@ static void device_step(struct xen_device *dev)
     uint64_t state = 0, online = 1;
 
     dev->dirty = false;
-    bool there = vgpu_xen_node_number(&t->api, t->xs, dev->front, VGPU_XEN_NODE_STATE, 16, &state) &&
-                 vgpu_xen_node_number(&t->api, t->xs, dev->back, VGPU_XEN_NODE_FRONTEND_ID, UINT32_MAX, &online);
+    bool front = vgpu_xen_node_number(&t->api, t->xs, dev->front, VGPU_XEN_NODE_STATE, 16, &state);
+    bool back = vgpu_xen_node_number(&t->api, t->xs, dev->back, VGPU_XEN_NODE_FRONTEND_ID, UINT32_MAX, &online);
     online = 1;
     vgpu_xen_node_number(&t->api, t->xs, dev->back, VGPU_XEN_NODE_ONLINE, 1, &online);
-    if (!there || !online) {
+    if (!front || !back || !online) {
         if (dev->session)
             session_gone(dev->session);
-        if (!dev->session && !there)
+        /* Without a frontend's state it stays: whoever makes a device writes that last, and our watch tells us. */
+        if (!dev->session && (!back || (!front && !domain_there(dev))))
             device_end(dev);
         return;
     }

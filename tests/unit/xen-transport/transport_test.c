@@ -396,6 +396,44 @@ XEN_TEST(a_domain_that_is_not_registered_gets_nothing)
     cr_expect_eq(offers, 0);
 }
 
+/* As config/xen/vgpu-xen-device does: directory by directory, with the daemon awake all the while. */
+XEN_TEST(a_device_that_a_toolstack_makes_slowly_is_found)
+{
+    static const struct {
+        const char *dir, *node, *value;
+    } nodes[] = {{"/local/domain/0/backend/vgpu/5/0", "frontend", "/local/domain/5/device/vgpu/0"},
+                 {"/local/domain/0/backend/vgpu/5/0", "frontend-id", "5"},
+                 {"/local/domain/0/backend/vgpu/5/0", "online", "1"},
+                 {"/local/domain/0/backend/vgpu/5/0", "state", "6"},
+                 {"/local/domain/5/device/vgpu/0", "backend", "/local/domain/0/backend/vgpu/5/0"},
+                 {"/local/domain/5/device/vgpu/0", "backend-id", "0"},
+                 {"/local/domain/5/device/vgpu/0", "state", "1"}};
+    const struct xs_permissions front[2] = {{.id = DOM, .perms = XS_PERM_NONE}, {.id = 0, .perms = XS_PERM_READ}},
+                                back[2] = {{.id = 0, .perms = XS_PERM_NONE}, {.id = DOM, .perms = XS_PERM_READ}};
+    struct vgpu_xen_api api;
+
+    registered = false; /* the daemon makes none by itself */
+    turn();
+    cr_assert_eq(vgpu_xen_api_open(&api, getenv("VGPU_FAKE_XEN"), &err), 0);
+    fake_xen_domain(0);
+    struct xs_handle *xs = api.xs_open(0);
+    for (size_t i = 0; i < sizeof(nodes) / sizeof(nodes[0]); i++) {
+        fake_xen_domain(0);
+        if (i == 0 || i == 4) {
+            api.xs_mkdir(xs, XBT_NULL, nodes[i].dir);
+            api.xs_set_permissions(xs, XBT_NULL, nodes[i].dir, (struct xs_permissions *)(uintptr_t)(i ? front : back), 2);
+        }
+        cr_assert(vgpu_xen_node_write(&api, xs, nodes[i].dir, nodes[i].node, "%s", nodes[i].value));
+        turn();
+    }
+    api.xs_close(xs);
+    vgpu_xen_api_close(&api);
+    cr_expect_eq(connect_guest(), -EACCES);
+    cr_expect(strstr(err.text, "not registered"), "%s", err.text);
+    registered = true;
+    attach_all();
+}
+
 XEN_TEST(attaches_again_with_the_same_region_after_the_daemon_died)
 {
     attach_all();
