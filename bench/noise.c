@@ -14,6 +14,7 @@
 #define SWITCHES_LIMIT   20.0   /* a second and thread: a tick that finds another runnable takes 1 to 10 ms */
 #define STEAL_LIMIT      1.0    /* percent */
 #define INTERRUPTS_LIMIT 3000.0 /* a second and core: three times a busy timer tick of 1000 Hz */
+#define SHORTEST_S       0.05   /* in less than that nothing was measured, and a few interrupts are no rate */
 #define FREQUENCY_LIMIT  10.0   /* percent between the slowest and the fastest look */
 
 /* Sums over a field of the lines "cpuN ..." of /proc/stat of our cores. field 8: steal; 0: all. Ticks of USER_HZ. */
@@ -159,7 +160,7 @@ bool bench_noise_end(struct bench *b)
     if (n->have_steal && stat_read(b, &steal, &all) && all > n->all)
         n->steal_percent = 100.0 * (double)(steal - n->steal) / (double)(all - n->all);
     n->interrupts_per_s = NAN;
-    if (n->have_interrupts && interrupts_read(b, &interrupts) && b->n_cores)
+    if (n->have_interrupts && interrupts_read(b, &interrupts) && b->n_cores && seconds > SHORTEST_S)
         n->interrupts_per_s = (double)(interrupts - n->interrupts) / seconds / b->n_cores;
     n->frequency_percent = NAN;
     if (n->have_frequency && frequency_read(b, &low, &high)) {

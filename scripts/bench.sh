@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# ./run bench: suites rings, path, scale, transport and control unless others are named; rows and a report beside the program
-# unless --json says where rows go. `compare`, `plan`, --list and --help are passed on as they are.
+# ./run bench: suites rings, path, hops, scale, transport and control unless others are named; rows and a report beside the
+# program unless --json says where rows go. `compare`, `plan`, --list and --help are passed on as they are.
 set -u
 root=$(cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/.." && pwd) || exit 1
 bench=$root/build/bench/vgpu-bench
@@ -18,7 +18,7 @@ for argument in "$@"; do
     *) suites=yes ;;
     esac
 done
-[ "$suites" = yes ] || set -- rings path scale transport control "$@"
+[ "$suites" = yes ] || set -- rings path hops scale transport control "$@"
 place=$root/build/bench
 [ -w "$place" ] || place=${TMPDIR:-/tmp}
 "$bench" "$@" --json="$place/rows.jsonl"

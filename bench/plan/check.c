@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Real runs beside what model and simulation say of them. */
+#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,10 +15,10 @@ static const struct row {
     uint32_t vms;
     double rate; /* descriptors a second, of all */
     bool split;
-} loads[] = {{1, 1e5, false},  {1, 5e5, false},  {1, 1e6, false},  {1, 2e6, false},   {8, 5e5, false},  {8, 1e6, false},
+} list[] = {{1, 1e5, false},  {1, 5e5, false},  {1, 1e6, false},  {1, 2e6, false},   {8, 5e5, false},  {8, 1e6, false},
              {8, 2e6, false},  {30, 3e5, false}, {30, 1e6, false}, {30, 1.5e6, false}, {30, 2e6, false}, {64, 3e5, false},
              {64, 1e6, false}, {64, 2e6, false}, {1, 5e5, true},   {8, 1e6, true},    {30, 1.5e6, true}, {64, 2e6, true}};
-#define LOADS (sizeof(loads) / sizeof(loads[0]))
+#define LOADS (sizeof(list) / sizeof(list[0]))
 #define PARAMS_BYTES 96
 
 static const char *params_of(const struct bench *b, const struct row *r, char out[PARAMS_BYTES])
@@ -66,7 +67,7 @@ static double largest(const double *v, int n)
     return most;
 }
 
-static void check_report(const struct bench *b)
+static void check_report(const struct bench *b, const struct row *loads, size_t n)
 {
     struct bench_table t;
     struct agreement all = {.n = 0};
@@ -75,7 +76,7 @@ static void check_report(const struct bench *b)
     bench_table_init(&t, 12);
     bench_table_names(&t, (const char *const[]){"layout", "VMs", "M/s", "utilisation", "p50 ns run", "model", "simulated",
                                                 "p99 ns run", "model", "simulated", "p50 model/run", "p99 model/run", NULL});
-    for (size_t i = 0; i < LOADS; i++) {
+    for (size_t i = 0; i < n; i++) {
         params_of(b, &loads[i], params);
         double busy = figure(b, "model", params, "utilisation"), p50 = figure(b, "model", params, "p50"), p99;
         if (isnan(busy))
@@ -128,21 +129,33 @@ static int one_load(struct here *h, const struct plan_constants *c, const struct
     return 0;
 }
 
-int plan_runs(struct bench *b, const struct plan_constants *c)
+int plan_runs(struct bench *b, const struct plan_constants *c, double vms, double rate, bool split)
 {
     static struct here h;
-    int rc = here_open(&h, b);
+    const struct row one = {.vms = (uint32_t)vms, .rate = vms * rate, .split = split}, *loads = vms > 0 ? &one : list;
+    size_t n = vms > 0 ? 1 : LOADS;
+    int rc = 0;
 
+    if (vms > 0 && split && (b->n_cores < 3 || c->split_p50 <= 0)) {
+        fprintf(stderr, "vgpu-bench: plan: --layout split needs a third core, and constants that were measured with one\n");
+        return -ENODEV;
+    }
+    rc = here_open(&h, b);
     bench_rounds(b)
     {
-        for (size_t i = 0; i < LOADS && !rc; i++)
+        for (size_t i = 0; i < n && !rc; i++)
             if (!loads[i].split || (b->n_cores > 2 && c->split_p50 > 0))
                 rc = one_load(&h, c, &loads[i]);
         if (rc)
             break;
     }
+    if (!rc && b->n_rows == 0) {
+        fprintf(b->text, "plan: this load keeps a core busy for more than %g of its time: beyond that runs and model are not "
+                         "compared\n", ALLOWED);
+        rc = -ERANGE;
+    }
     if (!rc)
-        check_report(b);
+        check_report(b, loads, n);
     here_close(&h);
     return rc;
 }

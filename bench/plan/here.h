@@ -10,7 +10,7 @@
 
 #define HERE_GUESTS_MAX 6u /* the poll core may share a physical core with one of the others */
 #define HERE_SLOTS 1024u
-#define HERE_VMS_MAX 64u
+#define HERE_VMS_MAX 64u /* as PLAN_CHECK_VMS */
 #define HERE_OUTLIER_NS 20000 /* a round or turn that took so long was interrupted */
 
 /* How long the rounds of a loop took, by what they did; in ticks. */

@@ -7,6 +7,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "bench/harness.h"
 
@@ -46,7 +47,8 @@ static const struct number_row {
 static void usage(FILE *to)
 {
     fprintf(to, "usage: vgpu-bench plan --vms N --rate R [OPTION...]\n"
-                "       vgpu-bench plan --calibrate[=FILE] | --check | --list\n\n");
+                "       vgpu-bench plan --calibrate[=FILE] | --list\n"
+                "       vgpu-bench plan --check [--vms N --rate R [--layout L]]\n\n");
     for (size_t i = 0; i < NUMBERS; i++)
         fprintf(to, "  --%s %s%*s %s\n", numbers[i].name, numbers[i].value,
                 (int)(18 - strlen(numbers[i].name) - strlen(numbers[i].value)), "", numbers[i].what);
@@ -54,7 +56,7 @@ static void usage(FILE *to)
                 "  --machine NAME       constants of a machine that was measured (--list); default: the first\n"
                 "  --constants FILE     constants of a file that --calibrate wrote\n"
                 "  --calibrate[=FILE]   measure this machine; write FILE, or plan with it\n"
-                "  --check              real runs on this machine beside model and simulation\n"
+                "  --check              real runs on this machine beside model and simulation: of that load, or of a list\n"
                 "  --cores A,B,C        for these two: guest, poll core, executor\n"
                 "  --json[=FILE]        what was found as JSON\n\n"
                 "Exit: 0 it fits, 1 it does not (or a run failed), 2 usage.\n");
@@ -116,9 +118,30 @@ static int option_set(struct wish *w, int option)
     }
 }
 
+/* Real runs send one descriptor at a time through one poll core; what else a plan may ask for they cannot show. */
+static int wish_of_check(const struct wish *w)
+{
+    if ((w->vms > 0) != (w->rate > 0)) {
+        fprintf(stderr, "vgpu-bench: plan: --check runs a list of loads, or one that --vms and --rate say together\n");
+        return -1;
+    }
+    if (w->vms > PLAN_CHECK_VMS) {
+        fprintf(stderr, "vgpu-bench: plan: --check runs up to %u VMs; not %g\n", PLAN_CHECK_VMS, w->vms);
+        return -1;
+    }
+    if ((w->active > 0 && w->active < w->vms) || w->burst > 1 || w->poll_cores > 1 || w->op_us > 0) {
+        fprintf(stderr, "vgpu-bench: plan: --check: all VMs send, one descriptor at a time, to one poll core and backend null: "
+                        "no --active, --burst, --poll-cores, --op-us\n");
+        return -1;
+    }
+    return 0;
+}
+
 static int wish_check(const struct wish *w)
 {
-    if (w->list || w->check || (w->calibrating && w->vms <= 0 && w->rate <= 0))
+    if (w->check)
+        return wish_of_check(w);
+    if (w->list || (w->calibrating && w->vms <= 0 && w->rate <= 0))
         return 0;
     if (w->vms <= 0 || w->rate <= 0) {
         fprintf(stderr, "vgpu-bench: plan: --vms and --rate say what is to be carried (see plan --help)\n");
@@ -429,11 +452,22 @@ static int constants_get(struct bench *b, const struct wish *w, struct plan_cons
 {
     if (!w->calibrating && !(w->check && !w->machine && !w->constants))
         return plan_constants_load(w->constants, w->machine, c) ? 2 : 0;
-    if (plan_calibrate(b, c))
+    FILE *out = w->calibrate ? fopen(w->calibrate, "a") : NULL; /* before a minute of work; what it has stays until then */
+    if (w->calibrate && !out) {
+        fprintf(stderr, "vgpu-bench: cannot write %s: %m\n", w->calibrate);
+        return 2;
+    }
+    bool was_empty = out && ftell(out) == 0;
+    if (plan_calibrate(b, c)) {
+        if (out)
+            fclose(out);
+        if (was_empty)
+            unlink(w->calibrate);
         return 1;
-    if (!w->calibrate)
+    }
+    if (!out)
         return 0;
-    FILE *out = fopen(w->calibrate, "w");
+    out = freopen(w->calibrate, "w", out);
     if (!out) {
         fprintf(stderr, "vgpu-bench: cannot write %s: %m\n", w->calibrate);
         return 1;
@@ -469,7 +503,7 @@ int bench_plan(int argc, char **argv)
     rc = constants_get(&b, &w, &c);
     if (!rc && w.check) {
         b.json = w.json;
-        rc = plan_runs(&b, &c) ? 1 : 0;
+        rc = plan_runs(&b, &c, w.vms, w.rate, !strcmp(w.layout, "split")) ? 1 : 0;
     }
     if (measures) {
         bench_noise_end(&b);

@@ -102,8 +102,9 @@ void plan_constants_names(FILE *to);
 /* ---- check.c ---- */
 /* Measures this machine. 0 or -errno, said aloud. */
 int plan_calibrate(struct bench *b, struct plan_constants *out);
-/* Runs loads that fit here beside what model and simulation say of them. */
-int plan_runs(struct bench *b, const struct plan_constants *c);
+#define PLAN_CHECK_VMS 64u
+/* Runs one load (vms > 0), or those of a list that fit here, beside what model and simulation say of them. */
+int plan_runs(struct bench *b, const struct plan_constants *c, double vms, double rate, bool split);
 
 /* ---- main of it: plan.c ---- */
 int bench_plan(int argc, char **argv); /* argv[0]: the program */

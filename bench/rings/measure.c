@@ -9,7 +9,7 @@
 #include <string.h>
 
 #define UNSTEADY_NS 30000.0
-#define DEFAULT_SECONDS 45.0
+#define DEFAULT_SECONDS 36.0
 #define IDLE_MS         3.0
 
 uint32_t ring_slots = RING_SLOTS, ring_bursts[RING_BURSTS_MAX] = {1, 8, 32}, ring_burst_count = 3;

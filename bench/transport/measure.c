@@ -9,7 +9,7 @@
 
 #include "bench/path/path.h"
 
-#define DEFAULT_SECONDS 40.0
+#define DEFAULT_SECONDS 30.0
 #define SLICE_MAX_S 0.2
 #define UNSTEADY_NS 30000.0
 

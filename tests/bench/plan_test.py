@@ -42,6 +42,11 @@ WRONG = [
     ([*ASK, '--device-width', '0'], ['--device-width']),
     ([*ASK, '--p99-us', '0'], ['--p99-us']),
     ([*ASK, '--op-us', 'x'], ['--op-us']),
+    (['--check', '--vms', '3'], ['--check', '--rate']),
+    (['--check', '--vms', '65', '--rate', '1'], ['--check', '64', '65']),
+    (['--check', *ASK, '--burst', '2'], ['--check', '--burst']),
+    (['--check', *ASK, '--op-us', '2'], ['--check', '--op-us']),
+    (['--calibrate=/nonexistent/x'], ['/nonexistent/x']),
 ]
 
 
