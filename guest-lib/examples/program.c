@@ -50,31 +50,13 @@ static void stop(int signal)
     stopped = 1;
 }
 
-/* How far off the largest error is, relative to the largest expected number; INFINITY: not equal where it must be. */
-static double difference(const struct vgpu_tensor *t, const void *got, const void *want)
-{
-    double most = 0, scale = 1e-30;
-
-    if (t->dtype != VGPU_F32 && t->dtype != VGPU_F64)
-        return memcmp(got, want, t->bytes) == 0 ? 0 : INFINITY;
-    for (uint64_t i = 0; i < t->bytes / vgpu_dtype_size(t->dtype); i++) {
-        double g = t->dtype == VGPU_F32 ? (double)((const float *)got)[i] : ((const double *)got)[i];
-        double w = t->dtype == VGPU_F32 ? (double)((const float *)want)[i] : ((const double *)want)[i];
-        if (!isfinite(g) || !isfinite(w))
-            return INFINITY;
-        most = fmax(most, fabs(g - w));
-        scale = fmax(scale, fabs(w));
-    }
-    return most / scale;
-}
-
 static void result_check(struct job *j, uint32_t batch)
 {
     bool good = true;
 
     for (uint32_t i = 0; i < j->program.outputs; i++) {
         uint32_t at = batch * j->program.outputs + i;
-        double off = difference(&j->program.output[i], j->got[i], j->expected.data[at]);
+        double off = ex_tensor_difference(&j->program.output[i], j->got[i], j->expected.data[at]);
         j->worst = fmax(j->worst, off);
         good = good && off <= j->tolerance;
     }

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -130,18 +131,43 @@ int ex_tensors_put(struct vgpu *v, const struct ex_tensors *t, uint32_t first, u
     return 0;
 }
 
-int ex_program_load(struct vgpu *v, const char *directory, struct vgpu_program *out)
+double ex_tensor_difference(const struct vgpu_tensor *t, const void *got, const void *want)
 {
-    enum vgpu_program_format format = VGPU_STABLEHLO;
-    struct ex_file code;
-    int rc = ex_file_open(directory, "program.mlir", 1, &code);
+    double most = 0, scale = 1e-30;
 
+    if (t->dtype != VGPU_F32 && t->dtype != VGPU_F64)
+        return memcmp(got, want, t->bytes) == 0 ? 0 : INFINITY;
+    for (uint64_t i = 0; i < t->bytes / vgpu_dtype_size(t->dtype); i++) {
+        double g = t->dtype == VGPU_F32 ? (double)((const float *)got)[i] : ((const double *)got)[i];
+        double w = t->dtype == VGPU_F32 ? (double)((const float *)want)[i] : ((const double *)want)[i];
+        if (!isfinite(g) || !isfinite(w))
+            return INFINITY;
+        most = fmax(most, fabs(g - w));
+        scale = fmax(scale, fabs(w));
+    }
+    return most / scale;
+}
+
+int ex_program_open(const char *directory, enum vgpu_program_format *format, struct ex_file *code)
+{
+    int rc = ex_file_open(directory, "program.mlir", 1, code);
+
+    *format = VGPU_STABLEHLO;
     if (rc == -ENOENT) {
-        format = VGPU_HLO;
-        rc = ex_file_open(directory, "program.hlo", 1, &code);
+        *format = VGPU_HLO;
+        rc = ex_file_open(directory, "program.hlo", 1, code);
     }
     if (rc == -ENOENT)
         fprintf(stderr, "%s: it has neither program.mlir nor program.hlo\n", directory);
+    return rc;
+}
+
+int ex_program_load(struct vgpu *v, const char *directory, struct vgpu_program *out)
+{
+    enum vgpu_program_format format;
+    struct ex_file code;
+    int rc = ex_program_open(directory, &format, &code);
+
     if (rc)
         return rc;
     rc = vgpu_program_load(v, format, code.data, code.bytes, out);

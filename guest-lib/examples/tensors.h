@@ -34,7 +34,13 @@ void ex_tensors_close(struct ex_tensors *t);
 int ex_tensors_put(struct vgpu *v, const struct ex_tensors *t, uint32_t first, uint32_t n, struct vgpu_tensor *out);
 void ex_tensors_free(struct vgpu *v, struct vgpu_tensor *t, uint32_t n);
 
+/* How far off the largest error is, relative to the largest wanted number. INFINITY: not a number, or, of types other than
+ * f32 and f64, not equal. */
+double ex_tensor_difference(const struct vgpu_tensor *t, const void *got, const void *want);
+
 /* Loads DIRECTORY/program.mlir (StableHLO), or else program.hlo. 0, or -errno after saying why. */
 int ex_program_load(struct vgpu *v, const char *directory, struct vgpu_program *out);
+/* Its code alone. */
+int ex_program_open(const char *directory, enum vgpu_program_format *format, struct ex_file *code);
 
 #endif

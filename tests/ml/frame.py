@@ -37,6 +37,12 @@ def build_has(build, path):
     return full
 
 
+def library(build):
+    """libvgpu for Python: in a build folder, or beside the one of an unpacked bundle."""
+    bundled = os.path.join(os.path.dirname(build), 'lib', 'libvgpu.so.0')
+    return bundled if os.path.exists(bundled) else build_has(build, 'guest-lib/libvgpu.so.0')
+
+
 def in_environment(python):
     """Starts the calling script again under that python, unless it runs there already."""
     if os.path.dirname(os.path.dirname(python)) != sys.prefix:

@@ -159,7 +159,7 @@ def no_gpu(tally, guests, space):
 
 def harm(tally, host, build):
     """All hostile guests, at once; the honest ones are at work."""
-    env = {'VGPU_LIBRARY': os.path.join(build, 'guest-lib/libvgpu.so.0')}
+    env = {'VGPU_LIBRARY': frame.library(build)}
     running = []
     for vm, _, _, kind in HOSTILE:
         running.append((kind, subprocess.Popen([sys.executable, '-B', os.path.join(frame.HERE, 'hostile.py'), kind],
@@ -198,9 +198,11 @@ def report(guests, phases, rows):
                 ns = sorted(took for g in of for began, took in g.latencies if start <= began + took < end)
                 rate = len(ns) / ((end - start) / 1e9)
                 p50, p95, p99, most = (quantile(ns, q) for q in (.5, .95, .99, 1))
-                rows.append({'bench': 'programs/guests', 'phase': name, 'pool': pool, 'priority': priority, 'guests': len(of),
-                             'models': [g.model for g in of], 'requests': len(ns), 'per_s': round(rate, 1),
-                             'p50_ms': round(p50, 3), 'p95_ms': round(p95, 3), 'p99_ms': round(p99, 3), 'max_ms': round(most, 3)})
+                params = {'phase': name, 'pool': pool, 'priority': priority, 'models': [g.model for g in of]}
+                if rows:
+                    rows.add('programs.guests', 'guests', params, 'rate', '1/s', [rate])
+                    for metric, value in (('p50', p50), ('p95', p95), ('p99', p99), ('max', most)):
+                        rows.add('programs.guests', 'guests', params, metric, 'ms', [value])
                 told.append(f'{name} {rate:.1f}/s, p50 {p50:.1f} p95 {p95:.1f} p99 {p99:.1f} max {most:.0f} ms')
             print(f'shows: {pool} {priority:6} ({" ".join(g.model for g in of)}): {"; ".join(told)}')
 
@@ -262,7 +264,7 @@ def main():
     parser.add_argument('--options', default=PROGRAMS)
     parser.add_argument('--one-executor', action='store_true', help='for both pools: one GPU')
     parser.add_argument('--no-hostile', dest='hostile', action='store_false')
-    parser.add_argument('--json', help='rows of what was measured')
+    parser.add_argument('--json', help='rows of what was measured, as of vgpu-bench')
     args = parser.parse_args()
     build = os.path.abspath(args.build)
     if not args.plugin:
@@ -270,7 +272,9 @@ def main():
         frame.in_environment(python)
     frame.build_has(build, 'pmd-gpu/vgpu-worker')
     plugin = args.plugin or frame.pjrt.cache('pjrt', 'xla_cpu_pjrt.so')
-    tally, rows = frame.Tally(), []
+    sys.path.insert(0, os.path.join(frame.ROOT, 'bench', 'programs'))
+    from rows import Rows
+    tally, rows = frame.Tally(), Rows(build) if args.json else None
     executors = {'exec-A': args.options} if args.one_executor else {'exec-A': args.options, 'exec-B': args.options}
     pools = {'A': 'exec-A', 'B': 'exec-A' if args.one_executor else 'exec-B'}
     vms = [row[:3] for row in GUESTS] + [row[:3] for row in HOSTILE]
@@ -282,8 +286,7 @@ def main():
     if not tally.check(host.status == 0, 'vgpud ends with 0') or tally.failed:
         print(host.last_log[-6000:])
     if args.json:
-        with open(args.json, 'w', encoding='utf-8') as f:
-            f.writelines(json.dumps(row) + '\n' for row in rows)
+        rows.write(args.json)
     tally.finish()
 
 

@@ -9,7 +9,8 @@ import os
 import random
 import sys
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', '..', 'guest-lib', 'python'))
+ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', '..')
+sys.path[:0] = [os.path.join(ROOT, 'guest-lib', 'python'), os.path.join(ROOT, 'python')]  # of the tree, of a bundle
 import numpy  # noqa: E402
 from jaxlib.mlir.dialects import stablehlo  # noqa: E402
 

@@ -2,11 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """all-MiniLM-L6-v2 from a guest in C: vgpu-embed's numbers against JAX on the CPU and against numpy in double.
 
-minilm_test.py BUILD
+minilm_test.py BUILD [--plugin P --bundle DIR --backend cuda]
 """
+import argparse
 import os
 import subprocess
-import sys
 import tempfile
 
 import frame
@@ -53,31 +53,46 @@ def judge(tally, got, bundle, sentences):
                 f'related at least {of_pairs.min():.3f}, unrelated at most {others.max():.3f}')
 
 
-def main():
-    build = os.path.abspath(sys.argv[1])
-    _, python, wheel = frame.installed(frame.pjrt.header, frame.pjrt.venv, frame.pjrt.weights)
-    frame.in_environment(python)
+def embed(tally, args, plugin, bundle):
+    """vgpu-embed's numbers, or None."""
     import numpy
-    import export_minilm
-    import minilm
-    embed = frame.build_has(build, 'guest-lib/examples/vgpu-embed')
-    frame.build_has(build, 'pmd-gpu/vgpu-worker')
+    program = frame.build_has(args.build, 'guest-lib/examples/vgpu-embed')
+    with frame.Host(args.build, plugin, [(1, 'A', 'high')], {'exec0': args.programs}, backend=args.backend) as host:
+        done = subprocess.run([program, bundle], env=host.env(1), stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                              timeout=300)
+        good = tally.check(done.returncode == 0, 'vgpu-embed ends with 0: ' + done.stderr.strip())
+        if not good:
+            print(host.log())
+    tally.check(host.status == 0, 'vgpud ends with 0')
+    return numpy.array([line.split() for line in done.stdout.splitlines()], numpy.float32) if good else None
+
+
+def main():
+    parser = argparse.ArgumentParser(description='Embeddings of a guest against those of two references.')
+    parser.add_argument('build')
+    parser.add_argument('--plugin', help='another than the pinned one for CPUs: nothing is installed then')
+    parser.add_argument('--bundle', help='made elsewhere by export_minilm.py; default: made here')
+    parser.add_argument('--backend', default='cpu')
+    parser.add_argument('--programs', default='', help='more options of executors[].programs')
+    args = parser.parse_args()
+    args.build = os.path.abspath(args.build)
+    if not args.plugin:
+        _, python, wheel = frame.installed(frame.pjrt.header, frame.pjrt.venv, frame.pjrt.weights)
+        frame.in_environment(python)
+    frame.build_has(args.build, 'pmd-gpu/vgpu-worker')
+    plugin = args.plugin or frame.pjrt.cache('pjrt', 'xla_cpu_pjrt.so')
     tally = frame.Tally()
-    sentences = export_minilm.sentences_of(os.path.join(frame.HERE, 'sentences.txt'))
-    tokens_agree(tally, minilm.Package(wheel), sentences)
-    with tempfile.TemporaryDirectory(prefix='vgpu-minilm-') as bundle:
-        export_minilm.export(wheel, bundle, sentences)
-        plugin = os.path.join(frame.pjrt.cache('pjrt'), 'xla_cpu_pjrt.so')
-        with frame.Host(build, plugin, [(1, 'A', 'high')]) as host:
-            done = subprocess.run([embed, bundle], env=host.env(1), stdin=subprocess.DEVNULL, capture_output=True,
-                                  text=True, timeout=300)
-            tally.check(done.returncode == 0, 'vgpu-embed ends with 0: ' + done.stderr.strip())
-            if done.returncode:
-                print(host.log())
-        tally.check(host.status == 0, 'vgpud ends with 0')
-        if done.returncode == 0:
-            got = numpy.array([line.split() for line in done.stdout.splitlines()], numpy.float32)
-            judge(tally, got, bundle, sentences)
+    with open(os.path.join(frame.HERE, 'sentences.txt'), encoding='utf-8') as f:
+        sentences = [line.strip() for line in f if line.strip() and not line.startswith('#')]
+    with tempfile.TemporaryDirectory(prefix='vgpu-minilm-') as made:
+        if not args.bundle:
+            import export_minilm
+            import minilm
+            tokens_agree(tally, minilm.Package(wheel), sentences)
+            export_minilm.export(wheel, made, sentences)
+        got = embed(tally, args, plugin, args.bundle or made)
+        if got is not None:
+            judge(tally, got, args.bundle or made, sentences)
     tally.finish()
 
 

@@ -85,9 +85,8 @@ def main():
         frame.cannot('TensorFlow is not installed: ./run setup --ml (2 GB)')
     frame.installed(frame.pjrt.header)
     frame.in_environment(python)
-    library = frame.build_has(build, 'guest-lib/libvgpu.so.0')
     frame.build_has(build, 'pmd-gpu/vgpu-worker')
-    os.environ.update(TF_CPP_MIN_LOG_LEVEL='2', CUDA_VISIBLE_DEVICES='', VGPU_LIBRARY=library)
+    os.environ.update(TF_CPP_MIN_LOG_LEVEL='2', CUDA_VISIBLE_DEVICES='', VGPU_LIBRARY=frame.library(build))
     sys.path.insert(0, os.path.join(frame.ROOT, 'guest-lib', 'python'))
     import vgpu
     tally = frame.Tally()
