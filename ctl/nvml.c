@@ -132,8 +132,10 @@ static void child(int fd, const char *name)
     unsigned count = 0;
     int cuda = 0;
 
-    if (!out || !init || !count_of)
+    if (!out)
         _exit(1);
+    if (!init || !count_of)
+        child_failed(out, VGPU_NVML_UNKNOWN, (void *)(uintptr_t)init, "it lacks nvmlInit_v2 or nvmlDeviceGetCount_v2");
     int code = init();
     code = code ? code : count_of(&count);
     if (code)

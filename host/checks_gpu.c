@@ -167,6 +167,8 @@ static enum vgpu_outcome answers(const struct vgpu_facts *f, struct vgpu_finding
         return NA(out, "no NVIDIA GPU with NVIDIA's driver");
     if (!f->said.nvml)
         return NA(out, "nobody asked it");
+    if (!error && !nvml_line(f, 0))
+        return FIRE(out, "NVML answers, and knows no GPU, where sysfs has one");
     if (!error)
         return PASS(out, "NVML answers");
     int64_t code = nvml_number(error, "error", VGPU_NVML_UNKNOWN);

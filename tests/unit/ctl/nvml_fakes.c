@@ -9,6 +9,7 @@
 #define FAKE_HANGS    2
 #define FAKE_CRASHES  3
 #define FAKE_EMPTY    4
+#define FAKE_OTHER    5 /* some other library */
 
 struct pci { /* nvmlPciInfo_t */
     char legacy[16];
@@ -16,6 +17,9 @@ struct pci { /* nvmlPciInfo_t */
     char address[32];
 };
 
+#if FAKE == FAKE_OTHER
+#define nvmlInit_v2 something_else
+#endif
 int nvmlInit_v2(void);
 int nvmlInit_v2(void)
 {

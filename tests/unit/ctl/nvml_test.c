@@ -47,5 +47,6 @@ Test(nvml, hangs_and_dies)
 
 Test(nvml, is_not_there)
 {
+    says("other", 20000, "error=999 ", "lacks nvmlInit_v2");
     says("nowhere", 20000, "error=10000 ", "nowhere");
 }

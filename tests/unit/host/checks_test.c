@@ -443,6 +443,57 @@ Test(checks, interrupts_on_isolated_cpus)
     cr_expect(strstr(result("cpu.irq_affinity")->finding.remedy, "smp_affinity_list"));
 }
 
+/* Why NVML says nothing, in the words of what mends it; what this user may not open is no alarm. */
+Test(checks, nvml_that_does_not_answer)
+{
+    static const struct {
+        const char *said, *found, *mend;
+        enum vgpu_check_status status;
+    } cases[] = {
+        {"error=18 library=550.54.15 text=Driver/library version mismatch", "550.54.15, the kernel module of 580.65",
+         "systemctl reboot", VGPU_CHECK_FAIL},
+        {"error=10000 library=unknown text=libnvidia-ml.so.1: cannot open", "no libnvidia-ml.so.1", "libcuda1",
+         VGPU_CHECK_FAIL},
+        {"error=999 library=unknown text=it does not answer", "it does not answer", "", VGPU_CHECK_FAIL},
+        {"error=15 library=580.65.06 text=GPU is lost\\x1b[31m", "GPU is lost?[31m", "", VGPU_CHECK_FAIL},
+        {"error=4 library=580.65.06 text=Insufficient Permissions", "not readable by this user", "", VGPU_CHECK_UNKNOWN},
+        {"error=", "NVML error 999", "", VGPU_CHECK_FAIL},
+        {"", "knows no GPU", "", VGPU_CHECK_FAIL}};
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        char change[256];
+        snprintf(change, sizeof(change), "n vgpu/nvml %s\n", cases[i].said);
+        judge_tree("bare-kvm-host", change, VGPU_PROFILE_BALANCED);
+        const struct vgpu_result *r = result("gpu.library");
+        cr_expect_eq(r->status, cases[i].status, "%s: %s", cases[i].said, vgpu_check_status_name(r->status));
+        cr_expect(strstr(r->finding.found, cases[i].found), "%s: %s", cases[i].said, r->finding.found);
+        cr_expect(strstr(r->finding.remedy, cases[i].mend), "%s: %s", cases[i].said, r->finding.remedy);
+        /* What NVML would have said is not known, and is no alarm of its own. */
+        cr_expect_eq(result("gpu.ecc")->status, VGPU_CHECK_NA);
+        cr_expect_eq(result("gpu.cuda_version")->status, VGPU_CHECK_NA);
+    }
+}
+
+/* A driver of an older minor version serves; of an older major one it does not. */
+Test(checks, cuda_of_driver_and_build)
+{
+    static const struct {
+        int built;
+        enum vgpu_check_status status;
+    } cases[] = {{12090, VGPU_CHECK_PASS}, {13000, VGPU_CHECK_PASS}, {13020, VGPU_CHECK_PASS}, {14000, VGPU_CHECK_FAIL}, {0, VGPU_CHECK_NA}};
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        char change[64];
+        snprintf(change, sizeof(change), "f vgpu/build cuda=%d\n", cases[i].built);
+        judge_tree("bare-kvm-host", change, VGPU_PROFILE_BALANCED);
+        cr_expect_eq(result("gpu.cuda_version")->status, cases[i].status, "%d: %s", cases[i].built,
+                     result("gpu.cuda_version")->finding.found);
+    }
+    judge_tree("bare-kvm-host", "f vgpu/build cuda=14000\n", VGPU_PROFILE_BALANCED);
+    cr_expect(strstr(result("gpu.cuda_version")->finding.found, "CUDA 13.0, vgpu was built with 14.0"));
+    cr_expect(strstr(result("gpu.cuda_version")->finding.remedy, "CUDA 14.0 or later"));
+}
+
 /* Estimates use what the host itself says, where it says it. */
 Test(checks, effects_of_this_host)
 {
