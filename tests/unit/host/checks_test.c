@@ -480,7 +480,11 @@ Test(checks, cuda_of_driver_and_build)
     static const struct {
         int built;
         enum vgpu_check_status status;
-    } cases[] = {{12090, VGPU_CHECK_PASS}, {13000, VGPU_CHECK_PASS}, {13020, VGPU_CHECK_PASS}, {14000, VGPU_CHECK_FAIL}, {0, VGPU_CHECK_NA}};
+    } cases[] = {{12090, VGPU_CHECK_PASS},
+                 {13000, VGPU_CHECK_PASS},
+                 {13020, VGPU_CHECK_PASS},
+                 {14000, VGPU_CHECK_FAIL},
+                 {0, VGPU_CHECK_NA}};
 
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         char change[64];
