@@ -166,20 +166,27 @@ static int check_kind(struct vgpu_store *s, int64_t *version, struct vgpu_err *e
     return 0;
 }
 
-static int check_integrity(struct vgpu_store *s, struct vgpu_err *err)
+/*
+ * whole: every page, and that each index says what its table says, which takes seconds for a history of a million rows.
+ * Else what a command is about: the tables of the registry.
+ */
+static int check_integrity(struct vgpu_store *s, bool whole, struct vgpu_err *err)
 {
-    static const char *const checks[] = {"PRAGMA quick_check(1)", "PRAGMA foreign_key_check"};
+    static const char *const all[] = {"PRAGMA integrity_check(1)", "PRAGMA foreign_key_check", NULL};
+    static const char *const registry[] = {"PRAGMA quick_check('vms')", "PRAGMA foreign_key_check",
+                                           "PRAGMA quick_check('pools')", NULL};
+    const char *const *checks = whole ? all : registry;
     int rc = 0;
 
-    for (int i = 0; i < 2 && !rc; i++) {
+    for (int i = 0; checks[i] && !rc; i++) {
         sqlite3_stmt *st = NULL;
         if (sqlite3_prepare_v2(s->db, checks[i], -1, &st, NULL) != SQLITE_OK) {
             rc = vgpu_store_fail(s, err, "cannot check");
         } else {
             int step = sqlite3_step(st);
             const char *text = step == SQLITE_ROW ? (const char *)sqlite3_column_text(st, 0) : NULL;
-            /* quick_check says "ok" in a row, foreign_key_check has no row when all is well */
-            if (step == SQLITE_ROW && !(i == 0 && text && !strcmp(text, "ok")))
+            /* the others say "ok" in a row, foreign_key_check has no row when all is well */
+            if (step == SQLITE_ROW && !(i != 1 && text && !strcmp(text, "ok")))
                 rc = vgpu_err_set(err, EUCLEAN, "store %s: damaged (%s); restore a backup", s->path, text ? text : "?");
             else if (step != SQLITE_ROW && step != SQLITE_DONE)
                 rc = vgpu_store_fail(s, err, "cannot check");
@@ -248,12 +255,7 @@ static int make_private(const char *path, struct vgpu_err *err)
     return rc;
 }
 
-int vgpu_store_open(const char *path, struct vgpu_store **out, struct vgpu_err *err)
-{
-    return vgpu_store_open_wait(path, VGPU_STORE_LOCK_WAIT_MS, out, err);
-}
-
-int vgpu_store_open_wait(const char *path, uint32_t wait_ms, struct vgpu_store **out, struct vgpu_err *err)
+static int store_open(const char *path, uint32_t wait_ms, bool whole, struct vgpu_store **out, struct vgpu_err *err)
 {
     int64_t version = 0;
     struct vgpu_store *s = calloc(1, sizeof(*s));
@@ -286,8 +288,8 @@ int vgpu_store_open_wait(const char *path, uint32_t wait_ms, struct vgpu_store *
         rc = check_kind(s, &version, err);
     if (!rc) /* FULL: what was acknowledged survives a power loss too */
         rc = vgpu_store_exec(s, "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL", err, "cannot lock");
-    if (!rc)
-        rc = check_integrity(s, err);
+    if (!rc && version) /* else it is empty */
+        rc = check_integrity(s, whole, err);
     if (!rc)
         rc = migrate(s, version, err);
     if (!rc)
@@ -306,6 +308,16 @@ err_unlock:
 err_free:
     free(s);
     return rc;
+}
+
+int vgpu_store_open(const char *path, struct vgpu_store **out, struct vgpu_err *err)
+{
+    return store_open(path, VGPU_STORE_LOCK_WAIT_MS, true, out, err);
+}
+
+int vgpu_store_open_wait(const char *path, uint32_t wait_ms, struct vgpu_store **out, struct vgpu_err *err)
+{
+    return store_open(path, wait_ms, false, out, err);
 }
 
 void vgpu_store_close(struct vgpu_store *s)

@@ -83,14 +83,15 @@ struct vgpu_audit_record {
 };
 
 /*
- * Opens or creates, and owns it until the close: store/README.md has the locks. Waits VGPU_STORE_LOCK_WAIT_MS for another
+ * Opens or creates, checks all of it, and owns it until the close: store/README.md has the locks. Waits VGPU_STORE_LOCK_WAIT_MS for another
  * owner that is no daemon. 0, or -errno with err: a newer schema (-ENOTSUP), not a database (-EINVAL), damaged (-EUCLEAN),
  * owned by another (-EBUSY), ... A new store has pools A and B of VGPU_POOL_CAPACITY each.
  */
 #define VGPU_STORE_LOCK_WAIT_MS 5000
 #define VGPU_POOL_CAPACITY 32u
 int vgpu_store_open(const char *path, struct vgpu_store **out, struct vgpu_err *err);
-/* The same with another patience; 0: none. */
+/* The same for one command: with another patience (0: none), and of the file's integrity only what the registry's tables
+ * say is looked at. */
 int vgpu_store_open_wait(const char *path, uint32_t wait_ms, struct vgpu_store **out, struct vgpu_err *err);
 void vgpu_store_close(struct vgpu_store *s);
 /* Tells others that a daemon has this store and can be asked at this socket. 0 or -errno. */

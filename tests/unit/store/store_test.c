@@ -487,6 +487,22 @@ Test(store, notices_damage)
     cr_assert_null(other);
 }
 
+/* An index that does not say what its table says: each page is well, and two names may be alike. */
+Test(store, notices_an_index_that_is_wrong)
+{
+    struct vgpu_store *other;
+
+    cr_assert_eq(add(vm(1, "B")), 0);
+    close_store();
+    cr_assert_eq(raw("PRAGMA writable_schema = ON; CREATE TABLE k AS SELECT * FROM sqlite_schema WHERE name = 'vms_pool';"
+                     "DELETE FROM sqlite_schema WHERE name = 'vms_pool'"),
+                 SQLITE_OK);
+    cr_assert_eq(raw("INSERT INTO vms(vm_id, name, pool, priority) VALUES(2, 'x', 'B', 0)"), SQLITE_OK);
+    cr_assert_eq(raw("PRAGMA writable_schema = ON; INSERT INTO sqlite_schema SELECT * FROM k; DROP TABLE k"), SQLITE_OK);
+    cr_assert_eq(vgpu_store_open(path, &other, &err), -EUCLEAN);
+    cr_assert_not_null(strstr(err.text, "damaged (row 2 missing from index vms_pool)"), "%s", err.text);
+}
+
 Test(store, notices_a_member_without_a_pool)
 {
     struct vgpu_store *other;
