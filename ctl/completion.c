@@ -5,6 +5,8 @@
  */
 #include "ctl/local.h"
 
+#include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define FOR_COMMANDS(c)                                                                                                \
@@ -273,13 +275,28 @@ static void fish(FILE *out)
 int vgpu_ctl_completion(struct vgpu_ctl_local *local, int argc, char **argv)
 {
     const char *shell = argv[1]; /* the parser saw that it is one of these */
+    struct vgpu_err err;
+    char *text = NULL;
+    size_t bytes = 0;
+    FILE *out = local->line->json ? open_memstream(&text, &bytes) : local->out;
 
     (void)argc;
+    if (!out) {
+        vgpu_err_set(&err, errno, "out of memory");
+        return vgpu_ctl_complain(local, &err, VGPU_CTL_REFUSED);
+    }
     if (!strcmp(shell, "bash"))
-        bash(local->out);
+        bash(out);
     else if (!strcmp(shell, "zsh"))
-        zsh(local->out);
+        zsh(out);
     else
-        fish(local->out);
+        fish(out);
+    if (out != local->out) {
+        fclose(out);
+        json_t *result = json_pack("{s:s,s:s}", "shell", shell, "script", text);
+        vgpu_ctl_emit(local, result);
+        json_decref(result);
+        free(text);
+    }
     return VGPU_CTL_OK;
 }

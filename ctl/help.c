@@ -43,7 +43,8 @@ void vgpu_ctl_help(FILE *out, const struct vgpu_ctl_command *command)
           "  --config=FILE  vgpud's configuration: it names socket and store; default $VGPU_CONFIG or the installed one\n"
           "  --json         print the result as one line of JSON\n"
           "  --help, --version\n"
-          "\nexit codes: 0 done, 1 refused, 2 wrong command line, 3 vgpud cannot be reached\n"
+          "\nexit codes: 0 done, 1 refused, 2 wrong command line, 3 vgpud cannot be reached;\n"
+          "  precheck, doctor: 4, 5, 6 the worst finding is of medium, high, critical severity\n"
           "example: vgpu-ctl register-vm --vm-id=1 --pool=A --priority=high\n",
           out);
 }

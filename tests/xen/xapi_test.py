@@ -16,12 +16,13 @@ cat "$WORK/${4#param-key=}" 2>/dev/null
 """ % UUID
 CTL = """#!/bin/sh
 echo "$*" >>"$WORK/asked"
+echo "why not" >&2
 exit "$(cat "$WORK/status" 2>/dev/null || echo 0)"
 """
 
 
-def run(folder, other, arguments=('-vmuuid', UUID, '-reason', 'none'), status=0):
-    """Exit status and what vgpu-ctl was asked."""
+def run(folder, other, arguments=('-vmuuid', UUID, '-reason', 'none'), status=0, words=''):
+    """Exit status and what vgpu-ctl was asked. words: what XAPI is to show."""
     with tempfile.TemporaryDirectory() as work:
         for name, text in {'xe': XE, 'vgpu-ctl': CTL}.items():
             path = os.path.join(work, name)
@@ -35,6 +36,7 @@ def run(folder, other, arguments=('-vmuuid', UUID, '-reason', 'none'), status=0)
         hook = shutil.copy(HOOK, os.path.join(work, folder, '50-vgpu'))
         done = subprocess.run([hook, *arguments], env={**os.environ, 'PATH': f'{work}:/usr/bin:/bin', 'WORK': work},
                               capture_output=True, text=True, timeout=30)
+        assert words in done.stdout, done.stdout
         asked = os.path.join(work, 'asked')
         return done.returncode, open(asked, encoding='utf-8').read().strip() if os.path.exists(asked) else None
 
@@ -45,10 +47,22 @@ CASES = {
     'all that may be said': (
         run('vm-pre-start', {'vgpu-pool': 'A', 'vgpu-priority': 'high', 'vgpu-vm-id': '7', 'vgpu-arena-bytes': '64M'}),
         (0, f'attach --uuid={UUID} --pool=A --vm-id=7 --priority=high --arena-bytes=64M')),
-    'a refusal keeps it from starting': (run('vm-pre-start', {'vgpu-pool': 'C'}, status=4),
-                                         (4, f'attach --uuid={UUID} --pool=C')),
+    # XAPI: 1 is a line in its log, any other status keeps the VM from starting, with what was printed.
+    'a refusal keeps it from starting': (run('vm-pre-start', {'vgpu-pool': 'C'}, status=1, words='no vGPU for this VM: why not'),
+                                         (2, f'attach --uuid={UUID} --pool=C')),
+    'so does what nobody understands': (run('vm-pre-start', {'vgpu-pool': 'A', 'vgpu-priority': 'urgent'}, status=2),
+                                        (2, f'attach --uuid={UUID} --pool=A --priority=urgent')),
+    'nobody to ask is no reason not to start': (run('vm-pre-start', {'vgpu-pool': 'A'}, status=3, words='why not'),
+                                                (1, f'attach --uuid={UUID} --pool=A')),
+    'it resumes': (run('vm-pre-resume', {'vgpu-pool': 'A'}), (0, f'attach --uuid={UUID} --pool=A')),
+    'it arrives': (run('vm-post-migrate', {'vgpu-pool': 'A'}, ('-vmuuid', UUID, '-reason', 'destination')),
+                   (0, f'attach --uuid={UUID} --pool=A')),
+    'it runs already, whatever is said': (
+        run('vm-post-migrate', {'vgpu-pool': 'A'}, ('-vmuuid', UUID, '-reason', 'destination'), status=1),
+        (1, f'attach --uuid={UUID} --pool=A')),
+    'it leaves': (run('vm-post-migrate', {'vgpu-pool': 'A'}, ('-vmuuid', UUID, '-reason', 'source')), (0, None)),
     'its end is told': (run('vm-post-destroy', {'vgpu-pool': 'A'}), (0, f'detach --uuid={UUID}')),
-    'an end is an end': (run('vm-post-destroy', {'vgpu-pool': 'A'}, status=3), (0, f'detach --uuid={UUID}')),
+    'an end is an end': (run('vm-post-destroy', {'vgpu-pool': 'A'}, status=3), (1, f'detach --uuid={UUID}')),
     'the end of one that asked for nothing': (run('vm-post-destroy', {}), (0, None)),
     'no -vmuuid': (run('vm-pre-start', {'vgpu-pool': 'A'}, arguments=('-reason', 'none')), (1, None)),
 }
