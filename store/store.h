@@ -85,7 +85,8 @@ struct vgpu_audit_record {
 /*
  * Opens or creates, checks all of it, and owns it until the close: store/README.md has the locks. Waits
  * VGPU_STORE_LOCK_WAIT_MS for another owner that is no daemon. 0, or -errno with err: a newer schema (-ENOTSUP), not a
- * database (-EINVAL), damaged (-EUCLEAN), owned by another (-EBUSY), ... A new store has pools A and B of VGPU_POOL_CAPACITY each.
+ * database (-EINVAL), damaged (-EUCLEAN), owned by another (-EBUSY), ... A new store has pools A and B of
+ * VGPU_POOL_CAPACITY each.
  */
 #define VGPU_STORE_LOCK_WAIT_MS 5000
 #define VGPU_POOL_CAPACITY 32u
