@@ -165,10 +165,12 @@ static void print_faults(FILE *out, const json_t *r, bool color)
         fprintf(out, ", and %lld more that it did not write", number(f, "suppressed"));
     fputc('\n', out);
     json_array_foreach(json_object_get(f, "recent"), i, one)
-        fprintf(out, "  %s %s %s by %s, %lld time%s: %s\n", word(one, "access", "access"),
-                strcmp(word(one, "access", ""), "interrupt") ? "of" : "number", word(one, "address", "?"),
-                word(one, "device", "an unnamed device"), number(one, "count"), number(one, "count") == 1 ? "" : "s",
-                word(one, "reason", "no reason given"));
+    {
+        bool interrupt = strcmp(word(one, "access", ""), "interrupt") == 0;
+        fprintf(out, "  %s %s %s by %s, %lld time%s: %s\n", word(one, "access", "access"), interrupt ? "number" : "of",
+                word(one, "address", "?"), word(one, "device", "an unnamed device"), number(one, "count"),
+                number(one, "count") == 1 ? "" : "s", word(one, "reason", "no reason given"));
+    }
 }
 
 void vgpu_ctl_print_iommu(FILE *out, const json_t *result, bool color)

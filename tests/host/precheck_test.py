@@ -178,6 +178,17 @@ def test_iommu_of_a_copy():
     fault = 'f dev/kmsg 3,1,5000000,-;DMAR: [DMA Write NO_PASID] Request device [41:00.0] fault addr 0x1000 [fault reason 0x05] x'
     seen = json.loads(show('--json', f'--root={tree("bare-kvm-host", fault)}'))['faults']
     assert '41:00.0' in json.dumps(seen), seen
+    # An event of an SMMUv3 in its lines, and an interrupt: as a person reads them, and counted alike by precheck.
+    smmu = 'arm-smmu-v3 arm-smmu-v3.0.auto: '
+    lines = [f'{smmu}event 0x10 received:', *(f'{smmu}\\\\x09{word:#018x}' for word in (0x10000000010, 0x20800000000, 0xfff00000, 0)),
+             'DMAR: [INTR-REMAP] Request device [f0:1f.0] fault index 0x40 [fault reason 0x25] Blocked']
+    log = '\\n'.join(f'3,{n},{n}000000,-;{line}' for n, line in enumerate(lines))
+    where = tree('arm-server', f'f dev/kmsg {log}')
+    text = show(f'--root={where}')
+    assert 'read of 0xfff00000 by stream 0x100, 1 time: nothing is mapped there' in text, text
+    assert 'interrupt number 0x40 by 0000:f0:1f.0, 1 time: Blocked' in text, text
+    fault = [c for c in report(f'--root={where}')['checks'] if c['id'] == 'iommu.faults'][0]
+    assert fault['status'] == 'fail' and fault['found'].startswith('2 faults'), fault
     show(f'--root={tree("no-pci")}', '--vm-id=1', status=2)
     show('--root=/nowhere/at/all', status=1)
     show(f'--socket={PLACE}/none.sock', status=3)
