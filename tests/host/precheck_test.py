@@ -180,7 +180,8 @@ def test_iommu_of_a_copy():
     assert '41:00.0' in json.dumps(seen), seen
     # An event of an SMMUv3 in its lines, and an interrupt: as a person reads them, and counted alike by precheck.
     smmu = 'arm-smmu-v3 arm-smmu-v3.0.auto: '
-    lines = [f'{smmu}event 0x10 received:', *(f'{smmu}\\\\x09{word:#018x}' for word in (0x10000000010, 0x20800000000, 0xfff00000, 0)),
+    words = (0x10000000010, 0x20800000000, 0xfff00000, 0)
+    lines = [f'{smmu}event 0x10 received:', *(f'{smmu}\\\\x09{word:#018x}' for word in words),
              'DMAR: [INTR-REMAP] Request device [f0:1f.0] fault index 0x40 [fault reason 0x25] Blocked']
     log = '\\n'.join(f'3,{n},{n}000000,-;{line}' for n, line in enumerate(lines))
     where = tree('arm-server', f'f dev/kmsg {log}')
