@@ -96,7 +96,7 @@ def table(folder):
                               reached(rows, name, goal), machine))
     met, loud = sum(m for m, _ in lines), sum('(noisy run)' in text for _, text in lines)
     return [f'{met} of {len(lines)} met. Values are medians over rounds, in brackets the extremes; a ratio is taken round by '
-            f'round within one run. {loud} are of a run that was marked as noisy.', '',
+            f'round within one run.{f" {loud} are of a run that was marked as noisy." if loud else ""}', '',
             '| what | against | goal | reached | machine | |', '|---|---|---|---|---|---|', *(text for _, text in lines)]
 
 

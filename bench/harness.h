@@ -146,8 +146,10 @@ int bench_team_run(struct bench *b, const int *cores, int n, bench_thread_fn *co
 /* Around a suite. end: says aloud what went beyond its limit, and returns whether anything did; rows carry it too. */
 void bench_noise_begin(struct bench *b);
 bool bench_noise_end(struct bench *b);
-/* A thread that measured, at its end. Any thread. */
-void bench_noise_thread(struct bench_noise *n, uint64_t ran_ns, bool migrated);
+/* A thread that measured: involuntary switches of it so far, before it does (waiting for the others counts as such, too), and at
+ * its end. Any thread. */
+uint64_t bench_noise_switches(void);
+void bench_noise_thread(struct bench_noise *n, uint64_t switches_before, uint64_t ran_ns, bool migrated);
 void bench_noise_print(const struct bench *b, FILE *to); /* as a JSON object */
 
 /*

@@ -137,9 +137,9 @@ static void *member_main(void *arg)
     while (__atomic_load_n(m->ready, __ATOMIC_ACQUIRE) < m->n)
         sched_yield();
     if (__atomic_load_n(m->ready, __ATOMIC_ACQUIRE) < 2 * m->n && !m->err) {
-        uint64_t from = vgpu_now_ns();
+        uint64_t before = bench_noise_switches(), from = vgpu_now_ns();
         m->fn(m->arg);
-        bench_noise_thread(m->noise, vgpu_now_ns() - from, sched_getcpu() != m->core);
+        bench_noise_thread(m->noise, before, vgpu_now_ns() - from, sched_getcpu() != m->core);
     }
     return NULL;
 }

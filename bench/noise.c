@@ -130,12 +130,17 @@ void bench_noise_begin(struct bench *b)
     n->from_ns = vgpu_now_ns();
 }
 
-void bench_noise_thread(struct bench_noise *n, uint64_t ran_ns, bool migrated)
+uint64_t bench_noise_switches(void)
 {
     struct rusage usage;
 
-    if (getrusage(RUSAGE_THREAD, &usage) == 0)
-        __atomic_add_fetch(&n->switches, (uint64_t)usage.ru_nivcsw, __ATOMIC_RELAXED); /* relaxed: a sum, read later */
+    return getrusage(RUSAGE_THREAD, &usage) ? 0 : (uint64_t)usage.ru_nivcsw;
+}
+
+void bench_noise_thread(struct bench_noise *n, uint64_t switches_before, uint64_t ran_ns, bool migrated)
+{
+    /* relaxed: sums, read later */
+    __atomic_add_fetch(&n->switches, bench_noise_switches() - switches_before, __ATOMIC_RELAXED);
     __atomic_add_fetch(&n->thread_ns, ran_ns, __ATOMIC_RELAXED);
     __atomic_add_fetch(&n->migrations, migrated, __ATOMIC_RELAXED);
 }

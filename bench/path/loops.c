@@ -58,6 +58,7 @@ void path_rtt_main(void *arg)
     while (last - from < load->ticks) {
         if (!round_trip(load, g, &nop)) {
             load->errors++;
+            load->stuck = true;
             break;
         }
         load->count++;
@@ -125,6 +126,7 @@ void path_stream_main(void *arg)
         }
         if (vgpu_ticks_to_ns(now - since) > STUCK_NS) {
             load->errors++;
+            load->stuck = true;
             break;
         }
     }

@@ -141,8 +141,10 @@ static void play(struct schedule *s, const double gaps[GAPS], uint64_t *state)
             cost_add(load->cost, now - turn, sent, load->count != before, put - due);
         if (load->count != before || !s->outstanding)
             progress = now;
-        if (vgpu_ticks_to_ns(now - progress) > STUCK_NS)
+        if (vgpu_ticks_to_ns(now - progress) > STUCK_NS) {
             load->errors++;
+            load->stuck = true;
+        }
     }
 }
 

@@ -39,6 +39,7 @@ struct path_load {
     uint32_t *running;         /* threads that have not ended; the last one stops the loops */
     struct bench_hist *hist;   /* round trips in ticks, or windows */
     uint64_t count, took, errors;
+    bool stuck;                /* it gave up waiting, which is one of the errors */
     double rate;               /* path_open_main: descriptors that fall due, millions a second, of this thread */
     struct path_open_cost *cost; /* path_open_main: what its own work takes; NULL: nobody asks */
 } VGPU_ALIGNED(128);

@@ -18,6 +18,7 @@
 #define WINDOWS 400u
 #define VISITS_RATE 1e6 /* descriptors a second: few enough to come one by one */
 #define VISITS_S 0.1
+#define FEW_RATE 1e5 /* descriptors a second that hardly ever meet */
 #define MANY_S 0.1
 #define ROUNDS_MIN 100u
 #define LONGEST 16.0 /* times as long, until there are so many rounds */
@@ -180,6 +181,14 @@ static int one_in_flight(struct here *h, const struct what *w, double v[VALUES])
     return here_quiet(h, &r, &v[0], &v[1]);
 }
 
+/* An open loop of few: a closed one has one reading of all that a stop of some microseconds would have kept waiting. */
+static int few_on_a_schedule(struct here *h, const struct what *w, double v[VALUES])
+{
+    struct here_run r = {.guest = path_open_main, .vms = 1, .rate = FEW_RATE, .split = w->split};
+
+    return here_quiet(h, &r, &v[0], &v[1]);
+}
+
 static double median(const struct bench_hist *hist)
 {
     return hist->count < ROUNDS_MIN ? (double)NAN : bench_hist_quantile_ns(hist, 0.5);
@@ -283,10 +292,29 @@ static int work_calibrate(struct here *h, struct plan_constants *out)
     return rc;
 }
 
+/* p50 of one in flight, and beside it a p99 so much later that the model's is right for few descriptors on a schedule. */
+static int alone_calibrate(struct here *h, struct plan_constants *out, bool split)
+{
+    const struct what w = {.vms = 1, .split = split};
+    double *p50 = split ? &out->split_p50 : &out->one_core_p50, *p99 = split ? &out->split_p99 : &out->one_core_p99, v[VALUES];
+    struct plan_load few = {.vms = 1, .active = 1, .rate = FEW_RATE, .executor_rate = FEW_RATE, .burst = 1,
+                            .in_flight = HERE_SLOTS, .split = split, .guest_round = out->guest_round};
+    struct plan_answer model;
+    int rc = medians(h, one_in_flight, &w, v);
+
+    if (rc)
+        return rc;
+    *p50 = *p99 = v[0];
+    rc = medians(h, few_on_a_schedule, &w, v);
+    plan_model(out, &few, &model);
+    *p99 += above_0(v[1] - model.p99_ns);
+    return rc;
+}
+
 int plan_calibrate(struct bench *b, struct plan_constants *out)
 {
     static struct here h;
-    const struct what one = {.vms = 1}, split = {.vms = 1, .split = true};
+    const struct what one = {.vms = 1};
     struct utsname os;
     double v[VALUES] = {0};
 
@@ -304,14 +332,9 @@ int plan_calibrate(struct bench *b, struct plan_constants *out)
     out->guest_take = rc || isnan(v[1]) ? 0 : above_0(v[1]);
     out->guest_round = rc || isnan(v[2]) ? 0 : v[2];
     rc = rc ? rc : work_calibrate(&h, out);
-    rc = rc ? rc : medians(&h, one_in_flight, &one, v);
-    out->one_core_p50 = v[0];
-    out->one_core_p99 = v[1];
-    if (!rc && b->n_cores > 2) {
-        rc = medians(&h, one_in_flight, &split, v);
-        out->split_p50 = v[0];
-        out->split_p99 = v[1];
-    }
+    rc = rc ? rc : alone_calibrate(&h, out, false);
+    if (!rc && b->n_cores > 2)
+        rc = alone_calibrate(&h, out, true);
     here_close(&h);
     return rc;
 }

@@ -43,10 +43,7 @@ void here_close(struct here *h);
 /* How many threads can play so many VMs. */
 uint32_t here_guests(const struct bench *b, uint32_t vms, bool split);
 int here_run(struct here *h, const struct here_run *r);
-/*
- * p50 and p99 of a latency, as they are while nobody else is on the cores: of so many short runs those of the second quietest
- * (by p99). What other work does to a run is no property of the poll core, and an open loop carries it on to its end.
- */
+/* p50 and p99 of a latency, as they are while nobody else is on the cores: medians of short runs. */
 int here_quiet(struct here *h, const struct here_run *r, double *p50, double *p99);
 
 #endif

@@ -47,7 +47,8 @@ struct plan_constants {
     double guest_send, guest_take; /* a guest's own time for a burst of one */
     double guest_more;             /* and for each further one, both together */
     double guest_round;            /* a turn of the loop of --check's guests that finds nothing to do */
-    /* One descriptor in flight, nothing else: what is left beyond the model's own part is moving lines between cores. */
+    /* One descriptor in flight, nothing else: what is left of p50 beyond the model's own part is moving lines between cores. p99
+     * is later than p50 by what the model lacks for few descriptors on a schedule: interrupts, what else stops a core. */
     double one_core_p50, one_core_p99, split_p50, split_p99; /* split: 0 where it was not measured */
 };
 
