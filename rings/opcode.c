@@ -295,7 +295,7 @@ static const struct vgpu_opcode_info program_table[VGPU_OP_PROGRAM_COUNT] = {
     [VGPU_OP_PROGRAM_LOAD - VGPU_OP_PROGRAM_FIRST] = {"program-load", F32, VGPU_PROGRAM_HLO, false, false, 3, 0,
                                                       check_program_load},
     [VGPU_OP_PROGRAM_FREE - VGPU_OP_PROGRAM_FIRST] = {"program-free", F32, 0, false, false, 1, 0, check_program_free},
-    [VGPU_OP_PROGRAM_INFO - VGPU_OP_PROGRAM_FIRST] = {"program-info", F32, VGPU_PROGRAM_ERROR, false, false, 3, 0,
+    [VGPU_OP_PROGRAM_INFO - VGPU_OP_PROGRAM_FIRST] = {"program-info", F32, VGPU_PROGRAM_HOST, false, false, 3, 0,
                                                       check_program_info},
     [VGPU_OP_EXECUTE - VGPU_OP_PROGRAM_FIRST] = {"execute", F32, 0, false, false, 6, 1, check_execute},
     [VGPU_OP_BUFFER_PUT - VGPU_OP_PROGRAM_FIRST] = {"buffer-put", ANY, 0, false, false, 7, 1, check_buffer_put},

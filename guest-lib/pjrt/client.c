@@ -67,7 +67,12 @@ void vgpu_pjrt_client_drop(PJRT_Client *c)
 
 /* ---- the plugin ---- */
 
-static const int64_t stablehlo_current[] = {1, 13, 3}, stablehlo_minimum[] = {0, 9, 0};
+/* As the host's plugin says; until there is a client, and of a host that does not say, what is old enough for any. They are
+ * asked for after the client was made, and do not change after the first one. */
+static int64_t stablehlo_current[3] = {1, 0, 0}, stablehlo_minimum[3] = {0, 9, 0};
+static bool attributes_known;
+
+#define ABOUT_BYTES 512u
 #define NAME(text) .struct_size = PJRT_NamedValue_STRUCT_SIZE, .name = (text), .name_size = sizeof(text) - 1
 static const PJRT_NamedValue plugin_attributes[] = {
     {NAME("xla_version"), .type = PJRT_NamedValue_kInt64, .int64_value = 2, .value_size = 1},
@@ -157,10 +162,68 @@ static PJRT_Error_Code code_of_errno(int code)
     }
 }
 
-static void describe(PJRT_Client *c, const struct vgpu_properties *p)
+/* The value of a line "name=value", or NULL. */
+static const char *about_line(const char *about, const char *name, int *bytes)
 {
-    snprintf(c->platform_version, sizeof(c->platform_version), "libvgpu %s, backend %s", VGPU_LIB_VERSION, p->backend);
-    snprintf(c->description.kind, sizeof(c->description.kind), "vgpu (%s)", p->backend);
+    size_t n = strlen(name);
+
+    for (const char *at = about; *at; at += strcspn(at, "\n"), at += *at == '\n')
+        if (strncmp(at, name, n) == 0 && at[n] == '=') {
+            *bytes = (int)strcspn(at + n + 1, "\n");
+            return at + n + 1;
+        }
+    return NULL;
+}
+
+static void version_read(const char *about, const char *name, int64_t out[3])
+{
+    int bytes;
+    const char *value = about_line(about, name, &bytes);
+    long long v[3];
+
+    if (value && sscanf(value, "%lld.%lld.%lld", &v[0], &v[1], &v[2]) == 3)
+        for (int i = 0; i < 3; i++)
+            out[i] = v[i];
+}
+
+/* Asks the host what compiles there: its process for this guest is started by that, so that what is wrong shows now. */
+static PJRT_Error *host_ask(PJRT_Client *c, char about[ABOUT_BYTES])
+{
+    struct op *op = vgpu_pjrt_op_new(OP_INFO, 0);
+
+    if (!op)
+        return vgpu_pjrt_no_memory();
+    op->to = (uint8_t *)about;
+    op->end = ABOUT_BYTES - 1;
+    PJRT_Event *done = vgpu_pjrt_event_ref(op->done);
+    vgpu_pjrt_lock(c);
+    vgpu_pjrt_op_add(c, op);
+    vgpu_pjrt_unlock(c);
+    PJRT_Error *error = vgpu_pjrt_event_wait(done);
+    vgpu_pjrt_event_drop(done);
+    if (error && error->code == PJRT_Error_Code_INVALID_ARGUMENT) { /* FLAGS: an older host, which works all the same */
+        vgpu_pjrt_error_drop(error);
+        return NULL;
+    }
+    pthread_mutex_lock(&list_lock);
+    if (!error && !attributes_known) {
+        version_read(about, "stablehlo_current_version", stablehlo_current);
+        version_read(about, "stablehlo_minimum_version", stablehlo_minimum);
+        attributes_known = true;
+    }
+    pthread_mutex_unlock(&list_lock);
+    return error;
+}
+
+static void describe(PJRT_Client *c, const struct vgpu_properties *p, const char *about)
+{
+    int kind_bytes = 0, name_bytes = 0;
+    const char *kind = about_line(about, "device", &kind_bytes), *name = about_line(about, "platform", &name_bytes);
+
+    snprintf(c->platform_version, sizeof(c->platform_version), "libvgpu %s, backend %s, plugin for %.*s", VGPU_LIB_VERSION,
+             p->backend, name_bytes, name ? name : "");
+    snprintf(c->description.kind, sizeof(c->description.kind), "vgpu (%.*s)", kind ? kind_bytes : (int)strlen(p->backend),
+             kind ? kind : p->backend);
     snprintf(c->description.text, sizeof(c->description.text), "VgpuDevice(id=0, vm=%u, pool=%s, backend=%s)", p->vm_id,
              p->pool, p->backend);
     c->device.client = c->memory.client = c->topology.client = c;
@@ -173,7 +236,7 @@ PJRT_Error *vgpu_pjrt_Client_Create(PJRT_Client_Create_Args *args)
 {
     struct vgpu_properties properties;
     struct wishes w;
-    char text[256];
+    char text[256], about[ABOUT_BYTES] = "";
 
     CHECK_ARGS(args, PJRT_Client_Create_Args, client);
     PJRT_Error *error = wishes_read(args, &w);
@@ -201,10 +264,15 @@ PJRT_Error *vgpu_pjrt_Client_Create(PJRT_Client_Create_Args *args)
     }
     c->arena_bytes = properties.arena_bytes;
     c->flying_max = properties.max_in_flight < FLIGHTS ? properties.max_in_flight : FLIGHTS;
-    describe(c, &properties);
     error = vgpu_pjrt_queue_open(c);
     if (error)
         goto err_queue;
+    error = host_ask(c, about);
+    if (error) {
+        vgpu_pjrt_queue_close(c);
+        goto err_free;
+    }
+    describe(c, &properties, about);
     list_add(c);
     args->client = c;
     return NULL;

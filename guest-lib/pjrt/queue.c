@@ -29,7 +29,7 @@
 #define HARVEST           32u
 #define SLICE_IDLE_MS     1000 /* between looks at a host that says nothing */
 #define SLICE_BUSY_MS     200
-#define STOP_NS           UINT64_C(5000000000) /* for what is in flight when the client is destroyed */
+#define STOP_NS           UINT64_C(2000000000) /* for what is in flight when the client is destroyed */
 #define DOWN_MS           50 /* between attempts to attach again */
 
 /* ---- handles ---- */
@@ -505,8 +505,11 @@ static enum verdict issue_info(PJRT_Client *c, struct op *op)
     if (verdict != ISSUED)
         return verdict;
     f->bytes = op->end;
-    struct vgpu_request r = {
-        .opcode = VGPU_OP_PROGRAM_INFO, .dst = f->room, .src0 = named(op->program->handle, 0), .n = op->end};
+    struct vgpu_request r = {.opcode = VGPU_OP_PROGRAM_INFO,
+                             .sub = op->program ? VGPU_PROGRAM_SIGNATURE : VGPU_PROGRAM_HOST,
+                             .dst = f->room,
+                             .src0 = named(op->program ? op->program->handle : 0, 0),
+                             .n = op->end};
     return send(c, f, &r);
 }
 
@@ -635,11 +638,12 @@ static void completed(PJRT_Client *c, const struct vgpu_completion *done)
     } else if (done->status && !op->status) {
         op->status = done->status;
         op->lost_here = done->lost_locally;
-        op->failure = worth_asking(op) ? ++c->failures : 0;
+        op->failure = c->failures + 1;
     } else if (!done->status && (op->kind == OP_INFO || (op->kind == OP_ASK && f->at == 0))) {
         memcpy(op->kind == OP_INFO ? op->to : op->owned, f->room.host_ptr,
                done->value < f->bytes ? done->value : f->bytes);
     }
+    c->failures += done->status != VGPU_OK; /* each replaces what the host would say about those before it */
     flight_free(c, f);
     if (done->status == VGPU_E_LOST || done->status == VGPU_E_TIMEOUT)
         all_lost(c, done->status,

@@ -121,6 +121,45 @@ static int options_split(char *text, PJRT_NamedValue *out, int most)
     return n;
 }
 
+static void about_add(struct pjrt *p, const char *name, size_t name_bytes, const char *value, size_t value_bytes)
+{
+    size_t at = strlen(p->about);
+    bool plain = name_bytes && value_bytes;
+
+    for (size_t i = 0; i < name_bytes + value_bytes; i++)
+        plain &= (uint8_t)(i < name_bytes ? name[i] : value[i - name_bytes]) >= ' ';
+    if (plain && at + name_bytes + value_bytes + 3 <= sizeof(p->about)) /* a line that does not fit is left out whole */
+        snprintf(p->about + at, sizeof(p->about) - at, "%.*s=%.*s\n", (int)name_bytes, name, (int)value_bytes, value);
+}
+
+/* What guests may know, for VGPU_PROGRAM_HOST. The version of StableHLO is what their frameworks have to write. */
+static void about_read(struct pjrt *p)
+{
+    char ignored[8], value[96];
+
+    about_add(p, "platform", strlen("platform"), p->platform, strlen(p->platform));
+    ARGS(PJRT_Device_GetDescription_Args, device, .device = p->device);
+    if (HAS(p, PJRT_Device_GetDescription) && HAS(p, PJRT_DeviceDescription_Kind) &&
+        !pjrt_failed(p, p->api->PJRT_Device_GetDescription(&device), "", ignored, sizeof(ignored))) {
+        ARGS(PJRT_DeviceDescription_Kind_Args, kind, .device_description = device.device_description);
+        if (!pjrt_failed(p, p->api->PJRT_DeviceDescription_Kind(&kind), "", ignored, sizeof(ignored)))
+            about_add(p, "device", strlen("device"), kind.device_kind, kind.device_kind_size);
+    }
+    ARGS(PJRT_Plugin_Attributes_Args, attributes);
+    if (!HAS(p, PJRT_Plugin_Attributes) ||
+        pjrt_failed(p, p->api->PJRT_Plugin_Attributes(&attributes), "", ignored, sizeof(ignored)))
+        return;
+    for (size_t i = 0; i < attributes.num_attributes; i++) {
+        const PJRT_NamedValue *v = &attributes.attributes[i];
+        size_t at = 0;
+        if (v->type == PJRT_NamedValue_kInt64)
+            at = (size_t)snprintf(value, sizeof(value), "%lld", (long long)v->int64_value);
+        for (size_t k = 0; v->type == PJRT_NamedValue_kInt64List && k < v->value_size && k < 4; k++)
+            at += (size_t)snprintf(value + at, sizeof(value) - at, "%s%lld", k ? "." : "", (long long)v->int64_array_value[k]);
+        about_add(p, v->name, v->name_size, value, at);
+    }
+}
+
 static int client_open(struct pjrt *p, const char *options, char *text, size_t text_bytes)
 {
     PJRT_NamedValue named[32];
@@ -149,6 +188,7 @@ static int client_open(struct pjrt *p, const char *options, char *text, size_t t
     ARGS(PJRT_Client_PlatformName_Args, name, .client = p->client);
     if (!pjrt_failed(p, p->api->PJRT_Client_PlatformName(&name), "no platform name", text, text_bytes))
         snprintf(p->platform, sizeof(p->platform), "%.*s", (int)name.platform_name_size, name.platform_name);
+    about_read(p);
     return 0;
 }
 

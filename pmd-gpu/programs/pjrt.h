@@ -20,6 +20,7 @@ struct pjrt {
     PJRT_Client *client;
     PJRT_Device *device;
     char platform[32];
+    char about[512]; /* "name=value" in lines: the platform, the device's kind, numbers that the plugin says of itself */
 };
 
 /* Opens the plugin, checks its version, makes a client. options: "key=value;key=value", handed to the plugin. */

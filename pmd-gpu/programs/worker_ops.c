@@ -175,8 +175,9 @@ static void program_info(struct worker *w, struct item *item)
 {
     const struct vgpu_work *k = &item->work;
 
-    if (k->sub == VGPU_PROGRAM_ERROR) {
-        finish(item, VGPU_OK, room_put(w, k, 0, w->error, strlen(w->error)));
+    if (k->sub != VGPU_PROGRAM_SIGNATURE) {
+        const char *text = k->sub == VGPU_PROGRAM_HOST ? w->pjrt.about : w->error;
+        finish(item, VGPU_OK, room_put(w, k, 0, text, strlen(text)));
         return;
     }
     const struct pjrt_program *p = program_of(w, k->arg[0]);

@@ -113,7 +113,7 @@ static bool expect_program(const struct model *m, const struct vgpu_desc *d, str
         return no_flags(d, 0, 1, 0) && dst && !dst_off && d->n && d->n <= 1u << 30 && !d->src1 && in_arena(m, d->src0, d->n, 1);
     case VGPU_OP_PROGRAM_INFO:
         w->arg[0] = (uint32_t)src0, w->dst = dst_off;
-        return no_flags(d, 0, 1, 0) && (d->sub ? !d->src0 : src0 && !src0_off) && !d->src1 && in_arena(m, d->dst, d->n, 8);
+        return no_flags(d, 0, 2, 0) && (d->sub ? !d->src0 : src0 && !src0_off) && !d->src1 && in_arena(m, d->dst, d->n, 8);
     case VGPU_OP_EXECUTE:
         w->arg[0] = (uint32_t)src0, w->arg[1] = d->arg[0], w->src1 = d->src1;
         return no_flags(d, 0, 0, 65535) && src0 && !src0_off && !d->dst && d->n <= 65535 && d->arg[0] <= d->n &&

@@ -59,24 +59,34 @@ static void tensor_end(uint32_t handle)
     f.tensor[handle] = (struct fake_tensor){0};
 }
 
+void fake_programs_reset(void)
+{
+    for (uint32_t i = 0; i <= VGPU_HANDLE_MAX; i++) {
+        tensor_end(i);
+        f.loaded[i] = false;
+    }
+}
+
 static uint16_t info(const struct vgpu_work *w, uint8_t *arena, uint64_t *value)
 {
     struct vgpu_program_info head = {.outputs = f.code[w->arg[0]][0], .code_bytes = 7};
     struct vgpu_tensor_info out = {.dtype = VGPU_F32, .rank = 1, .dims = {2}};
 
-    if (w->sub == VGPU_PROGRAM_ERROR) {
-        *value = strlen(f.error);
-        memcpy(arena + w->dst, f.error, *value < w->n ? *value : w->n);
+    if (w->sub != VGPU_PROGRAM_SIGNATURE) {
+        const char *text = w->sub == VGPU_PROGRAM_HOST ? FAKE_ABOUT : f.error;
+        *value = strlen(text);
+        memcpy(arena + w->dst, text, *value < w->n ? *value : w->n);
         return VGPU_OK;
     }
     if (!f.loaded[w->arg[0]])
         return say(VGPU_E_HANDLE, "there is no such program");
     if (f.code[w->arg[0]][1] == FAKE_PROGRAM_NO_SIGNATURE)
         return say(VGPU_E_BACKEND, "its signature is lost");
-    if (w->n < sizeof(head) + head.outputs * sizeof(out))
+    *value = sizeof(head) + head.outputs * sizeof(out);
+    if (w->n < sizeof(head))
         return say(VGPU_E_RANGE, "too little room");
     memcpy(arena + w->dst, &head, sizeof(head));
-    for (uint32_t i = 0; i < head.outputs; i++)
+    for (uint32_t i = 0; i < head.outputs && sizeof(head) + (i + 1) * sizeof(out) <= w->n; i++)
         memcpy(arena + w->dst + sizeof(head) + i * sizeof(out), &out, sizeof(out));
     return VGPU_OK;
 }

@@ -209,6 +209,8 @@ static const struct row rows[] = {
     OK(PROGRAM_INFO, .dst = A(8), .src0 = D1(0), .n = 32),
     OK(PROGRAM_INFO, .dst = A(8), .n = 32, .sub = VGPU_PROGRAM_ERROR),
     NO(FLAGS, PROGRAM_INFO, .dst = A(8), .src0 = D1(0), .n = 32, .sub = VGPU_PROGRAM_ERROR),
+    OK(PROGRAM_INFO, .dst = A(8), .n = 32, .sub = VGPU_PROGRAM_HOST),
+    NO(FLAGS, PROGRAM_INFO, .dst = A(8), .src0 = D1(0), .n = 32, .sub = VGPU_PROGRAM_HOST),
     NO(ALIGN, PROGRAM_INFO, .dst = A(4), .src0 = D1(0), .n = 32),
     NO(RANGE, PROGRAM_INFO, .dst = A(8), .src0 = D1(0), .n = ARENA_BYTES),
     NO(HANDLE, PROGRAM_INFO, .dst = D2(0), .src0 = D1(0), .n = 32),
