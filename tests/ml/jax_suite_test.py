@@ -107,8 +107,8 @@ def main():
     if args.out:
         with open(args.out, 'w', encoding='utf-8') as f:
             json.dump(kept, f, indent=1)
-    print(f'shows: of JAX\'s own tests {counts["passed"]} of {counts["run"]} pass in a guest, {counts["skipped"]} skip themselves; '
-          f'{counts["no rule"]} need what JAX has for known platforms only, {counts["limit"]} are beyond a limit, '
+    print(f'shows: of JAX\'s own tests {counts["passed"]} of {counts["run"]} pass in a guest, {counts["skipped"]} skip '
+          f'themselves; {counts["no rule"]} need what JAX has for known platforms only, {counts["limit"]} are beyond a limit, '
           f'{counts["native too"]} fail on the plugin itself, {counts["ours"]} fail here alone (seed {args.seed})')
     tally.finish()
 
