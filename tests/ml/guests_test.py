@@ -67,12 +67,6 @@ class Guest:
         devices = os.listdir(os.path.join('/proc', str(self.process.pid), 'root', 'dev'))
         return sorted(m for m in maps if m.startswith('/')), sorted(devices)
 
-    def region(self):
-        """The inode of the memory that it shares with the host, or None yet."""
-        with open(f'/proc/{self.process.pid}/maps', encoding='utf-8') as f:
-            found = re.findall(r'^\S+ \S+s \S+ \S+ (\d+) +/memfd:vgpu-region', f.read(), re.M)
-        return found[0] if found else None
-
     def end(self, limit_s):
         try:
             out, err = self.process.communicate(timeout=limit_s)
@@ -103,20 +97,17 @@ def children(pid):
     return found
 
 
-def worker_of(guest, daemon):
-    """The process of the host that serves this guest's programs: the vgpu-worker that maps the guest's memory."""
-    inode = guest.region()
-    for pid in children(daemon):
+def workers_of(host):
+    """The processes of the host that run programs. Which is whose nobody but root may see."""
+    found = set()
+    for pid in children(host.daemon.pid):
         try:
-            with open(f'/proc/{pid}/maps', encoding='utf-8') as f:
-                maps = f.read()
             with open(f'/proc/{pid}/cmdline', encoding='utf-8') as f:
-                name = f.read().split('\0')[0]
+                if f.read().split('\0')[0].endswith('vgpu-worker'):
+                    found.add(pid)
         except OSError:
             continue
-        if inode and name.endswith('vgpu-worker') and re.search(rf' {inode} +/memfd:vgpu-region', maps):
-            return pid
-    return None
+    return found
 
 
 def wait_until(what, limit_s, condition):
@@ -212,27 +203,25 @@ def play(tally, args, host, build, models, rows):
     program = frame.build_has(build, 'guest-lib/examples/vgpu-program')
     guests = [Guest(*row) for row in GUESTS]
     try:
+        victim = next(g for g in guests if g.vm == KILLED)
+        victim.start(host, space, program, models)  # first: the worker that is there then is its
+        wait_until('the first worker', START_S, lambda: workers_of(host) or victim.process.poll() is not None)
+        of_victim = workers_of(host)
         for guest in guests:
-            guest.start(host, space, program, models)
-        workers = {}
-
-        def all_have_workers():
-            for g in guests:
-                workers[g.vm] = workers.get(g.vm) or (g.process.poll() is None and worker_of(g, host.daemon.pid))
-            return all(workers.values()) or any(g.process.poll() is not None for g in guests)
-        tally.check(wait_until('each guest has a worker', START_S, all_have_workers), 'ten guests, each with a worker of its own')
-        if not tally.check(len(set(workers.values())) == len(guests) and all(workers.values()), 'ten different workers'):
+            if guest is not victim:
+                guest.start(host, space, program, models)
+        wait_until('ten workers', START_S, lambda: len(workers_of(host)) == len(guests) or
+                   any(g.process.poll() is not None for g in guests))
+        if not tally.check(len(workers_of(host)) == len(guests), 'ten guests, each with a worker of its own'):
             return [print(g.vm, g.end(1), g.error) for g in guests if g.process.poll() is not None]
         no_gpu(tally, guests, space)
         begins = time.monotonic_ns()
         time.sleep(args.seconds)
         harm_begins = time.monotonic_ns()
-        victim = next(g for g in guests if g.vm == KILLED)
-        before = worker_of(victim, host.daemon.pid)
-        if tally.check(bool(before), f'guest {KILLED} has a worker to be killed'):
-            os.kill(before, signal.SIGKILL)
-        tally.check(wait_until('the killed one is back', START_S,
-                               lambda: worker_of(victim, host.daemon.pid) not in (None, before)), 'it gets another one')
+        if tally.check(len(of_victim) == 1 and of_victim < workers_of(host), f'guest {KILLED} has a worker to be killed'):
+            os.kill(min(of_victim), signal.SIGKILL)
+        tally.check(wait_until('the killed one is back', START_S, lambda: not of_victim & workers_of(host) and
+                               len(workers_of(host)) == len(guests)), 'it gets another one')
         if args.hostile:
             harm(tally, host, build)
         else:
