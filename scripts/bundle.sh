@@ -56,6 +56,7 @@ copy_programs pmd-gpu -name vgpu-worker # where the build has it
 copy_programs ctl -name vgpu-ctl
 copy_programs bench
 copy_programs guest-lib/examples -name 'vgpu-*'
+copy_programs guest-lib/pjrt -name libvgpu_pjrt.so # where the build has it
 copy_programs tests/e2e -name 'e2e-*'
 copy_programs tests/unit/pmd-gpu -name conformance
 copy_programs tests/gpu

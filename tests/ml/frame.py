@@ -93,8 +93,12 @@ class Host:
 
     def _start(self):
         lines = [f'paths: {{run_dir: {self.dir}/run, state_dir: {self.dir}/state}}', 'executors:']
-        for name, more in self.executors.items():
-            lines.append(f'  - {{name: {name}, backend: {self.backend}, '
+        cpus = os.cpu_count() or 1
+        room = cpus >= 8 and cpus > 4 + 2 * len(self.executors)  # for cores of their own: times mean something there
+        if room:
+            lines.insert(1, 'poll_cores: {cpus: [2]}')
+        for i, (name, more) in enumerate(self.executors.items()):
+            lines.append(f'  - {{name: {name}, backend: {self.backend}, ' + (f'cpu: {4 + 2 * i}, ' if room else '') +
                          f'programs: "plugin={self.plugin}{"," + more if more else ""}"}}')
         lines.append('pools:')
         lines += [f'  - {{name: {pool}, executor: {name}}}' for pool, name in self.pools.items()]
