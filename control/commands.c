@@ -28,7 +28,11 @@ static json_t *run_stats(struct vgpu_control *c, const json_t *args, struct vgpu
         return NULL;
     if (vm_id >= 0 && vgpu_store_get_vm(c->params.store, (uint32_t)vm_id, &vm, err))
         return NULL;
-    return vgpu_result(c->params.ops->stats(c->params.ctx, vm_id), err);
+    if (!c->batch || vm_id >= 0)
+        return vgpu_result(c->params.ops->stats(c->params.ctx, vm_id), err);
+    if (!c->batch_stats)
+        c->batch_stats = c->params.ops->stats(c->params.ctx, -1);
+    return vgpu_result(json_incref(c->batch_stats), err);
 }
 
 static json_t *run_status(struct vgpu_control *c, const json_t *args, struct vgpu_err *err)

@@ -36,6 +36,8 @@ struct vgpu_control {
     struct client *clients; /* [VGPU_CONTROL_MAX_CLIENTS] */
     struct client *long_client; /* whose request is longer than VGPU_CONTROL_MAX_REQUEST_BYTES; NULL: nobody's */
     const struct vgpu_caller *caller; /* of the request that is being handled */
+    bool batch;           /* requests that came together are being handled */
+    json_t *batch_stats;  /* the result of `stats` that they share; NULL: not asked for yet */
     struct vgpu_refuser refusers[VGPU_REFUSERS];
 };
 

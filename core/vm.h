@@ -73,13 +73,15 @@ struct vgpu_vm {
     uint64_t stat_refused;
     uint64_t stat_doorbells_in;
     uint64_t stat_traced;    /* records that its poll core wrote of it */
-    uint32_t broken;         /* enum vgpu_broken_reason: no longer polled */
     /* control's own: what of the above is in the VM's totals already */
     uint64_t folded_accepted, folded_refused, folded_doorbells_in, folded_traced;
     /* written by control, read by the poll core */
     uint32_t mode VGPU_ALIGNED(64); /* enum vgpu_vm_mode */
     uint32_t trace;                 /* record one of so many descriptors (a power of two); 0: none */
     uint64_t accept_end;            /* unless MODE_RUN: no more than this many are accepted, written before mode (Z1) */
+    /* written by the poll core, once; here, since control reads it for each list of VMs, and the counters' line would have to
+     * come back to the poll core each time */
+    uint32_t broken;                /* enum vgpu_broken_reason: no longer polled */
 };
 
 #endif

@@ -12,6 +12,7 @@
 static json_t *fake_stats(void *ctx, int64_t vm_id)
 {
     struct control_rig *r = ctx;
+    r->looks++;
     if (r->stats_fail)
         return NULL;
     json_t *latency = json_pack("{s:i,s:f,s:f,s:f,s:f,s:f}", "count", 9, "p50_us", 1.5, "p95_us", 2.0, "p99_us", 3.0,

@@ -14,6 +14,7 @@ struct control_rig {
     uint32_t attached_vm; /* vm_live says that this one is; 0: none */
     const char *attached_state;
     bool pool_b_down;
+    unsigned looks; /* how often the daemon was asked for its figures */
     const char *fallback, *fault; /* of pool A's executor; NULL: none */
     bool stats_fail;
 };

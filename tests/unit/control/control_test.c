@@ -571,6 +571,32 @@ Test(control, byte_by_byte_is_fine_and_an_end_before_the_newline_is_not)
     close(fd);
 }
 
+/* Questions for figures that are here together cost one look at what poll cores write; one that comes later gets its own, and
+ * so does one behind a change. */
+Test(control, questions_that_come_together_share_a_look)
+{
+    static const char *const asked[] = {"{\"command\":\"stats\"}\n", "{\"command\":\"stats\"}\n",
+                                        "{\"command\":\"list-vms\"}\n", "{\"command\":\"stats\"}\n",
+                                        "{\"command\":\"register-vm\",\"args\":{\"vm_ids\":[1],\"pool\":\"A\"}}\n",
+                                        "{\"command\":\"stats\"}\n", "{\"command\":\"stats\",\"args\":{\"vm_id\":1}}\n"};
+    enum { ASKED = sizeof(asked) / sizeof(asked[0]) };
+    int fds[ASKED];
+
+    for (int round = 1; round <= 2; round++) {
+        for (int i = 0; i < ASKED; i++) {
+            fds[i] = dial();
+            cr_assert_eq(send(fds[i], asked[i], strlen(asked[i]), MSG_NOSIGNAL), (ssize_t)strlen(asked[i]));
+        }
+        vgpu_control_dispatch(rig.control);
+        for (int i = 0; i < ASKED; i++) {
+            char *text = receive(fds[i]);
+            cr_expect_not_null(strstr(text, round == 2 && i == 4 ? "EEXIST" : "\"ok\":true"), "%d: %s", i, text);
+            close(fds[i]);
+        }
+        cr_expect_eq(rig.looks, (unsigned)(3 * round), "%u looks in %d rounds", rig.looks, round);
+    }
+}
+
 /* Slow, silent and vanished clients, more of them than there are slots, and an honest one behind them. */
 Test(control_slow, slow_clients_are_bounded_and_end)
 {
