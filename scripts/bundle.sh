@@ -80,6 +80,12 @@ if head -c 7 "$dir/lib/libvgpu.a" | grep -q thin; then
 fi
 mkdir -p "$dir/include/vgpu" "$dir/examples" "$dir/python"
 cp "$root"/guest-lib/python/*.py "$dir/python/"
+# JAX in a guest: the package and its library together, so that a guest copies one folder.
+if [ -e "$build/guest-lib/pjrt/libvgpu_pjrt.so" ]; then
+    mkdir -p "$dir/python/jax_plugins/vgpu"
+    cp "$root/guest-lib/pjrt/python/jax_plugins/vgpu/__init__.py" "$dir/python/jax_plugins/vgpu/"
+    ln -s ../../../build/guest-lib/pjrt/libvgpu_pjrt.so "$dir/python/jax_plugins/vgpu/libvgpu_pjrt.so"
+fi
 cp "$root/guest-lib/vgpu.h" "$root/rings/abi/vgpu_abi.h" "$root/rings/abi/vgpu_attach.h" "$dir/include/vgpu/"
 cp "$root"/guest-lib/examples/*.[ch] "$dir/examples/"
 

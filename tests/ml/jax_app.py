@@ -184,6 +184,18 @@ def fork():
     return {'child': np.array(child), 'after': np.asarray(f(x + 1))}
 
 
+def donation():
+    """Arguments that are given away are gone at once, and their memory is used again."""
+    f = jax.jit(lambda a, b: a + b, donate_argnums=0)
+    x, y = jnp.ones(1 << 20), jnp.ones(1 << 20)
+    gone = []
+    for _ in range(50):
+        before, x = x, f(x, y)
+        gone.append(before.is_deleted())
+    return {'gone': np.array(gone), 'kept': np.array(y.is_deleted()), 'sum': np.asarray(x[:4]),
+            'memory': np.array(jax.devices()[0].memory_stats()['peak_bytes_in_use'])}
+
+
 def where():
     """What this process has of a GPU, and what JAX says it runs on."""
     device = jax.devices()[0]
@@ -196,5 +208,5 @@ def where():
 
 
 if __name__ == '__main__':
-    parts = {f.__name__: f for f in (operations, solvers, train, minilm, threads, large, errors, survive, fork, where)}
+    parts = {f.__name__: f for f in (operations, solvers, train, minilm, threads, large, errors, survive, fork, donation, where)}
     np.savez(sys.argv[2], **parts[sys.argv[1]](*sys.argv[3:]))

@@ -30,6 +30,14 @@ class Runs:
         env.update(PJRT_NAMES_AND_LIBRARY_PATHS=names[kind], JAX_PLATFORMS=kind, TF_CPP_MIN_LOG_LEVEL='3')
         return env
 
+    def packaged(self):
+        """A guest that has the package instead of PJRT_NAMES_AND_LIBRARY_PATHS."""
+        env = self.env('vgpu')
+        del env['PJRT_NAMES_AND_LIBRARY_PATHS'], env['JAX_PLATFORMS']
+        env.update(PYTHONPATH=os.path.join(frame.ROOT, 'guest-lib/pjrt/python'),
+                   VGPU_PJRT_LIBRARY=f'{self.build}/guest-lib/pjrt/libvgpu_pjrt.so')
+        return env
+
     def command(self, kind, part, *more):
         return [sys.executable, '-B', APP, part, os.path.join(self.where, f'{kind}-{part}.npz'), *more]
 
@@ -38,9 +46,9 @@ class Runs:
         with numpy.load(os.path.join(self.where, f'{kind}-{part}.npz')) as z:
             return dict(z)
 
-    def run(self, tally, kind, part, *more):
+    def run(self, tally, kind, part, *more, env=None):
         """The arrays that the part gives, or None (and a failed check)."""
-        done = subprocess.run(self.command(kind, part, *more), env=self.env(kind), stdin=subprocess.DEVNULL, text=True,
+        done = subprocess.run(self.command(kind, part, *more), env=env or self.env(kind), stdin=subprocess.DEVNULL, text=True,
                               capture_output=True, timeout=LIMIT_S)
         if done.returncode:
             tally.check(False, f'{part} on {kind} ends with 0: {done.stderr.strip()[-1500:]}')
@@ -181,7 +189,15 @@ def where(tally, runs):
                     f'it runs on {got["text"]}, with libvgpu_pjrt.so and nothing of CUDA mapped')
 
 
-PARTS = (operations, solvers, train, minilm, threads, large, errors, survive, fork, where)
+def donation(tally, runs):
+    got = runs.run(tally, 'vgpu', 'donation', env=runs.packaged())
+    if got:
+        tally.check(got['gone'].all() and not got['kept'] and got['sum'].tolist() == [51] * 4,
+                    'with the package jax_plugins.vgpu alone: donated arguments are gone, the others stay')
+        tally.check(got['memory'] < 5 * (4 << 20), f'and never more than {int(got["memory"])} bytes were in use')
+
+
+PARTS = (operations, solvers, train, minilm, threads, large, errors, survive, fork, donation, where)
 
 
 def main():
