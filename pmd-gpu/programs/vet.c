@@ -32,6 +32,9 @@ static const char *const allowed[] = {
     "mhlo.erf_inv",
     "mhlo.tan",
     "stablehlo.dynamic_rng_bit_generator",
+    "Qr",
+    "ProductOfElementaryHouseholderReflectors",
+    "ApproxTopK",
 };
 
 struct text {

@@ -78,7 +78,7 @@ def solvers(tally, runs):
     got, near = (runs.run(tally, kind, 'solvers') for kind in ('vgpu', 'cpu'))
     if got and near:
         tally.check(all(numpy.allclose(got[k], near[k], rtol=RELATIVE, atol=ABSOLUTE) for k in near),
-                    'Cholesky and triangular solve: close to JAX on the CPU')
+                    'Cholesky, QR, LU and triangular solve: close to JAX on the CPU')
 
 
 def train(tally, runs):
