@@ -57,7 +57,8 @@ def solvers():
     a, = arrays((8, 6))
     return {'triangular': np.asarray(jax.lax.linalg.triangular_solve(jnp.tril(a[:6]) + 4 * jnp.eye(6), a[:6], left_side=True,
                                                                      lower=True)),
-            'cholesky': np.asarray(jnp.linalg.cholesky(a.T @ a + jnp.eye(6))), 'solve': np.asarray(jnp.linalg.solve(a[:6], a[:6])),
+            'cholesky': np.asarray(jnp.linalg.cholesky(a.T @ a + jnp.eye(6))),
+            'solve': np.asarray(jnp.linalg.solve(a[:6], a[:6])),
             'qr': np.asarray(jnp.matmul(*jnp.linalg.qr(a)))}
 
 
