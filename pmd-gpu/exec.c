@@ -429,6 +429,25 @@ static VGPU_ALWAYS_INLINE void finish(struct vgpu_exec *e, struct exec_op *xop, 
 }
 
 /*
+ * Feeds that were empty when we came by may have got something older since then, before `best` was pushed: a guest that saw
+ * the one taken in and then sent the other. What is older by such a cause is to be seen now that `best` has been (C1). So
+ * arrival holds also where we lose the CPU between two looks.
+ */
+static VGPU_NEVER_INLINE const struct vgpu_slot *look_again(struct exec_feed *feeds, uint32_t empty, const struct vgpu_slot *best,
+                                                            struct vgpu_cons **from)
+{
+    for (; empty; empty &= empty - 1) {
+        struct exec_feed *feed = &feeds[__builtin_ctz(empty)];
+        const struct vgpu_slot *slot = vgpu_cons_peek(&feed->cons);
+        if (!slot || (int64_t)(((const struct vgpu_work *)slot)->stamp - ((const struct vgpu_work *)best)->stamp) >= 0)
+            continue;
+        best = slot;
+        *from = &feed->cons;
+    }
+    return best;
+}
+
+/*
  * The oldest item over the feeds of one queue and priority, or NULL; it stays in its ring. A poll core whose ring ran
  * empty while it holds more makes us wait for it (*held): what it holds is older, or of higher priority, than what we
  * would start instead.
@@ -438,6 +457,7 @@ static inline const struct vgpu_slot *next_work(struct exec_feed *feeds, uint32_
 {
     const struct vgpu_slot *best = NULL;
     uint64_t best_stamp = 0;
+    uint32_t empty = 0; /* bit per feed */
 
     for (uint32_t f = 0; f < n_feeds; f++) {
         struct exec_feed *feed = &feeds[f];
@@ -448,6 +468,7 @@ static inline const struct vgpu_slot *next_work(struct exec_feed *feeds, uint32_
             slot = vgpu_cons_peek(&feed->cons);
             if (!slot) {
                 *held |= more;
+                empty |= UINT32_C(1) << f;
                 continue;
             }
         }
@@ -458,8 +479,11 @@ static inline const struct vgpu_slot *next_work(struct exec_feed *feeds, uint32_
         best_stamp = stamp;
         *from = &feed->cons;
     }
-    return *held ? NULL : best;
+    if (vgpu_likely(empty == 0))
+        return best;
+    return *held || !best ? NULL : look_again(feeds, empty, best, from);
 }
+VGPU_STATIC_ASSERT(VGPU_XCHG_MAX_FEEDS <= 32, "a bit for each feed");
 
 /* ---- tracing: of operations whose item is marked. None of it is in what runs while nothing is traced ---- */
 

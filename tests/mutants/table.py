@@ -172,6 +172,10 @@ MUTANTS = [
      '    p->writable = writable;', '    p->writable = writable || bytes;', 'xen-transport', [], 'plain'),
     ('attach-ladder', 'a refused attachment keeps its range of the heap', 'core/attach.c',
      'err_heap:\n    vgpu_memspace_free(&e->heap, slot + 1);\n', 'err_heap:\n', 'ladders', ['attach'], 'plain'),
+    ('exec-one-look', 'what arrived between two looks at the feeds is overtaken', 'pmd-gpu/exec.c',
+     '    return *held || !best ? NULL : look_again(feeds, empty, best, from);',
+     '    (void)look_again;\n    return *held ? NULL : best;',
+     'pmd-gpu-exec', ['--filter', 'exec/arrival*'], 'plain'),
     ('programs-turn-lost', 'a turn that was stopped for somebody who then left is not taken up again',
      'pmd-gpu/programs/programs.c', '            if (p->turn_ends_ns == 0) /* who it was to make room for has left */\n'
      '                p->turn_ends_ns = turn_end(p);\n', '', 'pmd-gpu-programs', ['--filter', 'programs/a_turn_that*'], 'plain'),

@@ -4,6 +4,7 @@
 
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -47,11 +48,13 @@ static void note_region_del(struct vgpu_backend *b, uint32_t vm)
 /* Takes one operation when `takes`, and gives it back when `gives`. */
 static struct vgpu_op *taken;
 static bool takes, gives;
+static uint32_t ran[4], n_ran; /* their tags */
 static int note_submit(struct vgpu_backend *b, struct vgpu_op *op)
 {
     if (!takes || taken)
         return -EAGAIN;
     taken = op;
+    ran[n_ran++ % 4] = op->work.tag;
     return 0;
 }
 static uint32_t note_poll(struct vgpu_backend *b, struct vgpu_op **done, uint32_t max)
@@ -98,9 +101,11 @@ static struct vgpu_exec *e;
 static struct vgpu_err err;
 static int fd = -1;
 
+static uint32_t feeds = 1, ring_slots = 8;
+
 static void start(const struct vgpu_backend_ops *ops)
 {
-    struct vgpu_xchg_geometry g = {.feeds = 1, .queues = 1, .ring_slots = 8, .max_vms = 4, .journal_slots = 8};
+    struct vgpu_xchg_geometry g = {.feeds = feeds, .queues = 1, .ring_slots = ring_slots, .max_vms = 4, .journal_slots = 8};
     struct vgpu_xchg_header h = {0};
 
     vgpu_clock_init();
@@ -237,5 +242,46 @@ Test(exec, device_memory_is_wiped_when_its_vm_leaves)
     cr_assert_eq(vgpu_exec_attach(e, 3, &r, &err), 0, "%s", err.text);
     detach(3);
     cr_assert_str_eq(told, "add(3,1) del(3,0) wipe(4096,512) ", "it says: %s", told);
+    stop();
+}
+
+/* Each poll core's ring on a page of its own: the second one's is closed, and what happens between the executor's looks at
+ * the two happens when it touches that page. */
+#define RING_SLOTS (4096u / VGPU_SLOT_BYTES)
+static struct vgpu_prod feed_ring[2];
+
+static void feed(uint32_t f, uint32_t tag, uint64_t stamp)
+{
+    struct vgpu_work w = {.opcode = VGPU_OP_NOP, .tag = tag, .stamp = stamp};
+
+    vgpu_work_set_vm(&w, 1);
+    vgpu_prod_push(&feed_ring[f], (const struct vgpu_slot *)&w, 1);
+}
+
+static void between_two_looks(int sig)
+{
+    mprotect(vgpu_xchg_ring(xchg, 0, 0, 1), 4096, PROT_READ | PROT_WRITE);
+    feed(0, 10, 1000);
+    feed(1, 20, 2000); /* by a guest that saw the other one taken in */
+}
+
+Test(exec, arrival_holds_over_a_pause_between_two_looks)
+{
+    struct sigaction sa = {.sa_handler = between_two_looks};
+
+    feeds = 2;
+    ring_slots = RING_SLOTS;
+    start(&plain);
+    cr_assert_eq(attach(1, 0), 0, "%s", err.text);
+    for (uint32_t f = 0; f < 2; f++)
+        vgpu_prod_init(&feed_ring[f], vgpu_xchg_ring(xchg, 0, 0, f), RING_SLOTS, &vgpu_xchg_credit(xchg, 0, 0, f)->head, 0);
+    cr_assert_eq((uintptr_t)vgpu_xchg_ring(xchg, 0, 0, 1) % 4096, 0);
+    cr_assert_eq(sigaction(SIGSEGV, &sa, NULL), 0);
+    cr_assert_eq(mprotect(vgpu_xchg_ring(xchg, 0, 0, 1), 4096, PROT_NONE), 0);
+    takes = gives = true;
+    for (int i = 0; i < 10; i++)
+        vgpu_exec_step(e);
+    cr_assert(n_ran == 2 && ran[0] == 10 && ran[1] == 20, "%u ran, first %u, then %u", n_ran, ran[0], ran[1]);
+    detach(1);
     stop();
 }
