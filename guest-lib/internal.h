@@ -27,6 +27,7 @@
 
 #define VGPU_RING_SLOTS_DEFAULT 1024u
 #define VGPU_SPIN_NS_DEFAULT 20000u
+#define VGPU_PROGRAM_SPIN_NS_DEFAULT 200000u /* the shortest program takes 30 us on a GPU: a wait that slept would wake late */
 #define VGPU_ARENA_ALIGN 64u
 #define VGPU_ATTACH_TIMEOUT_NS UINT64_C(5000000000) /* vgpud answers in microseconds; a stuck one is an error */
 /* Once it has the region, the executor maps it: a device driver takes its time to register a large arena. */
@@ -106,6 +107,7 @@ struct vgpu {
     int event_fd;                 /* epoll over doorbell and what else the carrier watches */
     uint32_t vm_id_wanted;        /* 0: whatever the host says that we are */
     uint64_t spin_ns;
+    uint64_t program_spin_ns; /* of a blocking call that runs a program */
     uint64_t host_timeout_ns;     /* 0: not chosen, each wait has a limit of its own */
 
     /* Handles of programs and tensors, [0] and [1]; made by the first of them. */

@@ -258,7 +258,10 @@ int vgpu_program_execute(struct vgpu *v, const struct vgpu_program *p, const str
         return rc;
     rc = vgpu_req_execute(v, p, in, n_in, out, &list, &r);
     if (rc == 0) {
+        uint64_t spin_ns = v->spin_ns;
+        v->spin_ns = v->program_spin_ns;
         rc = run(v, &r);
+        v->spin_ns = spin_ns;
         for (uint32_t i = 0; rc && i < p->outputs; i++)
             vgpu_tensor_forget(v, &out[i]);
     }
