@@ -294,5 +294,6 @@ void plan_model(const struct plan_constants *c, const struct plan_load *l, struc
     cold_add(l, hot, chance, &poll, &r, out);
     out->p99_ns += plan_tail(c, l->split);
     device_add(l, out);
-    out->outstanding = l->active > 0 ? l->rate / l->active * out->p99_ns * 1e-9 + l->burst : 0;
+    double meanwhile = l->active > 0 ? l->rate / l->active * out->p99_ns * 1e-9 : 0;
+    out->outstanding = l->burst + (meanwhile > 0.01 * l->burst ? meanwhile : 0); /* else hardly ever another burst */
 }

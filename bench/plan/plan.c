@@ -12,6 +12,8 @@
 #include "bench/harness.h"
 
 #define SIMULATED 100000u
+#define SIMULATED_MIN 5000u
+#define SIMULATED_ROUNDS 4e7 /* a descriptor of a cold VM is one of many rounds: with very many VMs fewer are simulated */
 #define FACTOR_MAX 1e4
 #define POLL_CORES_MAX 16 /* of a daemon: docs/man/vgpud.yaml.5.scd */
 
@@ -296,6 +298,13 @@ static void cell(struct bench_table *t, double v, int decimals)
         bench_table_num(t, v, decimals);
 }
 
+static uint64_t simulated_of(double vms)
+{
+    double n = SIMULATED_ROUNDS / (1 + vms / (2 * PLAN_COLD_PER_ROUND));
+
+    return n > SIMULATED ? SIMULATED : n < SIMULATED_MIN ? SIMULATED_MIN : (uint64_t)n;
+}
+
 static void cores_table(const struct plan_constants *c, const struct wish *w, int chosen, struct plan_answer *simulated)
 {
     struct bench_table t;
@@ -312,7 +321,7 @@ static void cores_table(const struct plan_constants *c, const struct wish *w, in
         alone.split = l.split && n == 1;
         struct plan_answer bare;
         plan_model(c, &alone, &bare);
-        if (plan_simulate(c, &alone, SIMULATED, 1, &bare, &s))
+        if (plan_simulate(c, &alone, simulated_of(l.vms), 1, &bare, &s))
             s.p50_ns = s.p99_ns = (double)NAN;
         s.p50_ns += a.p50_ns - bare.p50_ns;
         s.p99_ns += a.p99_ns - bare.p99_ns;
@@ -409,7 +418,10 @@ static int plan_print(const struct plan_constants *c, const struct wish *w)
     bool fits = limits[first].factor >= 1;
     printf("\nwith %d poll core%s:\n", n, n > 1 ? "s" : "");
     limits_table(w, limits);
-    if (fits)
+    if (fits && limits[first].factor >= HUGE_VAL)
+        printf("\nIt fits: %d poll core%s%s. %g times this load would, too.\n", n, n > 1 ? "s" : "",
+               split ? " and one for the executor" : "", FACTOR_MAX);
+    else if (fits)
         printf("\nIt fits: %d poll core%s%s. Met first: %s, at %.3g times this load.\n", n, n > 1 ? "s" : "",
                split ? " and one for the executor" : "", limits[first].what, limits[first].factor);
     else

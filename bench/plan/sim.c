@@ -17,6 +17,7 @@ struct list { /* FIFO of descriptors, linked by sim.next */
 struct guest {
     struct list due, come;
     double free;    /* when it is done with what it does */
+    bool listed;    /* in sim.working */
     bool sent_last; /* both wait: they take turns */
 };
 struct sim {
@@ -27,14 +28,17 @@ struct sim {
     uint32_t vms, active, guests, burst;
     struct list *vm, exec;
     struct guest *guest;
-    uint32_t *expires; /* round after which a hot VM counts as cold; 0: is cold */
+    uint64_t *expires; /* round after which a hot VM counts as cold; 0: is cold */
+    uint32_t *hot_list, *working; /* VMs that are hot, of those that send; guests that have something to do */
+    uint32_t n_hot, n_working;
     uint32_t *next;    /* of a descriptor: the one behind it in its list */
     uint32_t *owner;   /* of a descriptor: its VM */
     double *arrived, *seen, *latency; /* seen: from when it is there for who looks next */
     uint64_t state;
     double t, due, busy;
     uint64_t made, done, want;
-    uint32_t hot, round, scan, waiting; /* in lists of VMs */
+    uint64_t round;
+    uint32_t hot, scan, waiting; /* in lists of VMs */
 };
 
 static double draw(struct sim *s)
@@ -64,6 +68,16 @@ static uint32_t remove_first(struct sim *s, struct list *l)
     return id;
 }
 
+static void guest_append(struct sim *s, uint32_t vm, bool due, uint32_t id)
+{
+    struct guest *g = &s->guest[vm % s->guests];
+
+    append(s, due ? &g->due : &g->come, id);
+    if (!g->listed)
+        s->working[s->n_working++] = vm % s->guests;
+    g->listed = true;
+}
+
 /* All batches that are due by now go to VMs drawn at random. */
 static void arrive(struct sim *s)
 {
@@ -75,7 +89,7 @@ static void arrive(struct sim *s)
             uint32_t id = (uint32_t)s->made++;
             s->arrived[id] = s->seen[id] = s->due;
             s->owner[id] = vm;
-            append(s, &s->guest[vm % s->guests].due, id);
+            guest_append(s, vm, true, id);
         }
         s->due -= log(draw(s)) * gap;
     }
@@ -127,10 +141,23 @@ static void guest_run(struct sim *s, struct guest *g)
     }
 }
 
+static void guests_run(struct sim *s)
+{
+    for (uint32_t i = 0; i < s->n_working;) {
+        struct guest *g = &s->guest[s->working[i]];
+        guest_run(s, g);
+        g->listed = g->due.count || g->come.count;
+        if (g->listed)
+            i++;
+        else
+            s->working[i] = s->working[--s->n_working];
+    }
+}
+
 static void come(struct sim *s, uint32_t id, double when)
 {
     s->seen[id] = when + s->wire / 2;
-    append(s, &s->guest[s->owner[id] % s->guests].come, id);
+    guest_append(s, s->owner[id], false, id);
 }
 
 /* ---- The executor on a core of its own ---- */
@@ -172,18 +199,19 @@ static void round_run(struct sim *s, uint32_t *taken)
     double from = s->t;
     uint32_t n = 0, visits = 0, looked = 0, hot = s->hot;
 
-    for (uint32_t i = 0; i < s->active; i++) {
-        if (!always_hot(s) && !s->expires[i])
-            continue;
-        uint32_t got = take(s, i, taken + n);
+    for (uint32_t k = 0; k < s->n_hot;) {
+        uint32_t i = s->hot_list[k], got = take(s, i, taken + n);
+        n += got;
+        visits += got > 0;
         if (got) {
-            n += got;
-            visits++;
             s->expires[i] = s->round + PLAN_COOL_AFTER + 1;
         } else if (!always_hot(s) && s->expires[i] <= s->round) {
             s->expires[i] = 0;
             s->hot--;
+            s->hot_list[k] = s->hot_list[--s->n_hot];
+            continue;
         }
+        k++;
     }
     for (uint32_t tries = 0; !always_hot(s) && looked < PLAN_COLD_PER_ROUND && tries < s->vms; tries++) {
         uint32_t i = s->scan = s->scan + 1 < s->vms ? s->scan + 1 : 0;
@@ -196,6 +224,7 @@ static void round_run(struct sim *s, uint32_t *taken)
             visits++;
             s->expires[i] = s->round + PLAN_COOL_AFTER + 1;
             s->hot++;
+            s->hot_list[s->n_hot++] = i;
         }
     }
     double idle = s->fixed + hot * s->hot_ns + (always_hot(s) ? 0 : s->cold_ns);
@@ -220,11 +249,13 @@ static void skip(struct sim *s)
     if (s->made != s->done || s->due <= s->t + 2 * round || s->made == s->want)
         return;
     uint64_t rounds = (uint64_t)((s->due - s->t) / round) - 1;
-    for (uint32_t i = 0; i < s->active && !always_hot(s); i++)
-        if (s->expires[i] && s->expires[i] - s->round < rounds)
-            rounds = s->expires[i] > s->round ? s->expires[i] - s->round : 0;
+    for (uint32_t k = 0; k < s->n_hot && !always_hot(s); k++) {
+        uint64_t until = s->expires[s->hot_list[k]];
+        if (until < s->round + rounds)
+            rounds = until > s->round ? until - s->round : 0;
+    }
     s->t += (double)rounds * round;
-    s->round += (uint32_t)rounds;
+    s->round += rounds;
     s->scan = (uint32_t)((s->scan + rounds * PLAN_COLD_PER_ROUND) % s->vms);
 }
 
@@ -255,6 +286,8 @@ static void sim_fini(struct sim *s)
     free(s->vm);
     free(s->guest);
     free(s->expires);
+    free(s->hot_list);
+    free(s->working);
     free(s->next);
     free(s->owner);
     free(s->arrived);
@@ -277,12 +310,15 @@ static bool sim_init(struct sim *s, const struct plan_constants *c, const struct
     s->vm = calloc(s->active + 1u, sizeof(*s->vm));
     s->guest = calloc(s->guests + 1u, sizeof(*s->guest));
     s->expires = calloc(s->active + 1u, sizeof(*s->expires));
+    s->hot_list = calloc(s->active + 1u, sizeof(*s->hot_list));
+    s->working = calloc(s->guests + 1u, sizeof(*s->working));
     s->next = calloc(descriptors, sizeof(*s->next));
     s->owner = calloc(descriptors, sizeof(*s->owner));
     s->arrived = calloc(descriptors, sizeof(*s->arrived));
     s->seen = calloc(descriptors, sizeof(*s->seen));
     s->latency = calloc(descriptors, sizeof(*s->latency));
-    return s->vm && s->guest && s->expires && s->next && s->owner && s->arrived && s->seen && s->latency;
+    return s->vm && s->guest && s->expires && s->hot_list && s->working && s->next && s->owner && s->arrived && s->seen &&
+           s->latency;
 }
 
 static void answer(struct sim *s, double tail, const struct plan_answer *model, struct plan_answer *out)
@@ -299,6 +335,18 @@ static void answer(struct sim *s, double tail, const struct plan_answer *model, 
     }
 }
 
+/* As many are hot as the formulas say, in all stages of that: all or none would take a while to become those. */
+static void warm_up(struct sim *s, const struct plan_answer *model)
+{
+    uint32_t n = model && model->hot < s->active && !always_hot(s) ? (uint32_t)model->hot : s->active;
+
+    for (uint32_t i = 0; i < n; i++) {
+        s->expires[i] = 1 + (uint64_t)(PLAN_COOL_AFTER + 1) * (i + 1) / n;
+        s->hot_list[s->n_hot++] = i;
+    }
+    s->hot = always_hot(s) ? s->vms : n;
+}
+
 int plan_simulate(const struct plan_constants *c, const struct plan_load *l, uint64_t descriptors, uint64_t seed,
                   const struct plan_answer *model, struct plan_answer *out)
 {
@@ -307,14 +355,12 @@ int plan_simulate(const struct plan_constants *c, const struct plan_load *l, uin
     bool room = sim_init(&s, c, l, descriptors, seed);
 
     memset(out, 0, sizeof(*out));
-    s.hot = always_hot(&s) ? s.vms : s.active;
-    for (uint32_t i = 0; room && i < s.active; i++) /* else a busy host begins with a backlog that no busy host has */
-        s.expires[i] = PLAN_COOL_AFTER + 1;
-    while (room && taken && s.done < descriptors && s.t < 3600e9) {
+    if (room)
+        warm_up(&s, model);
+    while (room && taken && s.done < descriptors) {
         skip(&s);
         arrive(&s);
-        for (uint32_t i = 0; i < s.guests; i++)
-            guest_run(&s, &s.guest[i]);
+        guests_run(&s);
         round_run(&s, taken);
         if (l->split)
             executor_run(&s);
@@ -323,7 +369,7 @@ int plan_simulate(const struct plan_constants *c, const struct plan_load *l, uin
             break;
     }
     out->utilisation = s.t > 0 ? s.busy / s.t : 0;
-    out->round_ns = s.round ? s.t / s.round : 0;
+    out->round_ns = s.round ? s.t / (double)s.round : 0;
     out->hot = s.hot;
     if (s.done < descriptors)
         out->p50_ns = out->p99_ns = HUGE_VAL;

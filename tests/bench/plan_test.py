@@ -130,6 +130,13 @@ def limits():
                    '--utilisation', '0.99')
     if slow['first_limit'] != 'outstanding of a VM, at p99':
         faults.append(f'{slow}')
+    for vms, rate in (('65535', '10'), ('1', '1'), ('8', '0.001')):
+        far, _ = plan('--vms', vms, '--rate', rate, code=None)
+        if not 0.5 < far['p50_ns'] / (far['simulated_p50_ns'] or 1e-9) < 2:
+            faults.append(f'{far}')
+    full, _ = plan('--vms', '2', '--rate', '100', '--burst', '1024', '--in-flight', '1024')
+    if full['first_limit_factor'] < 2:
+        faults.append(f'{full}')
     return faults
 
 
