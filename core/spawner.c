@@ -62,6 +62,7 @@ struct here {
     int sock;
     pid_t child[VGPU_CONFIG_MAX_EXECUTORS]; /* 0: none */
     struct vgpu_workers workers[VGPU_CONFIG_MAX_EXECUTORS];
+    struct vgpu_startup_bind bind[VGPU_CONFIG_MAX_EXECUTORS]; /* as vgpud said when it had it started */
     char args[ARGS][VGPU_SANDBOX_TEXT_BYTES + 16];
 };
 
@@ -192,6 +193,7 @@ static void serve_start(struct here *h, const struct vgpu_spawn *s, const int *f
     pid_t pid = 0;
 
     child_end(h, s->index); /* vgpud knows of none: one that it could not collect, or was not told of */
+    h->bind[s->index] = s->bind;
     bind_take(&s->bind, &before);
     a->rc = vgpu_workers_open(&h->workers[s->index], h->config, s->index, s->without, h->executor_path, &starter);
     if (a->rc == 0)
@@ -303,6 +305,16 @@ static void end_all(struct here *h)
             poll(NULL, 0, 1);
 }
 
+/* What an executor's workers compute on is near its GPU, like the executor. */
+static void serve_workers(struct here *h, uint32_t index)
+{
+    struct vgpu_host_cpuset before;
+
+    bind_take(&h->bind[index], &before);
+    vgpu_workers_serve(&h->workers[index]);
+    bind_drop(&h->bind[index], &before);
+}
+
 /* Waits until vgpud has something to say, and does what executors ask for meanwhile. */
 static void wait_for_vgpud(struct here *h)
 {
@@ -317,7 +329,7 @@ static void wait_for_vgpud(struct here *h)
             continue;
         for (uint32_t i = 0; i < VGPU_CONFIG_MAX_EXECUTORS; i++)
             if (p[1 + i].revents)
-                vgpu_workers_serve(&h->workers[i]);
+                serve_workers(h, i);
         if (p[0].revents)
             return;
     }
@@ -341,7 +353,7 @@ static void spawner_main(const struct vgpu_config *config, const char *executor_
 
     h = (struct here){.config = config, .executor_path = executor_path, .sock = 3};
     for (uint32_t i = 0; i < VGPU_CONFIG_MAX_EXECUTORS; i++)
-        h.workers[i].sock = -1;
+        h.workers[i].sock = h.bind[i].node = -1;
     prctl(PR_SET_NAME, "vgpud-spawner");
     /* Where vgpud becomes another user this does not work, and end of file on the socket does. */
     prctl(PR_SET_PDEATHSIG, SIGKILL);
