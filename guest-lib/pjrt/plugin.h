@@ -172,6 +172,7 @@ struct PJRT_Client {
     uint64_t stop_ns;
     int wake_fd;
     uint64_t spin_ns;
+    uint64_t since_ns, gap_ns; /* the last completion, or the first descriptor after a pause; between those, on average */
     struct vgpu *v; /* NULL: closed */
     char platform_version[256];
     /* Operations: what waits to be issued, in order; what may overtake; what is over and is to be told. */

@@ -29,6 +29,7 @@
 #define HARVEST           32u
 #define SLICE_IDLE_MS     1000 /* between looks at a host that says nothing */
 #define SLICE_BUSY_MS     200
+#define BUSY_SPIN_NS      UINT64_C(2000000) /* while work is out that takes less than half of it, polling does not end before */
 #define STOP_NS           UINT64_C(2000000000) /* for what is in flight when the client is destroyed */
 #define DOWN_MS           50 /* between attempts to attach again */
 
@@ -295,7 +296,8 @@ static struct flight *flight_new(PJRT_Client *c, struct op *op)
         return NULL;
     struct flight *f = &c->flights[c->flight_free];
     c->flight_free = f->next_free;
-    c->flying++;
+    if (c->flying++ == 0)
+        c->since_ns = vgpu_now_ns();
     memset(f, 0, sizeof(*f));
     f->op = op;
     op->flying++;
@@ -702,6 +704,11 @@ static bool harvest(PJRT_Client *c)
     }
     if (c->v->link == VGPU_LINK_UP)
         c->down = false;
+    if (n) { /* how long work takes here decides how long polling for it is worth it */
+        uint64_t now = vgpu_now_ns(), gap = now - c->since_ns < 4 * BUSY_SPIN_NS ? now - c->since_ns : 4 * BUSY_SPIN_NS;
+        c->gap_ns = c->gap_ns - c->gap_ns / 4 + gap / 4;
+        c->since_ns = now;
+    }
     take_out(c, done, n);
     for (int i = 0; i < n; i++)
         completed(c, &done[i]);
@@ -710,10 +717,17 @@ static bool harvest(PJRT_Client *c)
     return n > 0;
 }
 
-/* Without the lock: nobody else moves this end of the ring. Yields in the second half, for a host on the same core. */
-static bool spin(PJRT_Client *c)
+/* How long to poll before sleeping. Being woken costs tens of microseconds, more than all else that we add to an execution:
+ * where answers come within a millisecond or so, they are polled for; longer ones are slept for. */
+static uint64_t spin_for(const PJRT_Client *c)
 {
-    uint64_t now = vgpu_now_ns(), half = now + c->spin_ns / 2, end = now + c->spin_ns;
+    return c->spin_ns && c->flying && c->gap_ns < BUSY_SPIN_NS / 2 && c->spin_ns < BUSY_SPIN_NS ? BUSY_SPIN_NS : c->spin_ns;
+}
+
+/* Without the lock: nobody else moves this end of the ring. Yields after a while, for others on the same core. */
+static bool spin(PJRT_Client *c, uint64_t spin_ns)
+{
+    uint64_t now = vgpu_now_ns(), half = now + c->spin_ns / 2, end = now + spin_ns;
 
     do {
         for (int i = 0; i < 32; i++) {
@@ -741,8 +755,9 @@ static void *run(void *arg)
             continue;
         }
         bool up = c->v->link == VGPU_LINK_UP;
+        uint64_t spin_ns = spin_for(c);
         vgpu_pjrt_unlock(c);
-        bool ready = up && spin(c);
+        bool ready = up && spin(c, spin_ns);
         vgpu_pjrt_lock(c);
         if (ready || (up && vgpu_event_arm(c->v)))
             continue;
