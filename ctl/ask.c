@@ -2,7 +2,9 @@
 #include "ctl/ask.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -33,6 +35,27 @@ static bool nobody(int rc, const char *command)
             if (!strcmp(command, once[i]))
                 return false;
     return rc == -ENOENT || rc == -ECONNREFUSED || rc == -ECONNRESET;
+}
+
+/*
+ * May this command make the store that is not there yet? One that puts something into it, where vgpud would look for it at
+ * its first start: so a VM's hook may come before. A question makes no store, and nothing makes its folder.
+ */
+static bool first(const char *command, const char *store)
+{
+    static const char *const put[] = {"attach", "register-vm", "create-pool", "import"};
+    char folder[sizeof(((struct vgpu_ctl_where *)0)->store)];
+    struct stat st;
+
+    snprintf(folder, sizeof(folder), "%s", store);
+    char *slash = strrchr(folder, '/');
+    if (!slash || slash == folder)
+        return false;
+    *slash = 0;
+    for (size_t i = 0; i < sizeof(put) / sizeof(put[0]); i++)
+        if (!strcmp(command, put[i]))
+            return stat(folder, &st) == 0 && S_ISDIR(st.st_mode);
+    return false;
 }
 
 static uint64_t now_ms(void)
@@ -99,7 +122,7 @@ static int ask(const struct vgpu_ctl_line *line, const char *command, json_t *ar
         return rc;
     if (where.unusable.code)
         return vgpu_err_set(a->err, -rc, "vgpud does not run, and its store cannot be used: %s", where.unusable.text);
-    if (!where.store[0] || access(where.store, F_OK))
+    if (!where.store[0] || (access(where.store, F_OK) && !first(command, where.store)))
         return rc;
     /* No daemon there. Whatever stands in the way of the store, the missing daemon is the news. */
     missing = *a->err;

@@ -6,8 +6,10 @@
 #ifndef VGPU_BASE_SUGGEST_H
 #define VGPU_BASE_SUGGEST_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <string.h>
+#include <strings.h>
 
 #define VGPU_SUGGEST_CHARS 63u /* longer words are not compared */
 
@@ -44,15 +46,16 @@ static inline unsigned vgpu_edit_distance(const char *a, const char *b)
 
 /*
  * Keeps in *best the nearest of the candidates it is called with; *distance starts as ~0u. A candidate counts only if
- * about a third of its letters or fewer differ, so that no unrelated word is proposed.
+ * about a third of its letters or fewer differ, so that no unrelated word is proposed; or only their case: pool "a" is "A".
  */
 static inline void vgpu_suggest_consider(const char *word, const char *candidate, const char **best, unsigned *distance)
 {
-    unsigned d = vgpu_edit_distance(word, candidate);
+    bool case_only = strcasecmp(word, candidate) == 0;
+    unsigned d = case_only ? 0 : vgpu_edit_distance(word, candidate);
     size_t length = strlen(candidate);
     unsigned most = length < 4 ? 1 : (unsigned)(length + 2) / 3;
 
-    if (d <= most && d < length && d < *distance) {
+    if (d <= most && (d < length || case_only) && d < *distance) {
         *distance = d;
         *best = candidate;
     }

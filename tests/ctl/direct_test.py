@@ -60,6 +60,7 @@ def not_there(daemon):
     with open(empty['VGPU_CONFIG'], 'w', encoding='utf-8') as f:
         f.write(f'paths:\n  run_dir: {where}/none/run\n  state_dir: {where}/none/state\n')
     daemon.fails(3, 'cannot reach vgpud', 'list-vms', socket=False, env=empty)
+    daemon.fails(3, 'cannot reach vgpud', 'attach', '--vm-id=1', A, socket=False, env=empty)
     assert not os.path.exists(os.path.join(where, 'none')), 'a question made a store'
     daemon.fails(3, 'cannot reach vgpud', 'list-vms', '--socket', os.path.join(where, 'nobody.sock'), socket=False)
     daemon.fails(3, 'lock file', 'list-vms', f'--db={where}/none/of.db', socket=False)
@@ -211,7 +212,9 @@ def hook_before_the_first_start(daemon):
                 'executors:\n  - {name: exec-A}\n')
     here = dict(socket=False, env={'VGPU_CONFIG': named})
     db = f'--db={where}/state/vgpu.db'
-    daemon.good('attach', '--vm-id=1', '--pool=gold', db, **here)
+    daemon.fails(3, 'cannot reach vgpud', 'list-vms', **here)
+    assert os.listdir(f'{where}/state') == [], 'a question made a store'
+    daemon.good('attach', '--vm-id=1', '--pool=gold', **here)
     daemon.fails(1, 'there is no pool B', 'attach', '--vm-id=2', '--pool=B', db, **here)
     assert [(p['name'], p['capacity']) for p in daemon.json('list-pools', db, **here)['pools']] == [('A', 3), ('gold', 2)]
     rows = daemon.json('history', db, **here)['history']
