@@ -8,6 +8,7 @@
 #include "bench/plan/here.h"
 #include "bench/plan/plan.h"
 
+_Static_assert(PLAN_CHECK_VMS == HERE_VMS_MAX, "as many as can run");
 #define SIMULATED 100000u
 #define ALLOWED 0.7 /* of a core, poll core or guest: what a plan allows unless told otherwise; beyond it nothing is compared */
 

@@ -129,7 +129,6 @@ int here_run(struct here *h, const struct here_run *r)
             arg[n++] = &h->loads[i];
         }
     }
-    h->guests = guests;
     rig_publish(h->rig, r->vms, !r->split);
     int rc = bench_team_run(h->b, h->b->cores, n, fn, arg);
     for (uint32_t i = 0; i < guests; i++) {

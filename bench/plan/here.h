@@ -10,8 +10,7 @@
 
 #define HERE_GUESTS_MAX 6u /* the poll core may share a physical core with one of the others */
 #define HERE_SLOTS 1024u
-#define HERE_VMS_MAX 64u /* as PLAN_CHECK_VMS */
-#define HERE_OUTLIER_NS 20000 /* a round or turn that took so long was interrupted */
+#define HERE_VMS_MAX 64u
 
 /* How long the rounds of a loop took, by what they did; in ticks. */
 struct here_rounds {
@@ -27,7 +26,6 @@ struct here {
     struct bench_hist *own;      /* [HERE_GUESTS_MAX] of each */
     struct here_rounds *poll, *exec;
     bool timed;                  /* fill poll and exec; costs a look at the clock in each round */
-    uint32_t guests;             /* threads of the last run */
 };
 /* What runs: so many VMs send `rate` descriptors a second together (path_open_main), or as much as goes. */
 struct here_run {

@@ -7,7 +7,7 @@
 #define OVERLOADED 0.995 /* of a server: beyond it waits grow without end */
 #define P99 2.3263       /* of a normal distribution */
 #define TERMS 60         /* of series and fraction; both settle within some tens */
-#define SHAPE_MAX 1e4    /* of a gamma distribution: beyond it, it is as narrow as its mean */
+#define SHAPE_MAX 50     /* of a gamma distribution: beyond it, it is nearly normal */
 #define COLD_STEPS 16    /* an even distribution as so many points */
 
 double plan_at(const struct plan_curve *curve, double vms)
@@ -73,13 +73,16 @@ static double gamma_below(double k, double x)
     return 1 - front * h;
 }
 
+/* Its median, or p99. */
 static double part_quantile(const struct part *p, double q)
 {
     if (p->mean <= 0 || p->var <= 0)
         return p->fixed + p->mean;
     double k = p->mean * p->mean / p->var, scale = p->var / p->mean, low = 1e-9, high = k + 20 * sqrt(k) + 50;
-    if (k > SHAPE_MAX)
-        return p->fixed + p->mean;
+    if (k > SHAPE_MAX) { /* Wilson and Hilferty 1931 */
+        double root = 1 - 1 / (9 * k) + (q > 0.5 ? P99 : 0) / (3 * sqrt(k));
+        return p->fixed + p->mean * root * root * root;
+    }
     for (int i = 0; i < 40; i++) {
         double x = sqrt(low * high);
         if (gamma_below(k, x) < q)
