@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """JAX's own tests for the operations that a guest has, through libvgpu_pjrt.so: a selection by seed.
 
-jax_suite_test.py BUILD [--count N] [--limit-s S] [--seed N] [--out RESULTS.json] [FILE...]
+jax_suite_test.py BUILD [--count N] [--limit-s S] [--total-s S] [--seed N] [--out RESULTS.json] [FILE...]
 
 What fails in a guest is run again natively, on the host's plugin. It is our failure, and the test's, unless it fails there
 too, or JAX has no lowering for a platform that it does not know, or the error is a documented limit of vgpu's.
@@ -14,6 +14,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 
 import frame
 
@@ -87,8 +88,9 @@ def main():
     p = argparse.ArgumentParser()
     p.add_argument('build')
     p.add_argument('files', nargs='*')
-    p.add_argument('--count', type=int, default=15)
-    p.add_argument('--limit-s', type=float, default=15)
+    p.add_argument('--count', type=int, default=10)
+    p.add_argument('--limit-s', type=float, default=10)
+    p.add_argument('--total-s', type=float, default=240, help='begins with no further file after so long; default 240')
     p.add_argument('--seed', type=int, default=int(os.environ.get('VGPU_TEST_SEED', '1')))
     p.add_argument('--out')
     args = p.parse_args()
@@ -98,10 +100,13 @@ def main():
     frame.build_has(build, 'guest-lib/pjrt/libvgpu_pjrt.so')
     frame.build_has(build, 'pmd-gpu/vgpu-worker')
     plugin = os.path.join(frame.pjrt.cache('pjrt'), 'xla_cpu_pjrt.so')
-    tally, counts, kept = frame.Tally(), {}, {}
+    tally, counts, kept, began = frame.Tally(), {}, {}, time.monotonic()
     with frame.Host(build, plugin, [(1, 'A', 'high')]) as host:
         runs = {kind: side(kind, build, host, plugin, folder) for kind in ('vgpu', 'native')}
         for name in args.files or sorted(f for f in os.listdir(folder) if f.endswith('_test.py')):
+            if time.monotonic() - began > args.total_s:
+                tally.skip(name, f'not begun: {args.total_s:g} s are over (--total-s)')
+                continue
             judge(tally, args, runs, os.path.join(folder, name), counts, kept)
     tally.check(host.status == 0, 'vgpud ends with 0')
     if args.out:
