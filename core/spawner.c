@@ -26,6 +26,7 @@
 #include "core/workers.h"
 
 extern char **environ;
+extern void __gcov_dump(void) __attribute__((weak)); /* where coverage is counted */
 
 #define ANSWER_S     20 /* it starts a process and answers; on a machine that is loaded beyond measure */
 #define REAP_WAIT_MS 5000
@@ -367,6 +368,8 @@ static void spawner_main(const struct vgpu_config *config, const char *executor_
         _exit(1);
     closefrom(4);
     give_up(config);
+    if (vgpu_fd_send(h.sock, &(struct answer){0}, sizeof(struct answer), NULL, 0, 0) != sizeof(struct answer))
+        _exit(1);
     for (;;) {
         struct request q;
         int fds[VGPU_SPAWN_FDS], n_fds = VGPU_SPAWN_FDS;
@@ -381,10 +384,26 @@ static void spawner_main(const struct vgpu_config *config, const char *executor_
             close(fds[i]);
     }
     end_all(&h);
+    if (__gcov_dump)
+        __gcov_dump(); /* _exit() does not */
     _exit(0);
 }
 
 /* ---- in vgpud ---- */
+
+/* Its first words: it can do what it is for. */
+static bool began(struct vgpu_spawner *s)
+{
+    struct answer a;
+    int fd = -1, n = 1;
+    ssize_t bytes;
+
+    while ((bytes = vgpu_fd_recv(s->sock, &a, sizeof(a), &fd, &n, 0)) == -EINTR)
+        n = 1;
+    if (bytes > 0 && n == 1)
+        close(fd);
+    return bytes == sizeof(a);
+}
 
 int vgpu_spawner_open(const struct vgpu_config *config, const char *executor_path, struct vgpu_spawner **out,
                       struct vgpu_err *err)
@@ -410,9 +429,16 @@ int vgpu_spawner_open(const struct vgpu_config *config, const char *executor_pat
     }
     s->sock = pair[0];
     setsockopt(s->sock, SOL_SOCKET, SO_RCVTIMEO, &wait, sizeof(wait));
+    if (!began(s)) {
+        rc = vgpu_err_set(err, EIO, "the process that starts executors ended as it began");
+        goto err_end;
+    }
     *out = s;
     return 0;
 
+err_end:
+    kill(s->pid, SIGKILL);
+    waitpid(s->pid, NULL, 0);
 err_close:
     close(pair[0]);
 err_free:
