@@ -16,6 +16,7 @@
 #include "rings/opcode.h"
 
 #define START_AGAIN_NS UINT64_C(1000000000) /* a worker that did not start is not tried again before */
+#define LOWER_WAIT     10u                  /* overstay_ms, times this: lower priorities wait longer for what does not end */
 #define CLOCK_EVERY    64u                  /* polls between two looks at deadlines */
 
 struct node {
@@ -379,6 +380,24 @@ static bool device_choose(struct vgpu_programs *p, struct prog_vm *holder)
     return true;
 }
 
+/* For how long the holder has been at what it runs now: not yet in its device_ns. */
+static uint64_t running_ns(const struct vgpu_programs *p, const struct prog_vm *vm)
+{
+    return vm->executing ? p->now_ns - vm->head_since : 0;
+}
+
+/* Does the holder keep its turn while `best` waits? */
+static bool stays(const struct vgpu_programs *p, const struct prog_vm *holder, const struct prog_vm *best)
+{
+    uint32_t hp = wants_turn(holder) ? holder->waiting.head->op->priority : holder->turn_priority;
+    uint32_t bp = best->waiting.head->op->priority;
+    uint64_t running = running_ns(p, holder);
+
+    if (hp < bp) /* lower ones wait for it, but not until the deadline of an endless loop */
+        return !holder->executing || running < LOWER_WAIT * over.options.overstay_ms * 1000000;
+    return hp == bp && (p->now_ns < p->turn_ends_ns || best->device_ns > holder->device_ns + running);
+}
+
 /* Whose executions may go to the device now. */
 static void turn_choose(struct vgpu_programs *p)
 {
@@ -394,15 +413,10 @@ static void turn_choose(struct vgpu_programs *p)
             p->turn_ends_ns = turn_end(p);
         return;
     }
-    if (holder && holds_on(p, holder)) {
-        uint32_t hp = wants_turn(holder) ? holder->waiting.head->op->priority : holder->turn_priority;
-        uint32_t bp = best->waiting.head->op->priority;
-        bool over_time = p->now_ns >= p->turn_ends_ns && best->device_ns <= holder->device_ns;
-        if (hp < bp || (hp == bp && !over_time)) {
-            if (p->turn_ends_ns == 0) /* who it was to make room for has left */
-                p->turn_ends_ns = turn_end(p);
-            return; /* stays */
-        }
+    if (holder && holds_on(p, holder) && stays(p, holder, best)) {
+        if (p->turn_ends_ns == 0) /* who it was to make room for has left */
+            p->turn_ends_ns = turn_end(p);
+        return;
     }
     if (must_wait(p, holder))
         return;

@@ -138,14 +138,14 @@ def no_gpu(tally, guests, space):
     if not space:
         tally.skip('guests without a GPU', 'this user may not make mount namespaces (unshare)')
         return
+    maps, devices = guests[0].libraries()
+    print(f'shows: guest 1 maps {" ".join(os.path.basename(m) for m in maps)}; its /dev has {" ".join(devices)}')
     for guest in guests:
         maps, devices = guest.libraries()
         bad = [m for m in maps if DRIVERS.search(os.path.basename(m))]
         good = not bad and set(devices) <= {*guestroot.NODES} and any('libvgpu' in m for m in maps)
         if not tally.check(good, f'guest {guest.vm} has no GPU, driver or compiler: {bad} {devices}'):
             print(maps)
-    print(f'shows: a guest maps {" ".join(os.path.basename(m) for m in guests[0].libraries()[0])}; its /dev has '
-          f'{" ".join(guests[0].libraries()[1])}')
 
 
 def harm(tally, host, build):
@@ -234,8 +234,8 @@ def play(tally, args, host, build, models, rows):
             for guest in guests:
                 if guest.priority == priority:
                     guest.end(REST_S)
-        judge(tally, guests)
         report(guests, {'quiet': (begins, harm_begins), 'harm': (harm_begins, harm_ends)}, rows)
+        judge(tally, guests)
     finally:
         for guest in guests:
             if guest.process and guest.process.poll() is None:

@@ -39,8 +39,8 @@ def judge(tally, got, bundle, sentences):
     tally.check(got.shape == exact.shape and len(got) >= 100, f'{got.shape[0]} sentences, {got.shape[1]} numbers each')
     for name, reference in (('JAX on the CPU', in_jax), ('numpy in double', exact)):
         worst = cosines(got.astype(numpy.float64), reference.astype(numpy.float64)).min()
-        tally.check(worst > LIMIT, f'cosine with {name}: the worst of {len(got)} is {worst:.9f}')
         print(f'shows: {len(got)} embeddings, cosine with {name} at least {worst:.9f}')
+        tally.check(worst > LIMIT, f'cosine with {name}: the worst of {len(got)} is {worst:.9f}')
     related = got @ got.T
     numpy.fill_diagonal(related, -1)
     partner = numpy.arange(len(got)) ^ 1

@@ -526,16 +526,21 @@ Test(programs, deadline)
     rig_close();
 }
 
-/* What does not end keeps the others waiting for overstay_ms, not for its deadline. */
+/* What does not end keeps the others waiting for overstay_ms, lower ones for ten times that, not for its deadline. Nor is it
+ * an excuse that the others had the device for longer before. */
 Test(programs, an_endless_loop_does_not_keep_its_turn)
 {
-    rig_open_with("busy", "deadline_ms=3000,quantum_us=1000,overstay_ms=30");
-    uint32_t hangs = execute_as(0, 1, FAKE_HANG, 0), behind = execute_as(0, 1, FAKE_OK, 1), n = 0, others[20];
+    rig_open_with("busy", "deadline_ms=6000,quantum_us=1000,overstay_ms=30");
+    for (uint32_t i = 0; i < 3; i++)
+        execute_as(1, 1, FAKE_SLOW, 10 + i);
+    collect();
+    uint32_t hangs = execute_as(0, 1, FAKE_HANG, 0), behind = execute_as(0, 1, FAKE_OK, 1), n = 0, others[30];
     for (uint64_t start = vgpu_now_ns(); span(0, 0)->from_ns == 0 && vgpu_now_ns() - start < WAIT_NS;)
         d.got += d.ops->poll(d.b, d.done + d.got, OPS - d.got);
     for (uint32_t i = 0; i < 5; i++) {
         others[n++] = execute_as(1, 1, FAKE_OK, i);
         others[n++] = execute_as(2, 0, FAKE_OK, i);
+        others[n++] = execute_as(4, 2, FAKE_OK, i);
         others[n++] = fill(3, i);
     }
     collect();
