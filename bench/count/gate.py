@@ -30,7 +30,7 @@ LIMIT = 0.03
 
 def instructions(program, case, count):
     command = ['valgrind', '--tool=callgrind', '--callgrind-out-file=/dev/null', program, case, str(count)]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300)
     found = re.search(r'Collected : (\d+)', done.stderr)
     if done.returncode or not found:
         raise RuntimeError(f'{os.path.basename(program)} {case} {count}: exit {done.returncode}\n{done.stderr[-2000:]}')

@@ -22,7 +22,7 @@ def main():
         rows_file, chrome = os.path.join(where, 'rows'), os.path.join(where, 'trace.json')
         done = subprocess.run([sys.argv[1], 'hops', '--reps', '1', '--warm-up', '0', '--duration', '0.05', '--burst', '1,16',
                                f'--json={rows_file}', '--chrome', chrome], stdin=subprocess.DEVNULL, capture_output=True,
-                              text=True, timeout=100)
+                              text=True, timeout=250)
         if done.returncode == 77:
             print(f'1..0 # SKIP {done.stdout.strip().splitlines()[-1]}')
             return 0

@@ -19,7 +19,7 @@ TRIES = 3
 
 
 def run(command):
-    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300)
 
 
 def rows_of(path, subject):
