@@ -40,7 +40,8 @@ DEFAULT = {
 # tests in a suite of this name.
 NAMED = {
     'gpu': 'needs the CUDA Toolkit to build and an NVIDIA GPU to run on',
-    'xen-ten': 'ten domains at once; PVH domains and dom0; save and restore; leaks',
+    'xen-ten': 'ten domains at once; PVH domains; grant limits; save and restore; leaks',
+    'xen-pvh': 'dom0 and its guests as PVH domains, which the emulator does not always survive',
     'iommu': 'needs QEMU, and packages from apt: the kernel and busybox',
     'numa': 'needs QEMU, and packages from apt: the kernel and busybox',
     'probes': 'the examples of docs/tracing.md; needs root, bpftrace and perf',
@@ -56,7 +57,7 @@ NEEDY = {'xen'}
 # Suites with a build of their own.
 SPECIAL = [*special.SUITES, 'coverage']
 # Suites whose tests keep several cores busy: one program at a time, or they disturb each other.
-SERIAL = {'gpu', 'ml', 'stress', 'ordering', 'kill', 'soak', 'hostile', 'xen', 'xen-ten', 'iommu', 'numa',
+SERIAL = {'gpu', 'ml', 'stress', 'ordering', 'kill', 'soak', 'hostile', 'xen', 'xen-ten', 'xen-pvh', 'iommu', 'numa',
           'probes'}
 # Much waiting, little work; tests that measure something say is_parallel: false.
 PROCESSES = {'e2e': 2}

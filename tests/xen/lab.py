@@ -100,7 +100,7 @@ class Lab:
             image.program(f'bin/{name}', path)
         for folder in ('var/lib/xen', 'var/lib/xenstored', 'var/log/xen/console', 'var/lock', 'var/run', 'etc/xen'):
             image.folder(folder)
-        image.file('etc/xen/xl.conf', b'autoballoon="off"\n')
+        image.file('etc/xen/xl.conf', b'autoballoon="off"\nmax_maptrack_frames=8\n')
         image.file('boot/domu.cpio', self.guest_image())
         image.file('boot/vmlinux', self.kernel.vmlinux())
         for source in glob.glob(os.path.join(HERE, 'dom0', '*.sh')):

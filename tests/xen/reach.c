@@ -5,7 +5,7 @@
  *   map DOMID REF ro|rw       maps one granted page; "mapped", or the error
  *   write DOMID REF           maps it read-only and writes to it: the CPU must refuse (a signal)
  *   bind DOMID PORT           binds an event channel
- *   offer DOMID SECONDS       opens an event channel for that domain alone, prints its port, and waits
+ *   offer DOMID               opens an event channel for that domain alone, prints its port, and waits to be killed
  *   nodes read|write PATH...  how many of these xenstore nodes it can read, or write to; "N of M"; 0: all, 1: not all
  *
  * Exit 0: reached; 1: refused (the line says how); 2: wrong arguments or no Xen here.
@@ -87,7 +87,7 @@ static int bind_channel(uint32_t domid, uint32_t port)
     return 0;
 }
 
-static int offer_channel(uint32_t domid, uint32_t seconds)
+static int offer_channel(uint32_t domid)
 {
     xenevtchn_handle *x = xenevtchn_open(NULL, 0);
     int port = x ? xenevtchn_bind_unbound_port(x, domid) : -1;
@@ -98,8 +98,8 @@ static int offer_channel(uint32_t domid, uint32_t seconds)
     }
     printf("%d\n", port);
     fflush(stdout);
-    sleep(seconds);
-    return 0;
+    for (;;)
+        pause();
 }
 
 static int nodes_reach(bool writing, char **paths, int n)
@@ -126,6 +126,8 @@ int main(int argc, char **argv)
 {
     char *end = NULL;
 
+    if (argc == 3 && strcmp(argv[1], "offer") == 0)
+        return offer_channel((uint32_t)strtoul(argv[2], NULL, 10));
     if (argc < 4)
         return 2;
     if (strcmp(argv[1], "nodes") == 0)
@@ -141,7 +143,5 @@ int main(int argc, char **argv)
         return write_read_only(domid, number);
     if (strcmp(argv[1], "bind") == 0)
         return bind_channel(domid, number);
-    if (strcmp(argv[1], "offer") == 0)
-        return offer_channel(domid, number);
     return 2;
 }

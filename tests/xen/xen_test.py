@@ -9,6 +9,7 @@ xen_test.py [--build DIR] [--limit S] [--pvh guests|dom0] --scenario PART...
 """
 import argparse
 import os
+import signal
 import sys
 import tempfile
 
@@ -26,16 +27,19 @@ PROGRAMS = {
 PVH = {'pvh': True, 'arguments': 'lab.type=pvh lab.memory=128', 'memory_mib': 1536}
 # dom0 as a PVH domain needs an IOMMU; an emulated AMD one will do.
 PVH_DOM0 = {**PVH, 'xen': 'dom0=pvh', 'machine': ['-machine', 'q35', '-device', 'amd-iommu']}
+BOOTS_MAX = 3
 # suite: [(parts, seconds that they may take, options of Lab.boot)]: one boot each. Limits are for a machine that is busy.
 SUITES = {
     'xen': [(['start', 'precheck', 'work', 'walls', 'hostile', 'life', 'leaks', 'quiet'], 1100,
-             {'arguments': 'lab.cycles=1 lab.attaches=10'})],
+             {'arguments': 'lab.memory=128 lab.cycles=1 lab.attaches=10'})],
     'xen-ten': [
         (['ten'], 1200, {'memory_mib': 2800}),
-        (['start', 'work', 'walls'], 500, PVH),
-        (['start', 'precheck', 'work', 'walls'], 500, PVH_DOM0),
-        (['start', 'work', 'save', 'leaks'], 1300, {'dom0_mib': 1100, 'memory_mib': 1700, 'arguments': 'lab.cycles=50'}),
+        (['start', 'work', 'walls'], 1200, PVH),
+        (['start', 'work', 'limits', 'plug', 'save', 'leaks'], 1500,
+         {'dom0_mib': 1100, 'memory_mib': 1800, 'arguments': 'lab.memory=128 lab.cycles=50 lab.attaches=50',
+          'xen': 'gnttab_max_maptrack_frames=8'}),
     ],
+    'xen-pvh': [(['start', 'precheck', 'work', 'walls'], 1200, PVH_DOM0)],
 }
 
 
@@ -56,22 +60,35 @@ def arguments():
     return options
 
 
-def one_boot(machine, parts, limit_s, more, log, shown):
-    """(what the checks said, the boot); shown: the console as it happens."""
-    found = results.Results()
+def emulator_fault(boot):
+    """Did QEMU mix up the two worlds of its emulated SVM? Xen then finds its own code's address and segment (e008) in the
+    state of a domain that it kept out of them, and gives that domain up. None that runs anything of ours can do that."""
+    return any('Triple fault' in text and any('RIP:    e008:' in after for _, after in boot.lines[at:at + 8])
+               for at, (_, text) in enumerate(boot.lines))
 
-    def line(at, text):
-        found.line(at, text)
-        if shown:
-            print(f'[{at:7.2f}] {text}', flush=True)
-    return found, machine.boot(parts, log=log, limit_s=limit_s, on_line=line, **more)
+
+def one_boot(machine, parts, limit_s, more, log, shown):
+    """(rows, infos, the boot); shown: the console as it happens."""
+    expected = lab.expected(parts)
+    for attempt in range(1, BOOTS_MAX + 1):
+        found = results.Results()
+
+        def line(at, text, found=found):
+            found.line(at, text)
+            if shown:
+                print(f'[{at:7.2f}] {text}', flush=True)
+        boot = machine.boot(parts, log=log, limit_s=limit_s, on_line=line, **more)
+        if attempt == BOOTS_MAX or not emulator_fault(boot):
+            break
+        print(f'# boot {attempt} of {log}: the emulator mixed up host and domain after {boot.seconds:.0f} s; again', flush=True)
+    return found.judge(boot, expected), found.infos, boot
 
 
 def own_scenario(machine, options, logs):
     log = os.path.join(logs, 'scenario.log')
     more = {None: {}, 'guests': PVH, 'dom0': PVH_DOM0}[options.pvh]
-    found, boot = one_boot(machine, options.scenario, options.limit, more, log, True)
-    return 1 if results.tap(found.judge(boot, lab.expected(options.scenario)), found.infos, log) else 0
+    rows, infos, _ = one_boot(machine, options.scenario, options.limit, more, log, True)
+    return 1 if results.tap(rows, infos, log) else 0
 
 
 def main():
@@ -92,11 +109,10 @@ def main():
             if options.boot not in (None, number):
                 continue
             log = os.path.join(logs, f'{options.suite}-{number}.log')
-            found, boot = one_boot(machine, parts, limit_s, more, log, options.boot)
-            judged = found.judge(boot, lab.expected(parts))
+            judged, facts, boot = one_boot(machine, parts, limit_s, more, log, options.boot)
             prefix = f'{number}-' if len(SUITES[options.suite]) > 1 else ''
             rows += [(prefix + name, verdict, detail) for name, verdict, detail in judged]
-            infos += [(prefix + name, text) for name, text in found.infos]
+            infos += [(prefix + name, text) for name, text in facts]
             if any(verdict == 'FAIL' for _, verdict, _ in judged):
                 for at, text in boot.lines[-60:]:
                     print(f'# [{at:7.2f}] {text}')
@@ -104,6 +120,7 @@ def main():
 
 
 if __name__ == '__main__':
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))   # the images are large: no time limit leaves them behind
     try:
         sys.exit(main())
     except CannotRun as why:

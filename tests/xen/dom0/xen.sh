@@ -17,9 +17,9 @@ xen_services() {
     } >/tmp/services.log 2>&1
 }
 
-# guest_create NAME [KEY=VALUE...]: memory, type, uuid, paused, args (of its kernel).
+# guest_create NAME [KEY=VALUE...]: memory, type, uuid, paused, args (of its kernel), grant_frames (at most).
 guest_create() {
-    local name=$1 memory=${GUEST_MEMORY:-96} type=${GUEST_TYPE:-pv} uuid= paused= args= word
+    local name=$1 memory=${GUEST_MEMORY:-96} type=${GUEST_TYPE:-pv} uuid= paused= args= frames= word
     shift
     for word; do
         case $word in
@@ -28,6 +28,7 @@ guest_create() {
         uuid=*) uuid=${word#*=} ;;
         paused=*) paused=-p ;;
         args=*) args=${word#*=} ;;
+        grant_frames=*) frames=${word#*=} ;;
         *) echo "guest_create: what is $word?"; return 2 ;;
         esac
     done
@@ -36,6 +37,7 @@ guest_create() {
         printf 'memory = %s\nvcpus = 1\n' "$memory"
         printf 'extra = "console=hvc0 quiet rdinit=/init lab.patience=%s %s"\n' "$PATIENCE" "$args"
         printf 'on_poweroff = "destroy"\non_crash = "destroy"\n'
+        if [ -n "$frames" ]; then printf 'max_grant_frames = %s\n' "$frames"; fi
         if [ -n "$uuid" ]; then printf 'uuid = "%s"\n' "$uuid"; fi
     } >"/etc/xen/$name.cfg"
     xl create -q $paused "/etc/xen/$name.cfg" >"/tmp/create.$name" 2>&1 </dev/null || { cat "/tmp/create.$name"; return 1; }

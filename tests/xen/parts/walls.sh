@@ -20,13 +20,14 @@ status=$?
 check grant-foreign "g2 maps page ${shared:-none} of g1: $REPLY" [ "${shared:-0}" -gt 0 -a $status -eq 1 ]
 check grant-control 'dom0 maps the same page' vgpu-lab-reach map "$D1" "${shared:-none}" ro
 
-guest_background g1 "vgpu-lab-reach offer 0 30 >/tmp/port"
-guest_run g1 20 'sleep 1; cat /tmp/port'
+guest_background g1 "vgpu-lab-reach offer 0 >/tmp/port"
+guest_run g1 60 'while [ ! -s /tmp/port ]; do sleep 0.2; done; cat /tmp/port'
 port=$REPLY
 guest_run g2 20 "vgpu-lab-reach bind $D1 $port"
 status=$?
 check channel-foreign "g2 binds channel $port of g1: $REPLY" [ $status -eq 1 ]
 check channel-control 'dom0 binds the same channel' vgpu-lab-reach bind "$D1" "$port"
+guest_run g1 60 'killall vgpu-lab-reach'
 
 # Every node of g1's device and of its backend.
 xenstore-ls -f "$(device g1)" >/tmp/nodes
