@@ -30,7 +30,7 @@ PVH_DOM0 = {**PVH, 'xen': 'dom0=pvh', 'machine': ['-machine', 'q35', '-device', 
 BOOTS_MAX = 3
 # suite: [(parts, seconds that they may take, options of Lab.boot)]: one boot each. Limits are for a machine that is busy.
 SUITES = {
-    'xen': [(['start', 'precheck', 'work', 'walls', 'hostile', 'life', 'leaks', 'quiet'], 1100,
+    'xen': [(['start', 'precheck', 'work', 'walls', 'hostile', 'life', 'leaks', 'quiet'], 1500,
              {'arguments': 'lab.memory=128 lab.cycles=1 lab.attaches=10'})],
     'xen-ten': [
         (['ten'], 1200, {'memory_mib': 2800}),
