@@ -31,12 +31,12 @@ BOOTS_MAX = 3
 # suite: [(parts, seconds that they may take, options of Lab.boot)]: one boot each. Limits are for a machine that is busy.
 SUITES = {
     'xen': [(['start', 'precheck', 'work', 'walls', 'hostile', 'life', 'leaks', 'quiet'], 1500,
-             {'arguments': 'lab.memory=128 lab.cycles=1 lab.attaches=10'})],
+             {'arguments': 'lab.cycles=1 lab.attaches=10'})],
     'xen-ten': [
         (['ten'], 1200, {'memory_mib': 2800}),
         (['start', 'work', 'walls'], 1200, PVH),
         (['start', 'work', 'limits', 'plug', 'save', 'leaks'], 1500,
-         {'dom0_mib': 1100, 'memory_mib': 1800, 'arguments': 'lab.memory=128 lab.cycles=50 lab.attaches=50',
+         {'dom0_mib': 1100, 'memory_mib': 1800, 'arguments': 'lab.cycles=50 lab.attaches=50',
           'xen': 'gnttab_max_maptrack_frames=8'}),
     ],
     'xen-pvh': [(['start', 'precheck', 'work', 'walls'], 1200, PVH_DOM0)],

@@ -21,7 +21,8 @@ check grant-foreign "g2 maps page ${shared:-none} of g1: $REPLY" [ "${shared:-0}
 check grant-control 'dom0 maps the same page' vgpu-lab-reach map "$D1" "${shared:-none}" ro
 
 guest_background g1 "vgpu-lab-reach offer 0 >/tmp/port"
-guest_run g1 60 'while [ ! -s /tmp/port ]; do sleep 0.2; done; cat /tmp/port'
+port_offered() { guest_run g1 20 'cat /tmp/port' && [ -n "$REPLY" ]; }
+wait_until 60 port_offered
 port=$REPLY
 guest_run g2 20 "vgpu-lab-reach bind $D1 $port"
 status=$?
