@@ -371,7 +371,7 @@ Test(control, registrations_that_are_refused)
         {"{\"vm_ids\":[null],\"pool\":\"A\"}", "EINVAL", "vm_ids[0]: expected"},
         {"{\"vm_ids\":[1,2,1],\"pool\":\"A\"}", "EINVAL", "vm_ids[2]: VM 1 stands there twice"},
         {"{\"vm_ids\":[1,2,3,4],\"pool\":\"A\"}", "ENOSPC", "VM 4: pool A is full"},
-        {"{\"vm_ids\":[1],\"pool\":\"a\"}", "ENOENT", "there is no pool a; there are A, B"},
+        {"{\"vm_ids\":[1],\"pool\":\"a\"}", "ENOENT", "there is no pool a; did you mean A?"},
         {"{\"vm_ids\":[1],\"pool\":\"A \"}", "EINVAL", "pool: \"A \" is not a name"},
         {"{\"vm_ids\":[1],\"pool\":\"\"}", "EINVAL", "pool: \"\" is not a name"},
         {"{\"vm_ids\":[1],\"pool\":7}", "EINVAL", "pool: this is not a name"},
