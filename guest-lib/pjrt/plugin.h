@@ -102,6 +102,7 @@ struct op {
     enum op_kind kind;
     bool issued;      /* all its descriptors were submitted, or none will be any more */
     bool asked;       /* the host was asked why it failed */
+    bool reloaded;    /* OP_EXECUTE: its program was loaded again for it, once */
     uint32_t flying;  /* descriptors without a completion */
     uint16_t status;  /* of the first that failed */
     bool lost_here;   /* the library completed that one: the host went away */

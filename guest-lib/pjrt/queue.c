@@ -466,6 +466,9 @@ static enum verdict reload(PJRT_Client *c, struct op *op)
 
     if (p->loaded || p->loading)
         return ISSUED;
+    if (op->reloaded)
+        return fail(op, p->failed ? vgpu_pjrt_error_ref(p->failed) : vgpu_pjrt_no_memory());
+    op->reloaded = true;
     struct op *load = vgpu_pjrt_op_new(OP_LOAD, 0);
     if (!load)
         return fail(op, vgpu_pjrt_no_memory());
@@ -678,7 +681,8 @@ static void take_out(PJRT_Client *c, const struct vgpu_completion *done, int n)
         vgpu_pjrt_lock(c);
 }
 
-/* The host does not answer, or there is nothing to wait for: what is in flight is given up. */
+/* The client goes, and the host did not answer in time: what is in flight is given up. Nothing more may be issued: its
+ * completions would not be fetched. */
 static void abandon(PJRT_Client *c)
 {
     for (uint32_t i = 0; i < FLIGHTS; i++) {
@@ -686,7 +690,6 @@ static void abandon(PJRT_Client *c)
         if (c->flights[i].op)
             completed(c, &lost);
     }
-    issue(c);
 }
 
 /* Under the lock. True: something came. */
