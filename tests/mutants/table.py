@@ -177,8 +177,8 @@ MUTANTS = [
      '    (void)look_again;\n    return *held ? NULL : best;',
      'pmd-gpu-exec', ['--filter', 'exec/arrival*'], 'plain'),
     ('programs-turn-lost', 'a turn that was stopped for somebody who then left is not taken up again',
-     'pmd-gpu/programs/programs.c', '            if (p->turn_ends_ns == 0) /* who it was to make room for has left */\n'
-     '                p->turn_ends_ns = turn_end(p);\n', '', 'pmd-gpu-programs', ['--filter', 'programs/a_turn_that*'], 'plain'),
+     'pmd-gpu/programs/programs.c', '        if (p->turn_ends_ns == 0) /* who it was to make room for has left */\n'
+     '            p->turn_ends_ns = turn_end(p);\n', '', 'pmd-gpu-programs', ['--filter', 'programs/a_turn_that*'], 'plain'),
     ('programs-no-credit-deadline', 'a worker that gives no room back has no deadline', 'pmd-gpu/programs/programs.c',
      '    if ((!vm->sent.head && !vm->full_since) || state_of', '    if (!vm->sent.head || state_of', 'pmd-gpu-programs',
      ['--filter', 'programs/a_worker_that_keeps*'], 'plain'),
