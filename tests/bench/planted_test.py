@@ -89,7 +89,10 @@ def main():
                 found.setdefault(subject, set()).add(verdict)
             if {'SLOWER'} <= found['fence'] and {'SLOWER'} <= found['line'] and 'same' in found['same']:
                 break
-        stopped = latency_of_a_stop(build, directory)
+        for _ in range(6):  # a stop may also fall between two measurements, or on the very end of one
+            stopped = latency_of_a_stop(build, directory)
+            if stopped['p99'] >= 10:
+                break
         beside = noise_beside_a_neighbour(build, directory)
     checks = [('a full fence a descriptor is found', 'SLOWER' in found['fence']),
               ('a cache line a descriptor is found', 'SLOWER' in found['line']),
