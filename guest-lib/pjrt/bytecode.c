@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/base/bytes.h"
 #include "guest-lib/pjrt/plugin.h"
 
 enum { STRINGS = 0, DIALECTS = 1, ATTRS = 2, ATTR_OFFSETS = 3, IR = 4, PROPERTIES = 8, SECTIONS = 9 };
@@ -25,87 +26,38 @@ enum { BUILTIN_STRING = 2, VHLO_ARRAY = 1, VHLO_DICTIONARY = 6, VHLO_STRING = 14
 /* Properties of vhlo.func_v1, in the order of their names. */
 enum { FUNC_ARGUMENTS = 0, FUNC_NAME = 3, FUNC_PROPERTIES = 5 };
 
-struct in {
-    const uint8_t *at, *end;
-    bool bad;
-};
-
 struct artifact {
-    struct in section[SECTIONS];
-    struct in *strings, *attrs, *properties, *ops;
+    struct vgpu_in section[SECTIONS];
+    struct vgpu_in *strings, *attrs, *properties, *ops;
     uint64_t n_strings, n_attrs, n_properties, n_ops;
 };
 
-static uint8_t byte(struct in *in)
+static struct vgpu_in section(struct vgpu_in *in, const uint8_t *start, uint8_t *id)
 {
-    if (in->at == in->end) {
-        in->bad = true;
-        return 0;
-    }
-    return *in->at++;
-}
-
-static struct in part(struct in *in, uint64_t bytes)
-{
-    struct in p = {in->at, in->at, false};
-
-    if (bytes > (uint64_t)(in->end - in->at)) {
-        in->bad = p.bad = true;
-        return p;
-    }
-    in->at += bytes;
-    p.end = in->at;
-    return p;
-}
-
-/* The zeros at the low end of the first byte say how many follow it. */
-static uint64_t number(struct in *in)
-{
-    uint8_t first = byte(in);
-    uint32_t more = first ? (uint32_t)__builtin_ctz(first) : 8;
-    uint64_t v = first >> 1 >> more, at = first ? 7 - more : 0;
-
-    for (uint32_t i = 0; i < more; i++)
-        v |= (uint64_t)byte(in) << (at + 8 * i);
-    return v;
-}
-
-/* Of things of a byte or more each. */
-static uint64_t count(struct in *in)
-{
-    uint64_t n = number(in);
-
-    if (n > (uint64_t)(in->end - in->at))
-        in->bad = true;
-    return in->bad ? 0 : n;
-}
-
-static struct in section(struct in *in, const uint8_t *start, uint8_t *id)
-{
-    *id = byte(in);
-    uint64_t bytes = number(in), align = *id & 0x80 ? number(in) : 1;
+    *id = vgpu_in_byte(in);
+    uint64_t bytes = vgpu_in_number(in), align = *id & 0x80 ? vgpu_in_number(in) : 1;
     while (!in->bad && align > 1 && (uint64_t)(in->at - start) % align)
-        byte(in);
+        vgpu_in_byte(in);
     *id &= 0x7f;
-    return part(in, bytes);
+    return vgpu_in_part(in, bytes);
 }
 
-static bool text_is(const struct in *s, const char *text)
+static bool text_is(const struct vgpu_in *s, const char *text)
 {
     return (uint64_t)(s->end - s->at) == strlen(text) && memcmp(s->at, text, strlen(text)) == 0;
 }
 
 static bool strings_read(struct artifact *a)
 {
-    struct in in = a->section[STRINGS], back;
-    uint64_t n = a->n_strings = count(&in), *length = calloc(n + 1, sizeof(*length));
+    struct vgpu_in in = a->section[STRINGS], back;
+    uint64_t n = a->n_strings = vgpu_in_count(&in), *length = calloc(n + 1, sizeof(*length));
 
     a->strings = calloc(n + 1, sizeof(*a->strings));
     for (uint64_t i = n; length && i-- > 0;) /* they stand in reverse */
-        length[i] = number(&in);
+        length[i] = vgpu_in_number(&in);
     back = in;
     for (uint64_t i = 0; i < n && length && a->strings && !back.bad; i++) {
-        a->strings[i] = part(&back, length[i]);
+        a->strings[i] = vgpu_in_part(&back, length[i]);
         if (a->strings[i].end > a->strings[i].at)
             a->strings[i].end--; /* its NUL */
     }
@@ -117,20 +69,20 @@ static bool strings_read(struct artifact *a)
 /* Only the names of operations, in the order in which they are referred to. */
 static bool dialects_read(struct artifact *a)
 {
-    struct in in = a->section[DIALECTS];
-    uint64_t n = count(&in), at = 0;
+    struct vgpu_in in = a->section[DIALECTS];
+    uint64_t n = vgpu_in_count(&in), at = 0;
     uint8_t id;
 
     for (uint64_t i = 0; i < n && !in.bad; i++)
-        if (number(&in) & 1)
+        if (vgpu_in_number(&in) & 1)
             section(&in, in.at, &id); /* its version */
-    a->n_ops = count(&in);
+    a->n_ops = vgpu_in_count(&in);
     a->ops = calloc(a->n_ops + 1, sizeof(*a->ops));
     while (a->ops && !in.bad && in.at != in.end) {
-        number(&in);
-        uint64_t k = count(&in);
+        vgpu_in_number(&in);
+        uint64_t k = vgpu_in_count(&in);
         for (uint64_t i = 0; i < k && !in.bad; i++, at++) {
-            uint64_t name = number(&in) >> 1;
+            uint64_t name = vgpu_in_number(&in) >> 1;
             if (at == a->n_ops || name >= a->n_strings)
                 return false;
             a->ops[at] = a->strings[name];
@@ -141,48 +93,48 @@ static bool dialects_read(struct artifact *a)
 
 static bool attrs_read(struct artifact *a)
 {
-    struct in in = a->section[ATTR_OFFSETS], data = a->section[ATTRS];
+    struct vgpu_in in = a->section[ATTR_OFFSETS], data = a->section[ATTRS];
     uint64_t at = 0;
 
-    a->n_attrs = count(&in);
-    number(&in); /* types, which come behind them */
+    a->n_attrs = vgpu_in_count(&in);
+    vgpu_in_number(&in); /* types, which come behind them */
     a->attrs = calloc(a->n_attrs + 1, sizeof(*a->attrs));
     while (a->attrs && !in.bad && !data.bad && in.at != in.end && at < a->n_attrs) {
-        number(&in);
-        uint64_t k = count(&in);
+        vgpu_in_number(&in);
+        uint64_t k = vgpu_in_count(&in);
         for (uint64_t i = 0; i < k && at < a->n_attrs; i++, at++)
-            a->attrs[at] = part(&data, number(&in) >> 1);
+            a->attrs[at] = vgpu_in_part(&data, vgpu_in_number(&in) >> 1);
     }
     return a->attrs && !in.bad && !data.bad;
 }
 
 static bool properties_read(struct artifact *a)
 {
-    struct in in = a->section[PROPERTIES];
+    struct vgpu_in in = a->section[PROPERTIES];
 
-    a->n_properties = in.at == in.end ? 0 : count(&in);
+    a->n_properties = in.at == in.end ? 0 : vgpu_in_count(&in);
     a->properties = calloc(a->n_properties + 1, sizeof(*a->properties));
     for (uint64_t i = 0; a->properties && i < a->n_properties; i++)
-        a->properties[i] = part(&in, number(&in));
+        a->properties[i] = vgpu_in_part(&in, vgpu_in_number(&in));
     return a->properties && !in.bad;
 }
 
 /* What is behind the code of an attribute; false: it is not of that code. */
-static bool attr_at(const struct artifact *a, uint64_t i, uint64_t code, struct in *out)
+static bool attr_at(const struct artifact *a, uint64_t i, uint64_t code, struct vgpu_in *out)
 {
     if (i >= a->n_attrs)
         return false;
     *out = a->attrs[i];
-    return number(out) == code && !out->bad;
+    return vgpu_in_number(out) == code && !out->bad;
 }
 
-static bool string_at(const struct artifact *a, uint64_t i, uint64_t code, struct in *out)
+static bool string_at(const struct artifact *a, uint64_t i, uint64_t code, struct vgpu_in *out)
 {
-    struct in attr;
+    struct vgpu_in attr;
 
     if (!attr_at(a, i, code, &attr))
         return false;
-    uint64_t s = number(&attr);
+    uint64_t s = vgpu_in_number(&attr);
     if (attr.bad || s >= a->n_strings)
         return false;
     *out = a->strings[s];
@@ -192,29 +144,29 @@ static bool string_at(const struct artifact *a, uint64_t i, uint64_t code, struc
 /* Has the dictionary one of the names by which a framework says "this argument is yours"? */
 static bool says_donated(const struct artifact *a, uint64_t dictionary)
 {
-    struct in in, key;
+    struct vgpu_in in, key;
 
     if (!attr_at(a, dictionary, VHLO_DICTIONARY, &in))
         return false;
-    for (uint64_t n = count(&in); n-- > 0 && !in.bad;) {
-        uint64_t k = number(&in);
-        number(&in);
+    for (uint64_t n = vgpu_in_count(&in); n-- > 0 && !in.bad;) {
+        uint64_t k = vgpu_in_number(&in);
+        vgpu_in_number(&in);
         if (string_at(a, k, VHLO_STRING, &key) && (text_is(&key, "tf.aliasing_output") || text_is(&key, "jax.buffer_donor")))
             return true;
     }
     return false;
 }
 
-static void main_found(const struct artifact *a, struct in properties, struct vgpu_pjrt_main *out)
+static void main_found(const struct artifact *a, struct vgpu_in properties, struct vgpu_pjrt_main *out)
 {
-    struct in in;
-    uint64_t arguments = number(&properties);
+    struct vgpu_in in;
+    uint64_t arguments = vgpu_in_number(&properties);
 
     if (!attr_at(a, arguments, VHLO_ARRAY, &in))
         return;
-    uint64_t n = count(&in);
+    uint64_t n = vgpu_in_count(&in);
     for (uint64_t i = 0; i < n; i++) {
-        if (!says_donated(a, number(&in)))
+        if (!says_donated(a, vgpu_in_number(&in)))
             continue;
         if (!out->donated)
             out->donated = calloc(n, sizeof(*out->donated));
@@ -225,26 +177,26 @@ static void main_found(const struct artifact *a, struct in properties, struct vg
     }
 }
 
-static void numbers_skip(struct in *in)
+static void numbers_skip(struct vgpu_in *in)
 {
-    for (uint64_t n = count(in); n-- > 0 && !in->bad;)
-        number(in);
+    for (uint64_t n = vgpu_in_count(in); n-- > 0 && !in->bad;)
+        vgpu_in_number(in);
 }
 
-static bool ops_read(const struct artifact *a, struct in *in, struct vgpu_pjrt_main *out, bool top);
+static bool ops_read(const struct artifact *a, struct vgpu_in *in, struct vgpu_pjrt_main *out, bool top);
 
 /* One operation outside of functions: the module, or a function in it. */
-static bool op_read(const struct artifact *a, struct in *in, struct vgpu_pjrt_main *out, bool top)
+static bool op_read(const struct artifact *a, struct vgpu_in *in, struct vgpu_pjrt_main *out, bool top)
 {
-    uint64_t op = number(in), property = UINT64_MAX;
-    uint8_t mask = byte(in), id;
-    struct in properties, name;
+    uint64_t op = vgpu_in_number(in), property = UINT64_MAX;
+    uint8_t mask = vgpu_in_byte(in), id;
+    struct vgpu_in properties, name;
 
-    number(in); /* location */
+    vgpu_in_number(in); /* location */
     if (mask & HAS_ATTRS)
-        number(in);
+        vgpu_in_number(in);
     if (mask & HAS_PROPERTIES)
-        property = number(in);
+        property = vgpu_in_number(in);
     if (mask & HAS_RESULTS)
         numbers_skip(in);
     if (mask & HAS_OPERANDS)
@@ -253,7 +205,7 @@ static bool op_read(const struct artifact *a, struct in *in, struct vgpu_pjrt_ma
         return false;
     if (property < a->n_properties) {
         properties = a->properties[property];
-        uint64_t first = number(&properties); /* of the module: its name, with a bit that says that there is one */
+        uint64_t first = vgpu_in_number(&properties); /* of the module: its name, with a bit that says that there is one */
         if (top && (first & 1) && string_at(a, first >> 1, BUILTIN_STRING, &name)) {
             size_t n = (size_t)(name.end - name.at);
             n = n < sizeof(out->name) ? n : sizeof(out->name) - 1;
@@ -262,26 +214,26 @@ static bool op_read(const struct artifact *a, struct in *in, struct vgpu_pjrt_ma
         }
         uint64_t value[FUNC_PROPERTIES] = {first};
         for (uint32_t i = 1; i < FUNC_PROPERTIES && !properties.bad; i++)
-            value[i] = number(&properties);
+            value[i] = vgpu_in_number(&properties);
         if (!top && text_is(&a->ops[op], "func_v1") && !properties.bad && properties.at == properties.end &&
             string_at(a, value[FUNC_NAME], VHLO_STRING, &name) && text_is(&name, "main"))
             main_found(a, a->properties[property], out);
     }
     if (!(mask & HAS_REGIONS))
         return true;
-    uint64_t regions = number(in);
+    uint64_t regions = vgpu_in_number(in);
     if (!(regions & 1) || regions >> 1 != 1)
         return false;
-    struct in body = section(in, in->at, &id);
+    struct vgpu_in body = section(in, in->at, &id);
     return !in->bad && id == IR && (!top || ops_read(a, &body, out, false));
 }
 
 /* The operations of a region's only block, which has no arguments. */
-static bool ops_read(const struct artifact *a, struct in *in, struct vgpu_pjrt_main *out, bool top)
+static bool ops_read(const struct artifact *a, struct vgpu_in *in, struct vgpu_pjrt_main *out, bool top)
 {
-    if (!top && (count(in) != 1 || number(in) > 0))
+    if (!top && (vgpu_in_count(in) != 1 || vgpu_in_number(in) > 0))
         return false;
-    uint64_t head = number(in);
+    uint64_t head = vgpu_in_number(in);
     if (head & 1)
         return false;
     for (uint64_t i = 0; i < head >> 1; i++)
@@ -292,7 +244,7 @@ static bool ops_read(const struct artifact *a, struct in *in, struct vgpu_pjrt_m
 
 bool vgpu_pjrt_main_read(const uint8_t *code, uint64_t bytes, struct vgpu_pjrt_main *out)
 {
-    struct in in = {code, code + bytes, false};
+    struct vgpu_in in = {code, code + bytes, false};
     struct artifact a = {.n_strings = 0};
     uint8_t id;
     bool good = false;
@@ -300,12 +252,12 @@ bool vgpu_pjrt_main_read(const uint8_t *code, uint64_t bytes, struct vgpu_pjrt_m
     memset(out, 0, sizeof(*out));
     if (bytes < 6 || memcmp(code, "ML\xefR", 4) != 0)
         return false;
-    part(&in, 4);
-    number(&in); /* version */
-    while (byte(&in))
+    vgpu_in_part(&in, 4);
+    vgpu_in_number(&in); /* version */
+    while (vgpu_in_byte(&in))
         ; /* producer */
     while (in.at != in.end && !in.bad) {
-        struct in s = section(&in, code, &id);
+        struct vgpu_in s = section(&in, code, &id);
         if (id < SECTIONS)
             a.section[id] = s;
     }

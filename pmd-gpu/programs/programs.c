@@ -112,18 +112,23 @@ static struct node *list_take(struct list *l)
     return n;
 }
 
-static void active_add(struct vgpu_programs *p, struct prog_vm *vm)
+/* Who comes back after a pause has no claim on the time that it did not use: *ns is at least what the active ones used. */
+static void no_claim(const struct vgpu_programs *p, uint64_t *ns)
 {
     uint64_t least = UINT64_MAX;
 
-    if (vm->active_at)
-        return;
-    /* Who comes back after a pause has no claim on the time that it did not use. */
     for (uint32_t i = 0; i < p->active_count; i++)
         if (p->vms[p->active[i]].device_ns < least)
             least = p->vms[p->active[i]].device_ns;
-    if (least != UINT64_MAX && vm->device_ns < least)
-        vm->device_ns = least;
+    if (least != UINT64_MAX && *ns < least)
+        *ns = least;
+}
+
+static void active_add(struct vgpu_programs *p, struct prog_vm *vm)
+{
+    if (vm->active_at)
+        return;
+    no_claim(p, &vm->device_ns);
     p->active[p->active_count++] = vm->worker.vm;
     vm->active_at = p->active_count;
 }
@@ -319,13 +324,7 @@ static uint64_t turn_end(const struct vgpu_programs *p)
 /* Programs let go of the device. */
 static void device_to_below(struct vgpu_programs *p)
 {
-    /* As in active_add(): no claim on time that was not used. */
-    uint64_t least = UINT64_MAX;
-    for (uint32_t i = 0; i < p->active_count; i++)
-        if (p->vms[p->active[i]].device_ns < least)
-            least = p->vms[p->active[i]].device_ns;
-    if (least != UINT64_MAX && p->below_ns < least)
-        p->below_ns = least;
+    no_claim(p, &p->below_ns);
     if (p->holder)
         pause_counts(p, &p->vms[p->holder - 1]);
     p->holder = 0;

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/base/bytes.h"
 #include "rings/abi/vgpu_abi.h"
 
 #define DEPTH_MAX 64u /* regions within regions */
@@ -64,42 +65,14 @@ static uint16_t judge_target(const struct text *t, const uint8_t *name, uint64_t
     return VGPU_E_ARG;
 }
 
-/* Bytes yet to be read; `bad` once something reached beyond them. */
-struct in {
-    const uint8_t *at, *end;
-    bool bad;
-};
-
-static uint8_t byte(struct in *in)
-{
-    if (in->at == in->end) {
-        in->bad = true;
-        return 0;
-    }
-    return *in->at++;
-}
-
-static struct in part(struct in *in, uint64_t bytes)
-{
-    struct in p = {in->at, in->at, false};
-
-    if (bytes > (uint64_t)(in->end - in->at)) {
-        in->bad = p.bad = true;
-        return p;
-    }
-    in->at += bytes;
-    p.end = in->at;
-    return p;
-}
-
 /* ---- HLO ---- */
 
-static uint64_t proto_varint(struct in *in)
+static uint64_t proto_varint(struct vgpu_in *in)
 {
     uint64_t v = 0;
 
     for (uint32_t shift = 0; shift < 70; shift += 7) {
-        uint8_t b = byte(in);
+        uint8_t b = vgpu_in_byte(in);
         v |= shift < 64 ? (uint64_t)(b & 0x7f) << shift : 0;
         if (!(b & 0x80))
             return v;
@@ -109,24 +82,24 @@ static uint64_t proto_varint(struct in *in)
 }
 
 /* The next field's number and, of those with a length, its contents. 0 at the end. */
-static uint64_t proto_field(struct in *in, struct in *contents)
+static uint64_t proto_field(struct vgpu_in *in, struct vgpu_in *contents)
 {
     if (in->at == in->end || in->bad)
         return 0;
     uint64_t key = proto_varint(in);
-    *contents = (struct in){in->at, in->at, false};
+    *contents = (struct vgpu_in){in->at, in->at, false};
     switch (key & 7) {
     case 0:
         proto_varint(in);
         break;
     case 1:
-        part(in, 8);
+        vgpu_in_part(in, 8);
         break;
     case 2:
-        *contents = part(in, proto_varint(in));
+        *contents = vgpu_in_part(in, proto_varint(in));
         break;
     case 5:
-        part(in, 4);
+        vgpu_in_part(in, 4);
         break;
     default: /* groups: no field of HLO is one */
         in->bad = true;
@@ -145,7 +118,7 @@ enum {
 
 /* One field of an instruction. Fusions are made by XLA's optimizer; one of kind "custom" names a kernel in its configuration,
  * Triton code for instance, without being a custom call. */
-static uint16_t judge_field(const struct text *t, uint64_t field, const struct in *value)
+static uint16_t judge_field(const struct text *t, uint64_t field, const struct vgpu_in *value)
 {
     uint64_t n = (uint64_t)(value->end - value->at);
 
@@ -156,9 +129,9 @@ static uint16_t judge_field(const struct text *t, uint64_t field, const struct i
     return VGPU_OK;
 }
 
-static uint16_t vet_hlo(struct in *module, const struct text *t)
+static uint16_t vet_hlo(struct vgpu_in *module, const struct text *t)
 {
-    struct in computation, instruction, value;
+    struct vgpu_in computation, instruction, value;
     uint64_t f, g, h, computations = 0;
 
     while ((f = proto_field(module, &computation)) != 0) {
@@ -212,90 +185,62 @@ enum {
 #define VHLO_STRING_ATTR      14u
 
 struct op_name {
-    struct in name;
+    struct vgpu_in name;
     bool vhlo;
 };
 
 struct bytecode {
-    struct in section[SECTIONS];
+    struct vgpu_in section[SECTIONS];
     bool seen[SECTIONS];
-    struct in *strings, *attrs;
+    struct vgpu_in *strings, *attrs;
     uint64_t n_strings, n_attrs;
     uint8_t *dialects; /* 0: builtin and others without operations of their own, 1: vhlo */
     bool *attr_vhlo;
     uint64_t n_dialects;
     struct op_name *ops;
     uint64_t n_ops;
-    struct in *properties;
+    struct vgpu_in *properties;
     uint64_t n_properties;
     const struct text *t;
     uint16_t status; /* of the first refusal */
 };
 
-/* As many ones as the number's bytes, from the lowest bit of the first one on. */
-static uint64_t varint(struct in *in)
-{
-    uint8_t first = byte(in);
-    uint64_t v = first;
-
-    if (first & 1)
-        return first >> 1;
-    uint32_t more = first ? (uint32_t)__builtin_ctz(first) : 8;
-    if (!first)
-        v = 0;
-    for (uint32_t i = 0; i < more; i++)
-        v |= (uint64_t)byte(in) << (first ? 8 * (i + 1) : 8 * i);
-    return first ? v >> (more + 1) : v;
-}
-
-static bool is(const struct in *s, const char *name)
+static bool is(const struct vgpu_in *s, const char *name)
 {
     return (uint64_t)(s->end - s->at) == strlen(name) && memcmp(s->at, name, strlen(name)) == 0;
 }
 
-/* A number of things of at least one byte each: never more than there are bytes. */
-static uint64_t count(struct in *in)
+static struct vgpu_in section(struct vgpu_in *in, const uint8_t *start, uint8_t *id)
 {
-    uint64_t n = varint(in);
-
-    if (n > (uint64_t)(in->end - in->at)) {
-        in->bad = true;
-        return 0;
-    }
-    return n;
-}
-
-static struct in section(struct in *in, const uint8_t *start, uint8_t *id)
-{
-    *id = byte(in);
-    uint64_t bytes = varint(in);
+    *id = vgpu_in_byte(in);
+    uint64_t bytes = vgpu_in_number(in);
     if (*id & 0x80) {
-        uint64_t align = varint(in);
+        uint64_t align = vgpu_in_number(in);
         if (align == 0 || align > 4096 || (align & (align - 1)))
             in->bad = true;
         while (!in->bad && (uint64_t)(in->at - start) % align)
-            byte(in);
+            vgpu_in_byte(in);
     }
     *id &= 0x7f;
-    return part(in, bytes);
+    return vgpu_in_part(in, bytes);
 }
 
 static bool strings_read(struct bytecode *b)
 {
-    struct in in = b->section[SECTION_STRING];
-    uint64_t n = count(&in), total = 0;
+    struct vgpu_in in = b->section[SECTION_STRING];
+    uint64_t n = vgpu_in_count(&in), total = 0;
     uint64_t *lengths = calloc(n + 1, sizeof(*lengths));
 
     b->strings = calloc(n + 1, sizeof(*b->strings));
     if (!lengths || !b->strings)
         in.bad = true;
     for (uint64_t i = n; i-- > 0 && !in.bad;) { /* the lengths stand in reverse, each with its NUL */
-        lengths[i] = varint(&in);
+        lengths[i] = vgpu_in_number(&in);
         if (lengths[i] == 0 || lengths[i] > (uint64_t)(in.end - in.at))
             in.bad = true;
     }
     for (uint64_t i = 0; i < n && !in.bad; i++, total++) {
-        b->strings[i] = part(&in, lengths[i]);
+        b->strings[i] = vgpu_in_part(&in, lengths[i]);
         if (!in.bad && *--b->strings[i].end != 0)
             in.bad = true;
     }
@@ -304,17 +249,17 @@ static bool strings_read(struct bytecode *b)
     return !in.bad && in.at == in.end;
 }
 
-static const struct in *string_at(struct bytecode *b, uint64_t i)
+static const struct vgpu_in *string_at(struct bytecode *b, uint64_t i)
 {
-    static const struct in none = {(const uint8_t *)"", (const uint8_t *)"", false};
+    static const struct vgpu_in none = {(const uint8_t *)"", (const uint8_t *)"", false};
 
     return i < b->n_strings ? &b->strings[i] : &none;
 }
 
 static bool dialects_read(struct bytecode *b)
 {
-    struct in in = b->section[SECTION_DIALECT];
-    uint64_t n = count(&in), at = 0;
+    struct vgpu_in in = b->section[SECTION_DIALECT];
+    uint64_t n = vgpu_in_count(&in), at = 0;
     uint8_t id;
 
     b->dialects = calloc(n + 1, 1);
@@ -322,8 +267,8 @@ static bool dialects_read(struct bytecode *b)
         return false;
     b->n_dialects = n;
     for (uint64_t i = 0; i < n && !in.bad; i++) {
-        uint64_t name = varint(&in);
-        const struct in *s = string_at(b, name >> 1);
+        uint64_t name = vgpu_in_number(&in);
+        const struct vgpu_in *s = string_at(b, name >> 1);
         b->dialects[i] = is(s, "vhlo");
         if (!is(s, "vhlo") && !is(s, "builtin") && !is(s, "sdy")) {
             b->status = refuse(
@@ -333,14 +278,14 @@ static bool dialects_read(struct bytecode *b)
         if (name & 1)
             section(&in, in.at, &id); /* its version */
     }
-    uint64_t total = count(&in);
+    uint64_t total = vgpu_in_count(&in);
     b->ops = calloc(total + 1, sizeof(*b->ops));
     if (!b->ops)
         return false;
     while (!in.bad && in.at != in.end) {
-        uint64_t dialect = varint(&in), k = count(&in);
+        uint64_t dialect = vgpu_in_number(&in), k = vgpu_in_count(&in);
         for (uint64_t i = 0; i < k && !in.bad; i++) {
-            uint64_t name = varint(&in);
+            uint64_t name = vgpu_in_number(&in);
             if (at == total || dialect >= n || !(name & 1)) /* an operation that nobody registered */
                 return false;
             b->ops[at++] = (struct op_name){.name = *string_at(b, name >> 1), .vhlo = b->dialects[dialect]};
@@ -352,8 +297,8 @@ static bool dialects_read(struct bytecode *b)
 
 static bool attrs_read(struct bytecode *b)
 {
-    struct in in = b->section[SECTION_ATTR_TYPE_OFFSET], data = b->section[SECTION_ATTR_TYPE];
-    uint64_t n = varint(&in), types = varint(&in), at = 0;
+    struct vgpu_in in = b->section[SECTION_ATTR_TYPE_OFFSET], data = b->section[SECTION_ATTR_TYPE];
+    uint64_t n = vgpu_in_number(&in), types = vgpu_in_number(&in), at = 0;
 
     if (n > (uint64_t)(in.end - in.at) || types > (uint64_t)(in.end - in.at))
         return false;
@@ -363,10 +308,10 @@ static bool attrs_read(struct bytecode *b)
         return false;
     b->n_attrs = n;
     while (!in.bad && in.at != in.end) {
-        uint64_t dialect = varint(&in), k = count(&in);
+        uint64_t dialect = vgpu_in_number(&in), k = vgpu_in_count(&in);
         for (uint64_t i = 0; i < k && !in.bad; i++, at++) {
-            uint64_t entry = varint(&in);
-            struct in bytes = part(&data, entry >> 1);
+            uint64_t entry = vgpu_in_number(&in);
+            struct vgpu_in bytes = vgpu_in_part(&data, entry >> 1);
             if (dialect >= b->n_dialects || at >= n + types || data.bad)
                 return false;
             if (at < n) {
@@ -380,27 +325,27 @@ static bool attrs_read(struct bytecode *b)
 
 static bool properties_read(struct bytecode *b)
 {
-    struct in in = b->section[SECTION_PROPERTIES];
+    struct vgpu_in in = b->section[SECTION_PROPERTIES];
 
     if (!b->seen[SECTION_PROPERTIES])
         return true;
-    uint64_t n = count(&in);
+    uint64_t n = vgpu_in_count(&in);
     b->properties = calloc(n + 1, sizeof(*b->properties));
     if (!b->properties)
         return false;
     b->n_properties = n;
     for (uint64_t i = 0; i < n && !in.bad; i++)
-        b->properties[i] = part(&in, varint(&in));
+        b->properties[i] = vgpu_in_part(&in, vgpu_in_number(&in));
     return !in.bad && in.at == in.end;
 }
 
 /* A vhlo attribute, from behind its code on. False: it is not of that code. */
-static bool vhlo_attr(const struct bytecode *b, uint64_t i, uint64_t code, struct in *out)
+static bool vhlo_attr(const struct bytecode *b, uint64_t i, uint64_t code, struct vgpu_in *out)
 {
     if (i >= b->n_attrs || !b->attr_vhlo[i])
         return false;
     *out = b->attrs[i];
-    return varint(out) == code && !out->bad;
+    return vgpu_in_number(out) == code && !out->bad;
 }
 
 /*
@@ -412,75 +357,75 @@ static bool custom_call(struct bytecode *b, bool has, uint64_t property)
 {
     enum { API_VERSION = 0, TARGET = 2, PROPERTIES = 8 };
     uint64_t attr[PROPERTIES];
-    struct in a;
+    struct vgpu_in a;
 
     if (!has || property >= b->n_properties)
         return false;
-    struct in p = b->properties[property];
+    struct vgpu_in p = b->properties[property];
     for (uint32_t i = 0; i < PROPERTIES; i++)
-        attr[i] = varint(&p);
+        attr[i] = vgpu_in_number(&p);
     if (p.bad || p.at != p.end || !vhlo_attr(b, attr[API_VERSION], VHLO_API_VERSION_ATTR, &a) ||
         !vhlo_attr(b, attr[TARGET], VHLO_STRING_ATTR, &a))
         return false;
-    uint64_t name = varint(&a);
+    uint64_t name = vgpu_in_number(&a);
     if (a.bad || a.at != a.end || name >= b->n_strings)
         return false;
-    const struct in *s = &b->strings[name];
+    const struct vgpu_in *s = &b->strings[name];
     if (!b->status) /* the first one is named */
         b->status = judge_target(b->t, s->at, (uint64_t)(s->end - s->at));
     return true;
 }
 
-static void numbers_skip(struct in *in, uint64_t n)
+static void numbers_skip(struct vgpu_in *in, uint64_t n)
 {
     while (n-- > 0 && !in->bad)
-        varint(in);
+        vgpu_in_number(in);
 }
 
-static void use_lists_skip(struct in *in, uint64_t values)
+static void use_lists_skip(struct vgpu_in *in, uint64_t values)
 {
-    uint64_t n = values > 1 ? count(in) : 1;
+    uint64_t n = values > 1 ? vgpu_in_count(in) : 1;
 
     for (uint64_t i = 0; i < n && !in->bad; i++) {
         if (values > 1)
-            varint(in);
-        numbers_skip(in, varint(in) >> 1);
+            vgpu_in_number(in);
+        numbers_skip(in, vgpu_in_number(in) >> 1);
     }
 }
 
-static bool block_read(struct bytecode *b, struct in *in, uint32_t depth);
+static bool block_read(struct bytecode *b, struct vgpu_in *in, uint32_t depth);
 
-static bool region_read(struct bytecode *b, struct in *in, uint32_t depth)
+static bool region_read(struct bytecode *b, struct vgpu_in *in, uint32_t depth)
 {
-    uint64_t blocks = count(in);
+    uint64_t blocks = vgpu_in_count(in);
 
     if (blocks == 0)
         return !in->bad;
-    varint(in); /* how many values it defines */
+    vgpu_in_number(in); /* how many values it defines */
     for (uint64_t i = 0; i < blocks; i++)
         if (!block_read(b, in, depth))
             return false;
     return !in->bad;
 }
 
-static bool op_read(struct bytecode *b, struct in *in, uint32_t depth)
+static bool op_read(struct bytecode *b, struct vgpu_in *in, uint32_t depth)
 {
-    uint64_t op = varint(in), results = 0, property = 0, n;
-    uint8_t mask = byte(in), id;
+    uint64_t op = vgpu_in_number(in), results = 0, property = 0, n;
+    uint8_t mask = vgpu_in_byte(in), id;
 
     if (op >= b->n_ops || mask & 0x80 || depth > DEPTH_MAX)
         return false;
-    varint(in); /* location */
+    vgpu_in_number(in); /* location */
     if (mask & OP_ATTRS)
-        varint(in);
+        vgpu_in_number(in);
     if (mask & OP_PROPERTIES)
-        property = varint(in);
+        property = vgpu_in_number(in);
     if (mask & OP_RESULTS)
-        numbers_skip(in, results = count(in));
+        numbers_skip(in, results = vgpu_in_count(in));
     if (mask & OP_OPERANDS)
-        numbers_skip(in, count(in));
+        numbers_skip(in, vgpu_in_count(in));
     if (mask & OP_SUCCESSORS)
-        numbers_skip(in, count(in));
+        numbers_skip(in, vgpu_in_count(in));
     if (mask & OP_USE_LISTS)
         use_lists_skip(in, results);
     if (in->bad)
@@ -492,8 +437,8 @@ static bool op_read(struct bytecode *b, struct in *in, uint32_t depth)
         return false;
     if (!(mask & OP_REGIONS))
         return true;
-    n = varint(in);
-    struct in inner, *from = in;
+    n = vgpu_in_number(in);
+    struct vgpu_in inner, *from = in;
     if (n & 1) { /* isolated from what is around it: a section of its own */
         inner = section(in, in->at, &id);
         if (in->bad || id != SECTION_IR)
@@ -506,16 +451,16 @@ static bool op_read(struct bytecode *b, struct in *in, uint32_t depth)
     return !(n & 1) || inner.at == inner.end;
 }
 
-static bool block_read(struct bytecode *b, struct in *in, uint32_t depth)
+static bool block_read(struct bytecode *b, struct vgpu_in *in, uint32_t depth)
 {
-    uint64_t head = varint(in);
+    uint64_t head = vgpu_in_number(in);
 
     if (head & 1) {
-        uint64_t args = count(in);
+        uint64_t args = vgpu_in_count(in);
         for (uint64_t i = 0; i < args && !in->bad; i++)
-            if (varint(in) & 1) /* its type; with a location */
-                varint(in);
-        if (byte(in))
+            if (vgpu_in_number(in) & 1) /* its type; with a location */
+                vgpu_in_number(in);
+        if (vgpu_in_byte(in))
             use_lists_skip(in, args);
     }
     for (uint64_t i = 0; i < head >> 1; i++)
@@ -534,22 +479,22 @@ static void bytecode_free(struct bytecode *b)
     free(b->properties);
 }
 
-static bool bytecode_read(struct bytecode *b, struct in *in)
+static bool bytecode_read(struct bytecode *b, struct vgpu_in *in)
 {
     const uint8_t *start = in->at;
     uint8_t id;
 
-    part(in, 4);
-    uint64_t version = varint(in);
+    vgpu_in_part(in, 4);
+    uint64_t version = vgpu_in_number(in);
     if (in->bad ||
         version != 6) { /* what portable artifacts have had since 2023; others differ in the details walked here */
         b->status = refuse(b->t, "its bytecode is not of version 6; write it with serialize_portable_artifact");
         return false;
     }
-    while (byte(in) && !in->bad)
+    while (vgpu_in_byte(in) && !in->bad)
         ; /* producer */
     while (in->at != in->end && !in->bad) {
-        struct in s = section(in, start, &id);
+        struct vgpu_in s = section(in, start, &id);
         if (id >= SECTIONS || b->seen[id])
             return false;
         b->seen[id] = true;
@@ -560,14 +505,14 @@ static bool bytecode_read(struct bytecode *b, struct in *in)
         return false;
     if (!strings_read(b) || !dialects_read(b) || !attrs_read(b) || !properties_read(b))
         return false;
-    struct in ir = b->section[SECTION_IR];
+    struct vgpu_in ir = b->section[SECTION_IR];
     return block_read(b, &ir, 0) && ir.at == ir.end;
 }
 
 uint16_t vgpu_program_vet(bool hlo, const uint8_t *code, uint64_t bytes, char *text, size_t text_bytes)
 {
     struct text t = {text, text_bytes};
-    struct in in = {code, code + bytes, false};
+    struct vgpu_in in = {code, code + bytes, false};
 
     if (hlo)
         return vet_hlo(&in, &t);
