@@ -104,7 +104,7 @@ static uint64_t proto_field(struct vgpu_in *in, struct vgpu_in *contents)
     default: /* groups: no field of HLO is one */
         in->bad = true;
     }
-    in->bad |= key >> 3 == 0;
+    in->bad |= key >> 3 == 0 || key > UINT32_MAX; /* of a longer key protobuf's own reader drops the upper bits */
     return in->bad ? 0 : key >> 3;
 }
 
@@ -116,8 +116,8 @@ enum {
     INSTRUCTION_CUSTOM_CALL_TARGET = 28,
 };
 
-/* One field of an instruction. Fusions are made by XLA's optimizer; one of kind "custom" names a kernel in its configuration,
- * Triton code for instance, without being a custom call. */
+/* One field of an instruction. Fusions are made by XLA's optimizer; one of kind "custom" names a kernel in its
+ * configuration, Triton code for instance, without being a custom call. */
 static uint16_t judge_field(const struct text *t, uint64_t field, const struct vgpu_in *value)
 {
     uint64_t n = (uint64_t)(value->end - value->at);
@@ -183,6 +183,11 @@ enum {
 /* In vhlo's attribute codes (stablehlo/dialect/VhloBytecode.cpp). */
 #define VHLO_API_VERSION_ATTR 5u
 #define VHLO_STRING_ATTR      14u
+/* In builtin's (mlir/IR/BuiltinDialectBytecode.td). */
+#define BUILTIN_DICTIONARY_ATTR 1u
+#define BUILTIN_STRING_ATTR     2u
+/* Whose an attribute or an operation is. */
+enum { OF_OTHERS = 0, OF_VHLO, OF_BUILTIN };
 
 struct op_name {
     struct vgpu_in name;
@@ -194,8 +199,8 @@ struct bytecode {
     bool seen[SECTIONS];
     struct vgpu_in *strings, *attrs;
     uint64_t n_strings, n_attrs;
-    uint8_t *dialects; /* 0: builtin and others without operations of their own, 1: vhlo */
-    bool *attr_vhlo;
+    uint8_t *dialects; /* OF_... */
+    uint8_t *attr_of;  /* OF_...; what is written as text is OF_OTHERS */
     uint64_t n_dialects;
     struct op_name *ops;
     uint64_t n_ops;
@@ -249,7 +254,7 @@ static bool strings_read(struct bytecode *b)
     return !in.bad && in.at == in.end;
 }
 
-static const struct vgpu_in *string_at(struct bytecode *b, uint64_t i)
+static const struct vgpu_in *string_at(const struct bytecode *b, uint64_t i)
 {
     static const struct vgpu_in none = {(const uint8_t *)"", (const uint8_t *)"", false};
 
@@ -269,7 +274,7 @@ static bool dialects_read(struct bytecode *b)
     for (uint64_t i = 0; i < n && !in.bad; i++) {
         uint64_t name = vgpu_in_number(&in);
         const struct vgpu_in *s = string_at(b, name >> 1);
-        b->dialects[i] = is(s, "vhlo");
+        b->dialects[i] = is(s, "vhlo") ? OF_VHLO : is(s, "builtin") ? OF_BUILTIN : OF_OTHERS;
         if (!is(s, "vhlo") && !is(s, "builtin") && !is(s, "sdy")) {
             b->status = refuse(
                 b->t, "it is not a StableHLO portable artifact: it has a dialect other than vhlo, builtin and sdy");
@@ -288,7 +293,7 @@ static bool dialects_read(struct bytecode *b)
             uint64_t name = vgpu_in_number(&in);
             if (at == total || dialect >= n || !(name & 1)) /* an operation that nobody registered */
                 return false;
-            b->ops[at++] = (struct op_name){.name = *string_at(b, name >> 1), .vhlo = b->dialects[dialect]};
+            b->ops[at++] = (struct op_name){.name = *string_at(b, name >> 1), .vhlo = b->dialects[dialect] == OF_VHLO};
         }
     }
     b->n_ops = at;
@@ -303,8 +308,8 @@ static bool attrs_read(struct bytecode *b)
     if (n > (uint64_t)(in.end - in.at) || types > (uint64_t)(in.end - in.at))
         return false;
     b->attrs = calloc(n + 1, sizeof(*b->attrs));
-    b->attr_vhlo = calloc(n + 1, sizeof(*b->attr_vhlo));
-    if (!b->attrs || !b->attr_vhlo)
+    b->attr_of = calloc(n + 1, sizeof(*b->attr_of));
+    if (!b->attrs || !b->attr_of)
         return false;
     b->n_attrs = n;
     while (!in.bad && in.at != in.end) {
@@ -316,7 +321,7 @@ static bool attrs_read(struct bytecode *b)
                 return false;
             if (at < n) {
                 b->attrs[at] = bytes;
-                b->attr_vhlo[at] = (entry & 1) && b->dialects[dialect]; /* else: written as text, or builtin */
+                b->attr_of[at] = entry & 1 ? b->dialects[dialect] : OF_OTHERS;
             }
         }
     }
@@ -339,13 +344,34 @@ static bool properties_read(struct bytecode *b)
     return !in.bad && in.at == in.end;
 }
 
-/* A vhlo attribute, from behind its code on. False: it is not of that code. */
-static bool vhlo_attr(const struct bytecode *b, uint64_t i, uint64_t code, struct vgpu_in *out)
+/* An attribute, from behind its code on. False: it is not one of that dialect and code. */
+static bool attr_is(const struct bytecode *b, uint64_t i, uint8_t of, uint64_t code, struct vgpu_in *out)
 {
-    if (i >= b->n_attrs || !b->attr_vhlo[i])
+    if (i >= b->n_attrs || b->attr_of[i] != of)
         return false;
     *out = b->attrs[i];
     return vgpu_in_number(out) == code && !out->bad;
+}
+
+/*
+ * The dictionary beside a custom call's properties. MLIR takes an attribute there with a property's name for the
+ * property, so only names of others' are let through: those have a dot ("mhlo.sharding").
+ */
+static bool others_only(const struct bytecode *b, uint64_t dictionary)
+{
+    struct vgpu_in d, name;
+
+    if (!attr_is(b, dictionary, OF_BUILTIN, BUILTIN_DICTIONARY_ATTR, &d))
+        return false;
+    for (uint64_t left = vgpu_in_count(&d); left > 0 && !d.bad; left--) {
+        if (!attr_is(b, vgpu_in_number(&d), OF_BUILTIN, BUILTIN_STRING_ATTR, &name))
+            return false;
+        const struct vgpu_in *s = string_at(b, vgpu_in_number(&name));
+        if (name.bad || name.at != name.end || !memchr(s->at, '.', (size_t)(s->end - s->at)))
+            return false;
+        vgpu_in_number(&d); /* its value */
+    }
+    return !d.bad && d.at == d.end;
 }
 
 /*
@@ -364,8 +390,8 @@ static bool custom_call(struct bytecode *b, bool has, uint64_t property)
     struct vgpu_in p = b->properties[property];
     for (uint32_t i = 0; i < PROPERTIES; i++)
         attr[i] = vgpu_in_number(&p);
-    if (p.bad || p.at != p.end || !vhlo_attr(b, attr[API_VERSION], VHLO_API_VERSION_ATTR, &a) ||
-        !vhlo_attr(b, attr[TARGET], VHLO_STRING_ATTR, &a))
+    if (p.bad || p.at != p.end || !attr_is(b, attr[API_VERSION], OF_VHLO, VHLO_API_VERSION_ATTR, &a) ||
+        !attr_is(b, attr[TARGET], OF_VHLO, VHLO_STRING_ATTR, &a))
         return false;
     uint64_t name = vgpu_in_number(&a);
     if (a.bad || a.at != a.end || name >= b->n_strings)
@@ -410,14 +436,14 @@ static bool region_read(struct bytecode *b, struct vgpu_in *in, uint32_t depth)
 
 static bool op_read(struct bytecode *b, struct vgpu_in *in, uint32_t depth)
 {
-    uint64_t op = vgpu_in_number(in), results = 0, property = 0, n;
+    uint64_t op = vgpu_in_number(in), attrs = 0, results = 0, property = 0, n;
     uint8_t mask = vgpu_in_byte(in), id;
 
     if (op >= b->n_ops || mask & 0x80 || depth > DEPTH_MAX)
         return false;
     vgpu_in_number(in); /* location */
     if (mask & OP_ATTRS)
-        vgpu_in_number(in);
+        attrs = vgpu_in_number(in);
     if (mask & OP_PROPERTIES)
         property = vgpu_in_number(in);
     if (mask & OP_RESULTS)
@@ -435,6 +461,8 @@ static bool op_read(struct bytecode *b, struct vgpu_in *in, uint32_t depth)
         name->vhlo && (uint64_t)(name->name.end - name->name.at) >= 11 && memcmp(name->name.at, "custom_call", 11) == 0;
     if (is_call && !custom_call(b, mask & OP_PROPERTIES, property))
         return false;
+    if (is_call && mask & OP_ATTRS && !others_only(b, attrs) && !b->status)
+        b->status = refuse(b->t, "a custom call has an attribute without a dot in its name beside its properties");
     if (!(mask & OP_REGIONS))
         return true;
     n = vgpu_in_number(in);
@@ -473,7 +501,7 @@ static void bytecode_free(struct bytecode *b)
 {
     free(b->strings);
     free(b->attrs);
-    free(b->attr_vhlo);
+    free(b->attr_of);
     free(b->dialects);
     free(b->ops);
     free(b->properties);
