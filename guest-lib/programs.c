@@ -174,6 +174,8 @@ int vgpu_program_load(struct vgpu *v, enum vgpu_program_format format, const voi
     struct vgpu_buffer room;
 
     memset(out, 0, sizeof(*out));
+    if (!code || bytes == 0)
+        return vgpu_fail(v, EINVAL, "vgpu_program_load: the program is empty");
     int rc = names_open(v);
     if (rc)
         return rc;
@@ -228,8 +230,13 @@ int vgpu_req_execute(struct vgpu *v, const struct vgpu_program *p, const struct 
     if (n_in > VGPU_HANDLE_MAX || p->outputs > VGPU_HANDLE_MAX - n_in ||
         list->bytes < 2 * (uint64_t)(n_in + p->outputs))
         return vgpu_fail(v, EINVAL, "vgpu_req_execute: too many tensors, or too little room for their list");
-    for (uint32_t i = 0; i < n_in; i++)
+    if (p->handle == 0)
+        return vgpu_fail(v, EBADF, "execute: there is no program: it was freed, or not loaded");
+    for (uint32_t i = 0; i < n_in; i++) {
+        if (in[i]->handle == 0)
+            return vgpu_failf(v, EBADF, "execute: input %u is no tensor: it was freed, or not put", i);
         handles[i] = (uint16_t)in[i]->handle;
+    }
     for (uint32_t i = 0; i < p->outputs; i++) {
         out[i] = p->output[i];
         out[i].handle = handle_take(v, TENSORS);
@@ -354,9 +361,11 @@ int vgpu_tensor_put(struct vgpu *v, uint8_t dtype, uint8_t rank, const int64_t *
 int vgpu_tensor_get(struct vgpu *v, const struct vgpu_tensor *t, void *data)
 {
     struct vgpu_buffer room;
-    int rc = piece_alloc(v, t->bytes, &room);
+    int rc = t->handle ? 0 : vgpu_fail(v, EBADF, "vgpu_tensor_get: there is no tensor");
     uint64_t at = 0;
 
+    if (rc == 0)
+        rc = piece_alloc(v, t->bytes, &room);
     if (rc)
         return rc;
     do {

@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "guest-lib/examples/common.h"
@@ -23,12 +24,13 @@
 
 #define TOLERANCE      1e-4
 #define LATENCIES      (UINT64_C(1) << 20)
+#define REST_MOST_NS   2e9
 #define RECOVER_FOR_NS UINT64_C(120000000000)
 
 struct job {
     const char *bundle, *latencies;
     bool json, recover, inputs_first;
-    double seconds, tolerance;
+    double seconds, tolerance, rest;
     uint64_t repeat;
     struct vgpu *v;
     struct vgpu_program program;
@@ -174,6 +176,16 @@ static int prepare(struct job *j)
     return 0;
 }
 
+/* Between two requests, as a service has it that is not asked all the time. A signal ends it. */
+static void rest(const struct job *j, uint64_t took_ns)
+{
+    double ns = fmin(j->rest * (double)took_ns, REST_MOST_NS);
+    struct timespec t = {.tv_sec = (time_t)(ns / 1e9), .tv_nsec = (long)fmod(ns, 1e9)};
+
+    if (ns >= 1 && !stopped)
+        nanosleep(&t, NULL);
+}
+
 static int run(struct job *j)
 {
     uint64_t start = ex_now_ns(), now = start;
@@ -192,6 +204,7 @@ static int run(struct job *j)
         result_check(j, batch);
         j->began_ns[j->done % LATENCIES] = from;
         j->latency_ns[j->done++ % LATENCIES] = now - from;
+        rest(j, now - from);
         now = ex_now_ns();
     }
     j->elapsed_ns = now - start;
@@ -246,11 +259,12 @@ static void report(struct job *j, int rc)
 static int usage(void)
 {
     fprintf(stderr,
-            "usage: vgpu-program [--repeat N | --seconds S] [--tolerance T] [--inputs-first] [--recover]\n"
+            "usage: vgpu-program [--repeat N | --seconds S] [--rest R] [--tolerance T] [--inputs-first] [--recover]\n"
             "                    [--latencies FILE] [--json] BUNDLE\n"
             "Runs the program in the directory BUNDLE (program.mlir or program.hlo, weights.tensors, inputs.tensors) and\n"
             "compares each result with expected.tensors: off by at most T (default 1e-4) of its largest number.\n"
             "  --repeat N, --seconds S   how often, how long; default: each batch once\n"
+            "  --rest R                  after each request does nothing for R times as long as it took, 2 s at most\n"
             "  --inputs-first            the program takes its inputs before its weights, as TensorFlow's do\n"
             "  --recover                 loads anew when the host's process for this VM died\n"
             "  --latencies FILE          of each request a line: when it began (CLOCK_MONOTONIC) and what it took, ns\n");
@@ -270,6 +284,8 @@ static bool arguments(struct job *j, int argc, char **argv)
         else if (strcmp(a, "--repeat") == 0 && (j->repeat = strtoull(value, NULL, 10)) > 0)
             i++;
         else if (strcmp(a, "--seconds") == 0 && (j->seconds = atof(value)) > 0)
+            i++;
+        else if (strcmp(a, "--rest") == 0 && (j->rest = atof(value)) > 0)
             i++;
         else if (strcmp(a, "--tolerance") == 0 && (j->tolerance = atof(value)) > 0)
             i++;

@@ -120,7 +120,14 @@ static PJRT_Error *wishes_read(const PJRT_Client_Create_Args *args, struct wishe
     const char *spin = getenv("VGPU_PJRT_SPIN_US");
 
     memset(out, 0, sizeof(*out));
-    out->spin_us = spin ? atoll(spin) : SPIN_US_DEFAULT;
+    out->spin_us = SPIN_US_DEFAULT;
+    if (spin) {
+        char *end;
+        out->spin_us = strtoll(spin, &end, 10);
+        if (end == spin || *end)
+            return vgpu_pjrt_error(PJRT_Error_Code_INVALID_ARGUMENT,
+                                   "vgpu: VGPU_PJRT_SPIN_US is \"%.40s\"; it is a whole number of microseconds", spin);
+    }
     for (size_t i = 0; i < args->num_options; i++) {
         const PJRT_NamedValue *v = &args->create_options[i];
         if (wish_is(v, "vm_id", PJRT_NamedValue_kInt64))
@@ -236,7 +243,7 @@ PJRT_Error *vgpu_pjrt_Client_Create(PJRT_Client_Create_Args *args)
 {
     struct vgpu_properties properties;
     struct wishes w;
-    char text[256], about[ABOUT_BYTES] = "";
+    char text[512], about[ABOUT_BYTES] = "";
 
     CHECK_ARGS(args, PJRT_Client_Create_Args, client);
     PJRT_Error *error = wishes_read(args, &w);

@@ -9,9 +9,11 @@
     print(result.numpy())
 
 A Guest and what it made belong to one thread. Errors are vgpu.Error (an OSError: errno, and the host's own words).
-VGPU_LIBRARY names libvgpu.so.0 where the system does not find it. Nothing here needs a GPU, CUDA or a driver.
+VGPU_LIBRARY names libvgpu.so.0 where neither the system finds it nor the prefix that this file was installed into. Nothing here
+needs a GPU, CUDA or a driver.
 """
 import ctypes
+import glob
 import os
 
 import numpy
@@ -48,8 +50,21 @@ class _Completion(ctypes.Structure):
                 ('exec_seq', ctypes.c_uint64), ('latency_ns', ctypes.c_uint64)]
 
 
+def _load():
+    named = os.environ.get('VGPU_LIBRARY')
+    prefix = os.path.dirname(os.path.abspath(__file__)).removesuffix('/share/vgpu/python')  # `meson install` puts both there
+    last = None
+    for path in [named] if named else ['libvgpu.so.0', *sorted(glob.glob(prefix + '/lib*/libvgpu.so.0') +
+                                                               glob.glob(prefix + '/lib/*/libvgpu.so.0'))]:
+        try:
+            return ctypes.CDLL(path)
+        except OSError as error:
+            last = error
+    raise Error(2, f'libvgpu cannot be loaded: {last}; install it, or set VGPU_LIBRARY to the path of libvgpu.so.0')
+
+
 def _library():
-    lib = ctypes.CDLL(os.environ.get('VGPU_LIBRARY') or 'libvgpu.so.0')
+    lib = _load()
     v, tensor, program = ctypes.c_void_p, ctypes.POINTER(_Tensor), ctypes.POINTER(_Program)
     for name, result, arguments in (
             ('open', ctypes.c_int, [ctypes.POINTER(_Options), ctypes.POINTER(v), ctypes.c_char_p, ctypes.c_size_t]),
@@ -123,7 +138,7 @@ class Guest:
     def __init__(self, vm_id=0, socket=None, token=None, arena_bytes=0):
         self._lib, self._v, self._dead = _library(), ctypes.c_void_p(), []
         options = _Options(vm_id, socket and os.fsencode(socket), token and os.fsencode(token), arena_bytes, 0, 0, 0, 0)
-        why = ctypes.create_string_buffer(256)
+        why = ctypes.create_string_buffer(512)
         rc = self._lib.vgpu_open(ctypes.byref(options), ctypes.byref(self._v), why, len(why))
         if rc:
             raise Error(-rc, why.value.decode(errors='replace'))

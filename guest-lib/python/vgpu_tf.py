@@ -38,9 +38,19 @@ def compile(guest, function, *example):
     """A function like `function` that runs on the shared device and gives numpy arrays in the same structure."""
     hlo, concrete = lower(function, *example)
     program, weights = guest.load(hlo, vgpu.HLO), Weights(guest, concrete)
+    wanted = [i if isinstance(i, tf.TensorSpec) else tf.convert_to_tensor(i) for i in tf.nest.flatten(example)]
 
     def run(*inputs):
-        flat = [tf.convert_to_tensor(i).numpy() for i in tf.nest.flatten(inputs)]
+        flat = tf.nest.flatten(inputs)
+        if len(flat) != len(wanted):
+            raise ValueError(f'{len(flat)} inputs; it was compiled for {len(wanted)}')
+        for i, (got, want) in enumerate(zip(flat, wanted)):
+            # A Python number becomes what is wanted; whatever has a type and shape must have the right ones.
+            flat[i] = got = tf.convert_to_tensor(got) if hasattr(got, 'dtype') else tf.convert_to_tensor(got, want.dtype)
+            if got.shape != want.shape or got.dtype != want.dtype:
+                raise ValueError(f'input {i} is {got.dtype.name} of shape {tuple(got.shape)}; it was compiled for '
+                                 f'{want.dtype.name} of shape {tuple(want.shape)}')
+        flat = [i.numpy() for i in flat]
         outputs = [t.numpy() for t in program(*flat, *weights)]
         return tf.nest.pack_sequence_as(concrete.structured_outputs, outputs)
 

@@ -178,6 +178,8 @@ static void program_info(struct worker *w, struct item *item)
     if (k->sub != VGPU_PROGRAM_SIGNATURE) {
         const char *text = k->sub == VGPU_PROGRAM_HOST ? w->pjrt.about : w->error;
         finish(item, VGPU_OK, room_put(w, k, 0, text, strlen(text)));
+        if (k->sub == VGPU_PROGRAM_ERROR) /* told once: the next to ask may have failed before it came here */
+            w->error[0] = '\0';
         return;
     }
     const struct pjrt_program *p = program_of(w, k->arg[0]);

@@ -162,7 +162,7 @@ enum vgpu_dtype {
 #define VGPU_PROGRAM_BYTES_MAX (UINT64_C(1) << 30)
 /* PROGRAM_INFO: sub */
 #define VGPU_PROGRAM_SIGNATURE 0u /* struct vgpu_program_info, then a struct vgpu_tensor_info for each output */
-#define VGPU_PROGRAM_ERROR 1u     /* why this VM's last program operation failed: UTF-8, no NUL; src0 is 0 */
+#define VGPU_PROGRAM_ERROR 1u     /* why the last program operation failed, told once: UTF-8, no NUL; src0 is 0 */
 #define VGPU_PROGRAM_HOST 2u      /* what compiles here: lines "name=value", no NUL; src0 is 0 */
 #define VGPU_TENSOR_RANK_MAX 8u
 #define VGPU_TENSOR_NONE 0u /* among EXECUTE's outputs: this one is not wanted */

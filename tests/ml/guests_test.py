@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 import frame
@@ -32,7 +33,10 @@ KILLED = 5
 ARENA = 32 << 20
 # A deadline that honest work does not reach on a busy machine, and quotas that it does not need.
 PROGRAMS = 'deadline_ms=15000,device_mib=256,memory_mib=6144'
-START_S, REST_S, DRIVERS = 180, 240, re.compile(r'libcuda|libcudart|libnvidia|libcublas|xla|pjrt|/dev/nvidia', re.I)
+# A guest rests after each request, for so many times what it took: three busy ones of high priority would leave nothing to those
+# below, whom strict priority lets starve. So each gets a quarter at most, on a slow machine too.
+REST = 3.0
+START_S, END_S, DRIVERS = 180, 240, re.compile(r'libcuda|libcudart|libnvidia|libcublas|xla|pjrt|/dev/nvidia', re.I)
 
 
 class Guest:
@@ -40,13 +44,13 @@ class Guest:
         self.vm, self.pool, self.priority, self.model = vm, pool, priority, model
         self.process, self.result, self.latencies = None, {}, []
 
-    def start(self, host, space, program, models):
+    def start(self, host, space, program, models, rest):
         out = os.path.join(host.dir, f'out-{self.vm}')
         root = os.path.join(host.dir, f'root-{self.vm}')
         os.mkdir(out)
         os.mkdir(root)
         bundle = os.path.join(models, self.model)
-        arguments = ['--json', '--recover', '--seconds', '3600', '--latencies']
+        arguments = ['--json', '--recover', '--seconds', '3600', *(['--rest', str(rest)] if rest > 0 else []), '--latencies']
         env = host.env(self.vm)
         if space:
             binds = [(bundle + '/', '/bundle', 'ro'), (out + '/', '/out', ''), (env['VGPU_SOCKET'], '/guest/attach.sock', ''),
@@ -110,6 +114,11 @@ def workers_of(host):
     return found
 
 
+def completed(host):
+    """{VM: how many of its operations came to an end}, as the host counts."""
+    return {vm['vm_id']: vm['completed'] for vm in json.loads(host.ctl('stats', '--json'))['vms']}
+
+
 def wait_until(what, limit_s, condition):
     ends = time.monotonic() + limit_s
     while time.monotonic() < ends:
@@ -158,7 +167,7 @@ def harm(tally, host, build):
                                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT)))
     for kind, process in running:
         try:
-            text, _ = process.communicate(timeout=REST_S)
+            text, _ = process.communicate(timeout=END_S)
         except subprocess.TimeoutExpired:
             process.kill()
             text, _ = process.communicate()
@@ -184,7 +193,7 @@ def report(guests, phases, rows):
     for pool in ('A', 'B'):
         for priority in PRIORITIES:
             of = [g for g in guests if (g.pool, g.priority) == (pool, priority)]
-            told = []
+            told, usual = [], 0.0
             for name, (start, end) in phases.items():
                 ns = sorted(took for g in of for began, took in g.latencies if start <= began + took < end)
                 rate = len(ns) / ((end - start) / 1e9)
@@ -194,8 +203,23 @@ def report(guests, phases, rows):
                     rows.add('programs.guests', 'guests', params, 'rate', '1/s', [rate])
                     for metric, value in (('p50', p50), ('p95', p95), ('p99', p99), ('max', most)):
                         rows.add('programs.guests', 'guests', params, metric, 'ms', [value])
-                told.append(f'{name} {rate:.1f}/s, p50 {p50:.1f} p95 {p95:.1f} p99 {p99:.1f} max {most:.0f} ms')
+                against = f' (p50 {p50 / usual:.2f} times)' if usual else ''
+                told.append(f'{name} {len(ns)} requests, {rate:.1f}/s, p50 {p50:.1f} p95 {p95:.1f} p99 {p99:.1f} '
+                            f'max {most:.0f} ms{against}')
+                usual = p50
             print(f'shows: {pool} {priority:6} ({" ".join(g.model for g in of)}): {"; ".join(told)}')
+
+
+def all_move(tally, host, guests, what):
+    """Each guest gets something done, however little: no priority and no neighbour keeps one out for good."""
+    before = completed(host)
+    stuck = []
+
+    def moved():
+        now = completed(host)
+        stuck[:] = [g.vm for g in guests if now[g.vm] <= before[g.vm] + 3]  # one request has more operations than that
+        return not stuck
+    tally.check(wait_until('requests of each guest', START_S, moved), f'{what}: each guest gets work done; not so: {stuck}')
 
 
 def play(tally, args, host, build, models, rows):
@@ -204,17 +228,19 @@ def play(tally, args, host, build, models, rows):
     guests = [Guest(*row) for row in GUESTS]
     try:
         victim = next(g for g in guests if g.vm == KILLED)
-        victim.start(host, space, program, models)  # first: the worker that is there then is its
+        victim.start(host, space, program, models, args.rest)  # first: the worker that is there then is its
         wait_until('the first worker', START_S, lambda: workers_of(host) or victim.process.poll() is not None)
         of_victim = workers_of(host)
         for guest in guests:
             if guest is not victim:
-                guest.start(host, space, program, models)
+                guest.start(host, space, program, models, args.rest)
         wait_until('ten workers', START_S, lambda: len(workers_of(host)) == len(guests) or
                    any(g.process.poll() is not None for g in guests))
         if not tally.check(len(workers_of(host)) == len(guests), 'ten guests, each with a worker of its own'):
             return [print(g.vm, g.end(1), g.error) for g in guests if g.process.poll() is not None]
         no_gpu(tally, guests, space)
+        if args.rest > 0:
+            all_move(tally, host, guests, 'when all is well')
         begins = time.monotonic_ns()
         time.sleep(args.seconds)
         harm_begins = time.monotonic_ns()
@@ -223,7 +249,11 @@ def play(tally, args, host, build, models, rows):
         tally.check(wait_until('the killed one is back', START_S, lambda: not of_victim & workers_of(host) and
                                len(workers_of(host)) == len(guests)), 'it gets another one')
         if args.hostile:
-            harm(tally, host, build)
+            attack = threading.Thread(target=harm, args=(tally, host, build))
+            attack.start()
+            if args.rest > 0:
+                all_move(tally, host, guests, 'while there is harm')
+            attack.join()
         else:
             time.sleep(args.seconds)
         harm_ends = time.monotonic_ns()
@@ -233,7 +263,7 @@ def play(tally, args, host, build, models, rows):
                     guest.process.terminate()
             for guest in guests:
                 if guest.priority == priority:
-                    guest.end(REST_S)
+                    guest.end(END_S)
         report(guests, {'quiet': (begins, harm_begins), 'harm': (harm_begins, harm_ends)}, rows)
         judge(tally, guests)
     finally:
@@ -247,6 +277,7 @@ def main():
     parser = argparse.ArgumentParser(description='Ten guests with compiled programs at once, a kill, and hostile guests.')
     parser.add_argument('build')
     parser.add_argument('--seconds', type=float, default=15, help='without harm; with it they run on until it is over')
+    parser.add_argument('--rest', type=float, default=REST, help='after each request, times what it took; 0: all are busy')
     parser.add_argument('--plugin')
     parser.add_argument('--models')
     parser.add_argument('--backend', default='cpu')

@@ -43,6 +43,7 @@ def keras_model(tally, guest):
 
 def structure(tally, guest):
     """Several results in a structure, integers, and weights put anew after they changed."""
+    import numpy
     import tensorflow as tf
     import vgpu_tf
     scale = tf.Variable([[1.0, 2.0], [3.0, 4.0]])
@@ -62,6 +63,14 @@ def structure(tally, guest):
         good = (off(got['y'], want['y']) < 1e-6 and off(got['rest'][0], want['rest'][0]) < 1e-6
                 and (got['rest'][1] == want['rest'][1].numpy()).all())
         tally.check(good, 'a dictionary of results, weights changed and put anew')
+    for what, inputs in (('input 0 is float32 of shape (2, 5)', (tf.transpose(x), n)),  # as many bytes: nobody else would notice
+                         ('input 1 is int64', (x, numpy.arange(7))), ('1 inputs', (x,))):
+        try:
+            run(*inputs)
+            told = 'nothing'
+        except ValueError as error:
+            told = str(error)
+        tally.check(told.startswith(what), f'inputs of another shape or type are refused: {told}')
 
 
 def files(tally, build, host):

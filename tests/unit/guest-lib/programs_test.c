@@ -62,6 +62,33 @@ Test(programs, a_life)
     expect_whole_arena();
 }
 
+/* What is not there is told by the library, by name: the host's last words would be about something else. */
+Test(programs, what_is_not_there)
+{
+    struct vgpu_program p;
+    struct vgpu_tensor a, gone, out[1];
+    const int64_t dims[1] = {2};
+    float x[2] = {1, 2};
+
+    cr_expect_eq(vgpu_program_load(fix_guest, VGPU_STABLEHLO, "", 0, &p), -EINVAL);
+    fix_has(vgpu_strerror(fix_guest), "the program is empty");
+    cr_assert_eq(load(1, FAKE_PROGRAM_OK, &p), 0, "%s", vgpu_strerror(fix_guest));
+    cr_assert_eq(vgpu_tensor_put(fix_guest, VGPU_F32, 1, dims, x, &a), 0);
+    cr_assert_eq(vgpu_tensor_put(fix_guest, VGPU_F32, 1, dims, x, &gone), 0);
+    cr_assert_eq(vgpu_tensor_free(fix_guest, &gone), 0);
+    const struct vgpu_tensor *ins[2] = {&a, &gone};
+    cr_expect_eq(vgpu_program_execute(fix_guest, &p, ins, 2, out), -EBADF);
+    fix_has(vgpu_strerror(fix_guest), "input 1 is no tensor");
+    cr_expect_eq(vgpu_tensor_get(fix_guest, &gone, x), -EBADF);
+    fix_has(vgpu_strerror(fix_guest), "there is no tensor");
+    cr_assert_eq(vgpu_program_free(fix_guest, &p), 0);
+    cr_expect_eq(vgpu_program_execute(fix_guest, &p, ins, 1, out), -EBADF);
+    fix_has(vgpu_strerror(fix_guest), "there is no program");
+    cr_expect_eq(vgpu_tensor_free(fix_guest, &a), 0);
+    cr_expect_eq(fake_tensors_held() + fake_programs_held(), 0u);
+    expect_whole_arena();
+}
+
 /* A tensor larger than the arena goes in pieces, both ways. */
 Test(programs, pieces)
 {
