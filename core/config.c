@@ -31,7 +31,7 @@ static const char programs_doc[] =
     "device_mib=4096 for the tensors of one VM, memory_mib=0 (no limit) for the data of its process, sharing=turns (one\n"
     "VM at a time on the device) or together, quantum_us=8000 of a turn, linger_us=200 that its VM may pause in\n"
     "it, overstay_ms=100 that others wait for what runs beyond its turn, depth=2 executions handed over at once,\n"
-    "spin_us=50 before an idle process sleeps, worker=PATH of vgpu-worker (beside vgpu-exec), subprocess=no: the plugin\n"
+    "spin_us=200 before an idle process sleeps, worker=PATH of vgpu-worker (beside vgpu-exec), subprocess=no: the plugin\n"
     "may start programs (yes for NVIDIA's: its compiler runs ptxas).";
 static const char options_doc[] =
     "Backend options: key=value,key=value. null and cpu have none. Those of cuda, with their defaults:\n"

@@ -27,7 +27,10 @@
 
 #define VGPU_RING_SLOTS_DEFAULT 1024u
 #define VGPU_SPIN_NS_DEFAULT 20000u
-#define VGPU_PROGRAM_SPIN_NS_DEFAULT 200000u /* the shortest program takes 30 us on a GPU: a wait that slept would wake late */
+/* A blocking execution: the shortest takes 30 us on a GPU, a wait that sleeps is woken tens of microseconds late. Where they
+ * took less than BUSY_WAIT of late, the next is polled for twice as long. */
+#define VGPU_PROGRAM_SPIN_NS_DEFAULT 200000u
+#define VGPU_PROGRAM_BUSY_WAIT_NS UINT64_C(2000000)
 #define VGPU_ARENA_ALIGN 64u
 #define VGPU_ATTACH_TIMEOUT_NS UINT64_C(5000000000) /* vgpud answers in microseconds; a stuck one is an error */
 /* Once it has the region, the executor maps it: a device driver takes its time to register a large arena. */
@@ -107,7 +110,8 @@ struct vgpu {
     int event_fd;                 /* epoll over doorbell and what else the carrier watches */
     uint32_t vm_id_wanted;        /* 0: whatever the host says that we are */
     uint64_t spin_ns;
-    uint64_t program_spin_ns; /* of a blocking call that runs a program */
+    uint64_t program_spin_ns; /* of a blocking call that runs a program; 0: by program_wait_ns */
+    uint64_t program_wait_ns; /* how long such calls took, on average */
     uint64_t host_timeout_ns;     /* 0: not chosen, each wait has a limit of its own */
 
     /* Handles of programs and tensors, [0] and [1]; made by the first of them. */

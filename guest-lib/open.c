@@ -394,7 +394,7 @@ static int open_with(struct vgpu *v, const struct vgpu_options *o, struct vgpu_e
     if (rc < 0)
         return rc;
     v->spin_ns = o->spin_ns ? o->spin_ns : VGPU_SPIN_NS_DEFAULT;
-    v->program_spin_ns = o->spin_ns ? o->spin_ns : VGPU_PROGRAM_SPIN_NS_DEFAULT;
+    v->program_spin_ns = o->spin_ns;
     v->event_fd = epoll_create1(EPOLL_CLOEXEC);
     if (v->event_fd < 0)
         return vgpu_err_set(err, errno, "cannot make an epoll descriptor: %s", strerror(errno));

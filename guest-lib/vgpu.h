@@ -34,7 +34,8 @@ struct vgpu_options {
     uint64_t arena_bytes;     /* 0: the most that this VM may have */
     uint32_t ring_slots;      /* 0: 1024. Power of two, 8 to 65536 */
     uint32_t flags;           /* VGPU_OPEN_* */
-    uint64_t spin_ns;         /* how long a wait polls before it sleeps; 0: 20,000, and 200,000 for a program's execution */
+    uint64_t spin_ns;         /* how long a wait polls before it sleeps; 0: 20,000, and up to 4,000,000 for a
+                                 program's execution where those before took less than half of that, else 200,000 */
     uint64_t host_timeout_ns; /* how long the host may take to answer, at open and at close; 0: VGPU_HOST_TIMEOUT_MS, then
                                  5 s to answer a request, 90 s to map the arena, 2 s to let go of it */
 };

@@ -29,7 +29,7 @@
 #define HARVEST           32u
 #define SLICE_IDLE_MS     1000 /* between looks at a host that says nothing */
 #define SLICE_BUSY_MS     200
-#define BUSY_SPIN_NS      UINT64_C(2000000) /* while work is out that takes less than half of it, polling does not end before */
+#define BUSY_SPIN_NS      UINT64_C(4000000) /* while work is out that takes less than half of it, polling does not end before */
 #define STOP_NS           UINT64_C(2000000000) /* for what is in flight when the client is destroyed */
 #define DOWN_MS           50 /* between attempts to attach again */
 
@@ -721,7 +721,7 @@ static bool harvest(PJRT_Client *c)
 }
 
 /* How long to poll before sleeping. Being woken costs tens of microseconds, more than all else that we add to an execution:
- * where answers come within a millisecond or so, they are polled for; longer ones are slept for. */
+ * where answers come within two milliseconds, they are polled for; longer ones are slept for. */
 static uint64_t spin_for(const PJRT_Client *c)
 {
     return c->spin_ns && c->flying && c->gap_ns < BUSY_SPIN_NS / 2 && c->spin_ns < BUSY_SPIN_NS ? BUSY_SPIN_NS : c->spin_ns;

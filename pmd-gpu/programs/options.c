@@ -25,7 +25,7 @@ static const struct {
     NUMBER(linger_us, 0, 1000000, 200),
     NUMBER(overstay_ms, 0, 3600000, 100),
     NUMBER(depth, 1, 32, 2),
-    NUMBER(spin_us, 0, 1000000, 50),
+    NUMBER(spin_us, 0, 1000000, 200),
 };
 static const struct {
     const char *key;

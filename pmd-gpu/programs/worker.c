@@ -6,6 +6,7 @@
  * where the executor itself does, it is not there.
  */
 #include <errno.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,6 +19,9 @@
 #include "core/base/clock.h"
 #include "pmd-gpu/programs/worker_int.h"
 #include "sandbox/sandbox.h"
+
+#define BUSY_WAIT_NS UINT64_C(2000000) /* what takes less than this is polled for while it runs, for at most BUSY_SPIN_NS */
+#define BUSY_SPIN_NS (2 * BUSY_WAIT_NS)
 
 static void fail(struct worker *w, const char *text)
 {
@@ -54,6 +58,7 @@ static bool take(struct worker *w)
     struct item *item = item_at(w, w->taken++);
     memset(item, 0, sizeof(*item));
     item->worker = w;
+    item->taken_ns = vgpu_now_ns();
     memcpy(&item->work, &slot, sizeof(slot));
     worker_begin(w, item);
     return true;
@@ -67,6 +72,8 @@ static bool answer(struct worker *w)
     if (w->answered == w->taken || !vgpu_load_acquire(&item->done)) /* R1 pairs with R1 in worker_item_done() */
         return false;
     worker_end(w, item);
+    uint64_t took = vgpu_now_ns() - item->taken_ns;
+    w->wait_ns = w->wait_ns - w->wait_ns / 4 + (took < 2 * BUSY_SPIN_NS ? took : 2 * BUSY_SPIN_NS) / 4;
     struct vgpu_worker_reply r = {.status = item->status, .value = item->value, .device_ns = item->device_ns};
     while (vgpu_prod_push(&w->rep, (const struct vgpu_slot *)&r, 1) != 1)
         vgpu_pause(); /* there is a slot for each request without a reply */
@@ -91,6 +98,15 @@ static void rest(struct worker *w)
     vgpu_store_relaxed(&w->asleep, 0); /* relaxed: at worst one wake-up too many */
 }
 
+/* How long to poll before sleeping: being woken takes tens of microseconds, of an execution that may take as many. */
+static uint64_t spin_for(const struct worker *w)
+{
+    bool soon = w->spin_ns && w->taken != w->answered && w->wait_ns < BUSY_WAIT_NS;
+
+    return soon && w->spin_ns < BUSY_SPIN_NS ? BUSY_SPIN_NS : w->spin_ns;
+}
+
+/* Has no CPU of its own: yields after a while, to whoever computes what it waits for. */
 static void run(struct worker *w)
 {
     uint64_t since = vgpu_now_ns();
@@ -107,10 +123,11 @@ static void run(struct worker *w)
             uint64_t now = vgpu_now_ns();
             if (!since)
                 since = now;
-            else if (now - since >= w->spin_ns) {
+            else if (now - since >= spin_for(w)) {
                 rest(w);
                 since = 0;
-            }
+            } else if (now - since >= w->spin_ns / 2)
+                sched_yield();
         }
         vgpu_pause();
     }

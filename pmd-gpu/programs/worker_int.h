@@ -36,6 +36,7 @@ struct item {
     uint32_t done; /* R1 */
     uint16_t status;
     uint64_t value, device_ns;
+    uint64_t taken_ns;
     uint64_t from_ns; /* EXECUTE: since when it may have had the device */
     uint64_t done_ns;
     PJRT_Event *event;    /* what is waited for */
@@ -58,6 +59,7 @@ struct worker {
     uint64_t taken, answered; /* positions */
     uint32_t asleep;          /* R2 */
     uint64_t spin_ns;
+    uint64_t wait_ns; /* from a request's coming to its answer, on average */
     uint64_t device_bytes, device_bytes_max;
     uint64_t last_end_ns; /* when the last execution ended */
     struct pjrt_program *programs[VGPU_HANDLE_MAX + 1];

@@ -96,7 +96,9 @@ class Host:
         cpus = os.cpu_count() or 1
         room = cpus >= 8 and cpus > 4 + 2 * len(self.executors)  # for cores of their own: times mean something there
         if room:
-            lines.insert(1, 'poll_cores: {cpus: [2]}')
+            idle = '{spin_us: 200, pause_us: 800, sleep: true}'  # as in config/gpu.yaml
+            lines.insert(1, f'poll_cores: {{cpus: [2], idle: {idle}}}')
+            lines.insert(2, f'executor_idle: {idle}')
         for i, (name, more) in enumerate(self.executors.items()):
             lines.append(f'  - {{name: {name}, backend: {self.backend}, ' + (f'cpu: {4 + 2 * i}, ' if room else '') +
                          f'programs: "plugin={self.plugin}{"," + more if more else ""}"}}')
