@@ -84,13 +84,14 @@ def together(name, native, guests, args, rows):
     """All guests at once, each with some in flight, beside one native process that has the best of the depths tried. One guest
     alone has as many in flight as that one: what executions that are queued cost."""
     depth = max(args.depths, key=lambda d: float(native.ask(f'load {args.seconds / 2} {d}')))
+    guest_depth = args.guest_depth if len(guests) > 1 else depth
     of = []
     for _ in range(max(3, args.rounds // 2)):
         alone = float(native.ask(f'load {args.seconds} {depth}'))
         for guest in guests:
-            guest.say(f'load {args.seconds} {args.guest_depth if len(guests) > 1 else depth}')
+            guest.say(f'load {args.seconds} {guest_depth}')
         of.append((alone, [float(guest.line()) for guest in guests]))
-    params = {'program': name, 'guests': len(guests), 'native_depth': depth, 'guest_depth': args.guest_depth if len(guests) > 1 else depth}
+    params = {'program': name, 'guests': len(guests), 'native_depth': depth, 'guest_depth': guest_depth}
 
     def add(subject, metric, unit, values):
         return rows.add('programs.aggregate', subject, params, metric, unit, values)
