@@ -615,6 +615,8 @@ int vgpud_executors_open(struct vgpud *d, struct vgpu_err *err)
 
 void vgpud_executors_stop(struct vgpud *d)
 {
+    if (d->spawner)
+        vgpu_spawner_hurry(d->spawner);
     for (uint32_t i = 0; i < d->executor_count; i++) {
         struct vgpu_executor *e = &d->executors[i];
         if (e->pid <= 0)

@@ -29,6 +29,9 @@ extern char **environ;
 extern void __gcov_dump(void) __attribute__((weak)); /* where coverage is counted */
 
 #define ANSWER_S     20 /* it starts a process and answers; on a machine that is loaded beyond measure */
+#define HURRY_S      5  /* likewise, when vgpud is about to end */
+#define SILENT_S     1  /* likewise, of one that let us wait in vain, until it answers again: the control thread has others */
+#define END_WAIT_MS  30000 /* until it has ended what is left; some of that holds a device */
 #define REAP_WAIT_MS 5000
 #define ARGS 15
 #define STARTER_FD (3 + VGPU_SPAWN_FDS) /* in an executor that has programs */
@@ -53,6 +56,8 @@ struct vgpu_spawner {
     int sock;
     uint32_t number; /* of the last request */
     pid_t pid;
+    int patience_s;
+    bool silent; /* it let us wait in vain, and has not answered since */
 };
 
 /* ---- in the spawner's process ---- */
@@ -391,6 +396,28 @@ static void spawner_main(const struct vgpu_config *config, const char *executor_
 
 /* ---- in vgpud ---- */
 
+/* One that stands still, with its socket full, would otherwise hold us up in sending too. */
+static void patience_set(const struct vgpu_spawner *s)
+{
+    struct timeval wait = {.tv_sec = s->silent ? SILENT_S : s->patience_s};
+
+    setsockopt(s->sock, SOL_SOCKET, SO_RCVTIMEO, &wait, sizeof(wait));
+    setsockopt(s->sock, SOL_SOCKET, SO_SNDTIMEO, &wait, sizeof(wait));
+}
+
+static void silent_set(struct vgpu_spawner *s, bool silent)
+{
+    if (silent == s->silent)
+        return;
+    if (silent)
+        vgpu_log(VGPU_LOG_ERROR, "the process that starts executors (pid %d) does not answer (stopped, or no CPU time?): "
+                 "until it does executors and programs are not started, ended or collected", (int)s->pid);
+    else
+        vgpu_log(VGPU_LOG_INFO, "the process that starts executors (pid %d) answers again", (int)s->pid);
+    s->silent = silent;
+    patience_set(s);
+}
+
 /* Its first words: it can do what it is for. */
 static bool began(struct vgpu_spawner *s)
 {
@@ -408,7 +435,6 @@ static bool began(struct vgpu_spawner *s)
 int vgpu_spawner_open(const struct vgpu_config *config, const char *executor_path, struct vgpu_spawner **out,
                       struct vgpu_err *err)
 {
-    struct timeval wait = {.tv_sec = ANSWER_S};
     int pair[2], rc = 0;
     struct vgpu_spawner *s = calloc(1, sizeof(*s));
 
@@ -428,7 +454,8 @@ int vgpu_spawner_open(const struct vgpu_config *config, const char *executor_pat
         goto err_close;
     }
     s->sock = pair[0];
-    setsockopt(s->sock, SOL_SOCKET, SO_RCVTIMEO, &wait, sizeof(wait));
+    s->patience_s = ANSWER_S;
+    patience_set(s);
     if (!began(s)) {
         rc = vgpu_err_set(err, EIO, "the process that starts executors ended as it began");
         goto err_end;
@@ -464,9 +491,11 @@ static int ask(struct vgpu_spawner *s, const struct request *q, const int *fds, 
 
     asked.number = ++s->number;
     memset(a, 0, sizeof(*a));
-    if (vgpu_fd_send(s->sock, &asked, sizeof(asked), fds, n_fds, 0) != sizeof(asked))
+    ssize_t bytes = vgpu_fd_send(s->sock, &asked, sizeof(asked), fds, n_fds, 0);
+    if (bytes != sizeof(asked)) {
+        silent_set(s, s->silent || bytes == -EAGAIN);
         return -EPIPE;
-    ssize_t bytes;
+    }
     for (;;) {
         n = 1;
         bytes = vgpu_fd_recv(s->sock, a, sizeof(*a), &got_fd, &n, 0);
@@ -482,6 +511,8 @@ static int ask(struct vgpu_spawner *s, const struct request *q, const int *fds, 
         *pid_fd = n == 1 ? got_fd : -1;
     else if (n == 1)
         close(got_fd);
+    if (bytes == sizeof(*a) || bytes == -EAGAIN)
+        silent_set(s, bytes == -EAGAIN);
     if (bytes != sizeof(*a))
         return -EPIPE;
     a->text[sizeof(a->text) - 1] = 0;
@@ -497,7 +528,8 @@ int vgpu_spawner_start(struct vgpu_spawner *s, const struct vgpu_spawn *what, co
     int rc = ask(s, &q, fds, VGPU_SPAWN_FDS, &a, pid_fd);
     *pid = rc == 0 ? a.pid : 0;
     if (rc)
-        return vgpu_err_set(err, -rc, "%s", a.text[0] ? a.text : "the process that starts executors is gone");
+        return vgpu_err_set(err, -rc, "%s", a.text[0] ? a.text : s->silent ?
+                            "the process that starts executors does not answer" : "the process that starts executors is gone");
     return 0;
 }
 
@@ -525,11 +557,22 @@ int vgpu_spawner_give(struct vgpu_spawner *s, int fd, uint32_t uid)
     return ask(s, &q, &fd, 1, &a, NULL);
 }
 
+void vgpu_spawner_hurry(struct vgpu_spawner *s)
+{
+    s->patience_s = HURRY_S;
+    patience_set(s);
+}
+
 void vgpu_spawner_close(struct vgpu_spawner *s)
 {
     if (!s)
         return;
     close(s->sock);
-    waitpid(s->pid, NULL, 0);
+    /* One that stands still is killed by our end, where it is of our user (PR_SET_PDEATHSIG), or by systemd. */
+    int left_ms = s->silent ? SILENT_S * 1000 : END_WAIT_MS;
+    while (waitpid(s->pid, NULL, WNOHANG) == 0 && left_ms-- > 0)
+        poll(NULL, 0, 1);
+    if (left_ms < 0)
+        vgpu_log(VGPU_LOG_WARN, "the process that starts executors (pid %d) does not end: leaving it behind", (int)s->pid);
     free(s);
 }

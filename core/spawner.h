@@ -5,7 +5,8 @@
  * was at the start; what vgpud can ask of it is one of the executors that stand there, in its sandbox, and nothing else.
  *
  * It is the executors' parent: when it dies they die (PR_SET_PDEATHSIG), and when vgpud dies it ends them and itself.
- * Control thread. Calls take a message there and back; they fail with -EPIPE when the spawner is gone.
+ * Control thread. Calls take a message there and back; they fail with -EPIPE when the spawner is gone, or does not answer for
+ * 20 s (then the next ones wait a second each, until it answers again).
  */
 #ifndef VGPU_CORE_SPAWNER_H
 #define VGPU_CORE_SPAWNER_H
@@ -42,7 +43,9 @@ int vgpu_spawner_reap(struct vgpu_spawner *s, uint32_t index);
 void vgpu_spawner_kill(struct vgpu_spawner *s, uint32_t index);
 /* Gives a token file that vgpud has made to the VM's uid. 0 or -errno. */
 int vgpu_spawner_give(struct vgpu_spawner *s, int fd, uint32_t uid);
-/* Ends executors that are left, and itself; waits for it. NULL is fine. */
+/* vgpud is about to end: from now on calls wait for 5 s at most. */
+void vgpu_spawner_hurry(struct vgpu_spawner *s);
+/* Ends executors that are left, and itself; waits for it, 30 s at most. NULL is fine. */
 void vgpu_spawner_close(struct vgpu_spawner *s);
 
 #endif

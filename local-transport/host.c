@@ -87,6 +87,13 @@ static void send_error(struct local_session *s, const struct vgpu_refusal *r)
 
 /* ---- the region ---- */
 
+static int map_refuse(struct vgpu_refusal *r)
+{
+    if (errno == EACCES || errno == EPERM)
+        return vgpu_refuse(r, VGPU_ATTACH_E_REGION, "cannot map the region: open it for reading and writing");
+    return vgpu_refuse(r, VGPU_ATTACH_E_NOMEM, "cannot map the region: %s", strerror(errno));
+}
+
 static int region_open(struct local_session *s, int fd, uint64_t claimed, struct vgpu_refusal *r)
 {
     struct vgpu_region *region = &s->base.region;
@@ -114,7 +121,7 @@ static int region_open(struct local_session *s, int fd, uint64_t claimed, struct
         uint32_t broken = 0;
         void *p = mmap(NULL, region->page_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
         if (p == MAP_FAILED)
-            return vgpu_refuse(r, VGPU_ATTACH_E_NOMEM, "cannot map the region: %s", strerror(errno));
+            return map_refuse(r);
         int id = vgpu_sigbus_add(p, region->page_bytes, region->page_bytes, &broken);
         if (id >= 0)
             memcpy(&region->layout, p, sizeof(region->layout));
@@ -136,7 +143,7 @@ static void *map_part(struct local_session *s, int i, uint64_t off, uint64_t byt
     void *p = mmap(NULL, span, PROT_READ | PROT_WRITE, MAP_SHARED, region->fd, (off_t)start);
 
     if (p == MAP_FAILED) {
-        vgpu_refuse(r, VGPU_ATTACH_E_NOMEM, "cannot map the region: %s", strerror(errno));
+        map_refuse(r);
         return NULL;
     }
     s->maps[i] = p;

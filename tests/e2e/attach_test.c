@@ -344,6 +344,24 @@ static void foreign_descriptor(const struct e2e_host *h, int fd, const char *wha
     close(fd);
 }
 
+/* A memfd that is good in all but how it was opened. */
+static void read_only(const struct e2e_host *h)
+{
+    struct raw_guest g;
+    char path[64];
+
+    raw_connect(&g, h, 1);
+    e2e_check(raw_hello(&g) == 0, "%s", g.error.text);
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", raw_region(&g, 0, RAW_SEALS_GOOD));
+    int fd = open(path, O_RDONLY);
+    e2e_check(fd >= 0, "%s: %s", path, strerror(errno));
+    uint32_t error = raw_attach(&g, g.header.region_bytes, &fd, 1);
+    e2e_check(error == VGPU_ATTACH_E_REGION, "error %u: %s", error, g.error.text);
+    has(g.error.text, "for reading and writing");
+    raw_close(&g);
+    close(fd);
+}
+
 static void regions(void)
 {
     struct e2e_host h;
@@ -363,6 +381,7 @@ static void regions(void)
     foreign_descriptor(&h, open("/dev/zero", O_RDWR), "a device");
     foreign_descriptor(&h, open("/", O_RDONLY | O_DIRECTORY), "a directory");
     foreign_descriptor(&h, open("/", O_PATH), "an O_PATH descriptor");
+    read_only(&h);
     still_good(&h, 1);
     e2e_host_stop(&h);
 }

@@ -282,6 +282,34 @@ static void still_recovers(void)
     e2e_host_stop(&h);
 }
 
+static void log_has(const struct e2e_host *h, const char *said)
+{
+    char path[300], text[8192];
+
+    snprintf(path, sizeof(path), "%s/vgpud.log", h->dir);
+    FILE *f = fopen(path, "r");
+    e2e_check(f, "%s: %s", path, strerror(errno));
+    size_t n = fread(text, 1, sizeof(text) - 1, f);
+    text[n] = 0;
+    fclose(f);
+    e2e_check(strstr(text, said), "expected \"%s\" in: %s", said, text + (n > 600 ? n - 600 : 0));
+}
+
+/* Whoever stops the process that starts executors (a debugger, a frozen cgroup) holds up what needs it, and says so; guests go
+ * on, and vgpud still ends. */
+static void spawner_stands_still(void)
+{
+    struct e2e_host h;
+
+    e2e_host_start(&h, NULL);
+    e2e_register(&h, 1, 1, "A", "high", NULL);
+    pid_t spawner = spawner_of(&h);
+    e2e_check(kill(spawner, SIGSTOP) == 0, "kill: %s", strerror(errno));
+    work(&h, 1);
+    e2e_host_stop(&h);
+    log_has(&h, "does not answer (stopped, or no CPU time?)");
+}
+
 static void mode_is(const struct e2e_host *h, const char *name, mode_t mode, uid_t uid)
 {
     char path[300];
@@ -362,19 +390,12 @@ static void another_user(void)
 /* The end of what vgpud said, when it was to start and did not. */
 static void fails_to_start(const struct e2e_host *h, const char *privileges, const char *because)
 {
-    char path[300], text[8192];
     FILE *f = fopen(h->config, "a");
 
     e2e_check(f && fprintf(f, "privileges: %s\n", privileges) > 0 && fclose(f) == 0, "%s: %s", h->config, strerror(errno));
     int rc = e2e_host_try(h);
-    snprintf(path, sizeof(path), "%s/vgpud.log", h->dir);
-    f = fopen(path, "r");
-    e2e_check(f, "%s: %s", path, strerror(errno));
-    size_t n = fread(text, 1, sizeof(text) - 1, f);
-    text[n] = 0;
-    fclose(f);
     e2e_check(rc == 1, "vgpud with privileges %s: status %d", privileges, rc);
-    e2e_check(strstr(text, because), "expected \"%s\" in: %s", because, text + (n > 600 ? n - 600 : 0));
+    log_has(h, because);
 }
 
 static void required_unknown_user(void)
@@ -462,6 +483,7 @@ static const struct e2e_test tests[] = {
     {"given_up", given_up, 0},
     {"tried_from_inside", tried_from_inside, 0},
     {"still_recovers", still_recovers, 0},
+    {"spawner_stands_still", spawner_stands_still, 0},
     {"modes", modes, 0},
     {"another_user", another_user, 0},
     {"required_unknown_user", required_unknown_user, 0},
