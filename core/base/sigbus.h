@@ -12,7 +12,7 @@
 
 #include <stdint.h>
 
-#define VGPU_SIGBUS_RANGES (4 * 4096 + 8) /* 4 for each of the most VMs that can be attached, some in passing */
+#define VGPU_SIGBUS_RANGES (6 * 4096 + 8) /* 4 for each VM that can be attached, 2 for its programs, some in passing */
 
 /* Installs the handler. 0 or -errno. */
 int vgpu_sigbus_install(void);

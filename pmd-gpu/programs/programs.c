@@ -18,6 +18,8 @@
 #define START_AGAIN_NS UINT64_C(1000000000) /* a worker that did not start is not tried again before */
 #define LOWER_WAIT     10u                  /* overstay_ms, times this: lower priorities wait longer for what does not end */
 #define CLOCK_EVERY    64u                  /* polls between two looks at deadlines */
+#define COPY_BYTES     (256u << 10)         /* copied in one poll, of all VMs (some tens of microseconds) */
+#define COPY_LEAST     4096u                /* of each */
 
 struct node {
     struct vgpu_op *op;
@@ -38,6 +40,9 @@ struct prog_vm {
     uint32_t active_at;                /* place in `active` + 1, 0: not there */
     bool attached;                     /* the rings' private halves are those of this worker */
     bool cancelled, timed_out;
+    bool replied;        /* the worker is through with the oldest that was sent, and what it wrote is being copied */
+    uint64_t reply_status, reply_value, reply_ns; /* its answer */
+    struct vgpu_copying in, out;    /* of the oldest that waits, and of the oldest that was sent */
     bool overstays;      /* what it runs goes on beside somebody else's turn */
     uint64_t head_since; /* ns since when the oldest of `sent` is that */
     uint64_t full_since; /* ns since when its worker owes us room although it has answered everything; 0: it does not */
@@ -198,7 +203,7 @@ static void sent_lost(struct vgpu_programs *p, struct prog_vm *vm)
             status = VGPU_E_LOST;
     }
     vm->n_sent = vm->executing = 0;
-    vm->timed_out = vm->overstays = false;
+    vm->timed_out = vm->overstays = vm->replied = false;
     if (p->holder == vm->worker.vm + 1)
         p->holder = 0;
 }
@@ -217,6 +222,8 @@ static bool worker_ready(struct vgpu_programs *p, struct prog_vm *vm)
         }
         return true;
     case WORKER_DEAD:
+        if (vm->replied)
+            return false; /* what it did before its end counts */
         if (vgpu_load_relaxed(&vm->worker.start_failed)) /* relaxed: before the state (P2) */
             vm->start_again_ns = p->now_ns + START_AGAIN_NS;
         vm->attached = false;
@@ -432,6 +439,18 @@ static bool has_turn(const struct vgpu_programs *p, const struct prog_vm *vm)
 
 /* ---- moving on ---- */
 
+/* Is all that the request names in the worker's copy of the arena? A part of it each time. */
+static bool copied_in(struct prog_vm *vm, const struct vgpu_work *w)
+{
+    for (const struct node *n = vm->sent.head; n && vm->in.at == 0; n = n->next)
+        if (vgpu_copy_meets(w, &n->op->work))
+            return false; /* it reads what that one writes, which is not in the arena yet */
+    if (!vgpu_copy_in(w, vm->arena, vm->worker.copy, &vm->in) || vgpu_load_relaxed(&vm->worker.broken))
+        return false;
+    vm->in.at = 0;
+    return true;
+}
+
 /* Sends the oldest that waits to the worker. False: not now. */
 static bool send_program(struct vgpu_programs *p, struct prog_vm *vm)
 {
@@ -444,14 +463,15 @@ static bool send_program(struct vgpu_programs *p, struct prog_vm *vm)
     if (execute && (!has_turn(p, vm) || vm->executing >= over.options.depth))
         return false;
     uint64_t from = vm->req.pos;
-    if (vm->worker.copy)
-        vgpu_copy_in(&op->work, vm->arena, vm->worker.copy);
-    if (vgpu_prod_push(&vm->req, (const struct vgpu_slot *)&op->work, 1) != 1) {
+    if (vgpu_prod_room(&vm->req, 1) < 1) {
         if (!vm->sent.head && !vm->full_since) /* its credit lags, or is nonsense: then the deadline comes */
             vm->full_since = p->now_ns;
         return false;
     }
     vm->full_since = 0;
+    if (vm->worker.copy && !copied_in(vm, &op->work))
+        return false;
+    vgpu_prod_push(&vm->req, (const struct vgpu_slot *)&op->work, 1);
     if (vgpu_ring_event_wanted(&vm->worker.shm->req_event, from, vm->req.pos)) {
         uint64_t one = 1;
         ssize_t ignored = write(vm->worker.event_fd, &one, sizeof(one)); /* the doorbell of a worker that sleeps */
@@ -475,7 +495,7 @@ static uint16_t program_refused(const struct vgpu_programs *p, const struct prog
 {
     if (!vm->worker.shm)
         return VGPU_E_UNSUPPORTED;
-    return p->now_ns < vm->start_again_ns ? VGPU_E_BACKEND : VGPU_OK;
+    return p->now_ns < vm->start_again_ns || vgpu_load_relaxed(&vm->worker.broken) ? VGPU_E_BACKEND : VGPU_OK;
 }
 
 /* Lets what waits of this VM move on as far as it can. */
@@ -487,6 +507,7 @@ static void drain(struct vgpu_programs *p, struct prog_vm *vm)
         if (vm->cancelled || refused) {
             if (vm->below || vm->n_sent)
                 break;
+            vm->in.at = 0;
             finish(p, list_take(&vm->waiting), vm->cancelled ? VGPU_E_CANCELLED : refused, 0);
         } else if (program) {
             if (vm->below || !send_program(p, vm))
@@ -501,40 +522,60 @@ static void drain(struct vgpu_programs *p, struct prog_vm *vm)
     }
 }
 
-/* Takes replies. They come in the order of requests: each is the oldest's, whatever the worker makes of it. */
-static void replies(struct vgpu_programs *p, struct prog_vm *vm)
+/* The next answer, once what came with it is where the guest looks. */
+static bool reply_next(struct prog_vm *vm)
 {
     struct vgpu_worker_reply r;
 
+    if (!vm->replied) {
+        if (!vm->sent.head || vgpu_cons_pop(&vm->rep, (struct vgpu_slot *)&r, 1) != 1)
+            return false;
+        vm->replied = true;
+        vm->reply_status = r.status;
+        vm->reply_value = r.value;
+        vm->reply_ns = r.device_ns;
+    }
+    if (vm->reply_status == VGPU_OK && vm->worker.copy &&
+        !vgpu_copy_out(&vm->sent.head->op->work, vm->worker.copy, vm->arena, &vm->out))
+        return false;
+    if (vgpu_unlikely(vgpu_load_relaxed(&vm->worker.broken)))
+        vm->reply_status = VGPU_E_BACKEND; /* it, or what it is about, may be what stands in for a page that is gone */
+    vm->replied = false;
+    vm->out.at = 0;
+    return true;
+}
+
+/* Takes replies. They come in the order of requests: each is the oldest's, whatever the worker makes of it. */
+static void replies(struct vgpu_programs *p, struct prog_vm *vm)
+{
     if (!vm->attached) /* in READY, KILL and DEAD: what it did before its end counts */
         return;
-    while (vm->sent.head && vgpu_cons_pop(&vm->rep, (struct vgpu_slot *)&r, 1) == 1) {
+    while (reply_next(vm)) {
         struct node *n = list_take(&vm->sent);
-        bool ok = r.status == VGPU_OK;
+        bool ok = vm->reply_status == VGPU_OK;
+        uint64_t value = ok ? vm->reply_value : 0;
         vm->n_sent--;
-        if (ok && vm->worker.copy)
-            vgpu_copy_out(&n->op->work, vm->worker.copy, vm->arena);
         vm->timed_out = false; /* the one that was too late came after all */
         if (n->op->work.opcode == VGPU_OP_EXECUTE) {
             /* What it says of the time is bounded by what we saw: it must not be able to pass for cheap or dear. */
             uint64_t most = p->now_ns - vm->head_since;
-            uint64_t ns = r.device_ns < most ? r.device_ns : most;
+            uint64_t ns = vm->reply_ns < most ? vm->reply_ns : most;
             vm->executing--;
             vm->rest_ns = p->now_ns;
             vm->overstays &= vm->executing > 0;
             vm->device_ns += over.options.together ? ns : most;
             if (vm->usage)
                 vgpu_count(vm->usage, ns);
-            r.value = ok ? ns : 0;
+            value = ok ? ns : 0;
         }
-        finish(p, n, r.status < VGPU_STATUS_COUNT ? (uint16_t)r.status : VGPU_E_BACKEND, ok ? r.value : 0);
+        finish(p, n, vm->reply_status < VGPU_STATUS_COUNT ? (uint16_t)vm->reply_status : VGPU_E_BACKEND, value);
         vm->head_since = p->now_ns;
     }
 }
 
 static void deadline(struct vgpu_programs *p, struct prog_vm *vm)
 {
-    if ((!vm->sent.head && !vm->full_since) || state_of(vm) != WORKER_READY)
+    if ((!vm->sent.head && !vm->full_since) || vm->replied || state_of(vm) != WORKER_READY)
         return;
     bool load = vm->sent.head && vm->sent.head->op->work.opcode == VGPU_OP_PROGRAM_LOAD;
     uint64_t ms = load ? over.options.load_deadline_ms : over.options.deadline_ms;
@@ -547,12 +588,16 @@ static void deadline(struct vgpu_programs *p, struct prog_vm *vm)
 static void step(struct vgpu_programs *p)
 {
     bool clock = ++p->polls % CLOCK_EVERY == 0;
+    uint32_t share = p->active_count ? COPY_BYTES / 2 / p->active_count : 0;
 
     for (uint32_t i = 0; i < p->active_count; i++) {
         struct prog_vm *vm = &p->vms[p->active[i]];
+        vm->in.left = vm->out.left = share > COPY_LEAST ? share : COPY_LEAST;
         replies(p, vm);
         if (clock)
             deadline(p, vm);
+        if (vgpu_unlikely(vgpu_load_relaxed(&vm->worker.broken)))
+            state_set(p, vm, WORKER_READY, WORKER_KILL);
         if (state_of(vm) == WORKER_DEAD)
             worker_ready(p, vm);
         drain(p, vm);
@@ -619,10 +664,8 @@ static void programs_cancel(struct vgpu_backend *b, uint32_t slot)
     vm->cancelled = true;
     if (vm->below && p->inner_ops->cancel)
         p->inner_ops->cancel(p->inner, slot);
-    if (vm->sent.head) { /* it may go on for a while: detaching waits for its end (vgpu_keeper_del) */
+    if (vm->sent.head) /* until its worker has ended that may write into the arena: it is completed then, not before */
         state_set(p, vm, WORKER_READY, WORKER_KILL);
-        sent_lost(p, vm);
-    }
 }
 
 static int programs_region_add(struct vgpu_backend *b, uint32_t slot, void *arena, uint64_t arena_bytes, int fd,
@@ -640,7 +683,8 @@ static int programs_region_add(struct vgpu_backend *b, uint32_t slot, void *aren
         p->inner_ops->region_del(p->inner, slot);
         return rc;
     }
-    vm->attached = vm->cancelled = vm->timed_out = vm->overstays = false;
+    vm->attached = vm->cancelled = vm->timed_out = vm->overstays = vm->replied = false;
+    vm->in = vm->out = (struct vgpu_copying){0};
     vm->start_again_ns = 0;
     vm->device_ns = vm->rest_ns = 0;
     vm->usage = NULL;
@@ -684,7 +728,7 @@ static int programs_open(const struct vgpu_backend_config *config, struct vgpu_b
     list_init(&p->done);
     for (uint32_t i = 0; i < config->max_vms; i++) {
         struct prog_vm *vm = &p->vms[i];
-        vm->worker = (struct vgpu_worker){.vm = i, .shm_fd = -1, .event_fd = -1, .arena_fd = -1, .pid_fd = -1};
+        vm->worker = (struct vgpu_worker){.vm = i, VGPU_WORKER_NOTHING};
         list_init(&vm->waiting);
         list_init(&vm->sent);
     }

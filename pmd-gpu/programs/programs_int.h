@@ -32,14 +32,27 @@ struct vgpu_worker {
     int shm_fd, event_fd, arena_fd;
     uint64_t arena_off, arena_bytes;
     uint8_t *copy; /* of the arena, where that has no descriptor (copies.c); NULL: the worker has the arena itself */
+    int shm_guard, copy_guard; /* core/base/sigbus.h */
+    uint32_t broken; /* set by whoever met a page of shm or copy that is gone: no programs until the next region */
     pid_t pid;            /* 0: none */
     int pid_fd;           /* where another process started it, else -1 */
-    uint64_t ready_by_ns; /* while it starts */
+    bool told;            /* to end */
+    uint64_t ready_by_ns; /* while it starts, or waits for the one before it to be gone; 0: neither */
 };
+/* Of a record without a region. */
+#define VGPU_WORKER_NOTHING                                                                                                 \
+    .shm_fd = -1, .event_fd = -1, .arena_fd = -1, .pid_fd = -1, .shm_guard = -1, .copy_guard = -1
 
-/* Loop thread, where the worker has a copy of the arena: what a request reads, and what it has written. */
-void vgpu_copy_in(const struct vgpu_work *w, const uint8_t *arena, uint8_t *copy);
-void vgpu_copy_out(const struct vgpu_work *w, const uint8_t *copy, uint8_t *arena);
+/* How far a copy is, and how much of it this poll may do: others wait meanwhile. Zero before each request. */
+struct vgpu_copying {
+    uint64_t at, left;
+};
+/* Loop thread, where the worker has a copy of the arena: what a request reads, and what it has written. False: not all of it
+ * yet. */
+bool vgpu_copy_in(const struct vgpu_work *w, const uint8_t *arena, uint8_t *copy, struct vgpu_copying *c);
+/* Does `w` read where `before` writes? */
+bool vgpu_copy_meets(const struct vgpu_work *w, const struct vgpu_work *before);
+bool vgpu_copy_out(const struct vgpu_work *w, const uint8_t *copy, uint8_t *arena, struct vgpu_copying *c);
 
 /* Starts the thread. `workers` is the first of `count` records, `stride` bytes apart, all OFF. 0 or -errno. */
 int vgpu_keeper_open(struct vgpu_worker *workers, size_t stride, uint32_t count,
@@ -49,7 +62,11 @@ void vgpu_keeper_close(struct vgpu_keeper *k);
 /* Control thread: a region of this VM. The descriptor stays the caller's; -1: it has none. 0 or -errno. */
 int vgpu_keeper_add(struct vgpu_keeper *k, struct vgpu_worker *w, int fd, uint64_t off, uint64_t bytes,
                     struct vgpu_err *err);
-/* Control thread, nothing of the VM is in flight: ends its worker, waits for that, lets go of the region. */
+/*
+ * Control thread, nothing of the VM is in flight: ends its worker, waits for that, lets go of the region. A driver that does
+ * not let the worker go holds up whoever else comes or goes at this executor, and vgpud's deadline for a detach ends that:
+ * until the worker is gone it, or its device, may write into the arena. Other workers are served meanwhile.
+ */
 void vgpu_keeper_del(struct vgpu_keeper *k, struct vgpu_worker *w);
 /* Loop thread: a state was changed that the keeper waits for. One system call, for a start or an end of a process only.
  */

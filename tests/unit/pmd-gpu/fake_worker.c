@@ -28,7 +28,7 @@ int main(int argc, char **argv)
     struct vgpu_cons req;
     struct vgpu_prod rep;
     struct vgpu_slot slot;
-    static char kept[8192];
+    static char kept[FAKE_KEEPS];
 
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (argc < 5 || shm == MAP_FAILED)
@@ -63,6 +63,9 @@ int main(int argc, char **argv)
         case FAKE_HANG:
             for (;;)
                 pause();
+        case FAKE_SCRIBBLE: /* into the arena for ever */
+            for (;;)
+                __atomic_add_fetch((uint64_t *)(arena + FAKE_GATE_OFF), 1, __ATOMIC_RELAXED);
         case FAKE_DIE:
             raise(SIGKILL);
             break;
