@@ -123,6 +123,8 @@ bool vgpu_xen_node_read(const struct vgpu_xen_api *api, struct xs_handle *xs, co
         out[len] = '\0';
     }
     free(value);
+    if (!fits)
+        errno = EMSGSIZE;
     return fits;
 }
 

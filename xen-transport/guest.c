@@ -47,15 +47,17 @@ static uint32_t left_count;
 /*
  * Are our nodes gone, or not as we wrote them? Then this domain was saved and restored: nobody has our pages any more, no
  * grant and no event channel is left of those that we had. (Or the toolstack took the device and gave it again, where it
- * does no harm to think so.)
+ * does no harm to think so.) A xenstore that does not answer says neither: then the host may write to our pages still.
  */
 static bool look_moved(struct xen_guest *g)
 {
     char request[24];
 
     if (g->request[0] && !g->moved) {
-        vgpu_xen_node_read(&g->api, g->xs, VGPU_XEN_FRONTEND, VGPU_XEN_NODE_REQUEST, request, sizeof(request));
-        g->moved = strcmp(request, g->request) != 0;
+        if (vgpu_xen_node_read(&g->api, g->xs, VGPU_XEN_FRONTEND, VGPU_XEN_NODE_REQUEST, request, sizeof(request)))
+            g->moved = strcmp(request, g->request) != 0;
+        else
+            g->moved = errno == ENOENT || errno == EMSGSIZE; /* not there; longer than what we wrote */
     }
     return g->moved;
 }
@@ -67,8 +69,8 @@ static void port_drop(struct xen_guest *g)
     if (g->port < 0)
         return;
     if (look_moved(g)) {
-        while (g->api.xenevtchn_pending(g->events) >= 0)
-            ;
+        for (int i = 0; i < 2 && g->api.xenevtchn_pending(g->events) >= 0; i++)
+            ; /* never unmasked, so it tells of its one port once */
         left_open[left_count++ % LEFT_OPEN] = g->events; /* reachable for leak checkers, and for debuggers */
         g->events = NULL;
         g->base.doorbell_fd = -1;

@@ -20,12 +20,15 @@
 #include <sys/epoll.h>
 #include <sys/stat.h>
 #include <sys/timerfd.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "core/base/clock.h"
 
 #define WATCHES_PER_DISPATCH 64u
 #define STEP_INTERVAL_NS UINT64_C(5000000)     /* one device is looked at this often, however often its guest writes */
+#define OFFER_SHARE 20u /* of this thread's time, one of so many goes into the offers of one guest at most */
+#define REFUSAL_LINES 5u /* of one domain's offers, in VGPU_LOG_LIMIT_NS */
 #define CHECK_INTERVAL_NS UINT64_C(100000000)  /* do the frontends' processes live? */
 #define STRANGERS_INTERVAL_NS UINT64_C(2000000000)
 #define DOMAINS_MAX 4096u
@@ -163,9 +166,21 @@ err_refuse:
     refuse(dev, request, &r);
 }
 
+/* Of this thread: what others took from it meanwhile is not the guest's doing. */
+static uint64_t spent_ns(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
+    return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+/* To read a list of grants takes two hypercalls for each page of it, and the guest says how many: one that offers without
+ * end gets its share of the control thread and no more. */
 static void offer(struct xen_device *dev)
 {
     struct vgpu_transport *t = dev->t;
+    uint64_t began = spent_ns();
     struct xen_session *s = dev->session;
     struct vgpu_refusal r = {.error = VGPU_ATTACH_E_PROTOCOL};
     uint64_t ref = 0, port = 0;
@@ -176,12 +191,15 @@ static void offer(struct xen_device *dev)
                                                 " is missing or not a number");
     } else if (xen_session_map(s, (uint32_t)ref, (uint32_t)port, &r) == 0) {
         s->phase = XEN_PHASE_OFFERED;
+        dev->offer_not_before_ns = vgpu_now_ns() + OFFER_SHARE * (spent_ns() - began);
         t->events.attach(t->ctx, &s->base); /* may refuse, and so free it, at once */
         return;
     }
-    vgpu_log(VGPU_LOG_WARN, "domain %u: refused: %s", dev->domid, r.text);
+    if (vgpu_log_allowed(&dev->refusals, vgpu_now_ns()))
+        vgpu_log(VGPU_LOG_WARN, "domain %u: refused: %s", dev->domid, r.text);
     refuse(dev, s->request, &r);
     session_free(s);
+    dev->offer_not_before_ns = vgpu_now_ns() + OFFER_SHARE * (spent_ns() - began);
 }
 
 /* ---- devices ---- */
@@ -213,6 +231,7 @@ static void device_add(struct vgpu_transport *t, uint32_t domid)
         return;
     }
     dev->dirty = true;
+    dev->refusals = (struct vgpu_log_limit){.about = "refused offers of a domain", .lines_max = REFUSAL_LINES};
     dev->next = t->devices;
     t->devices = dev;
     state_reset(dev); /* whatever a daemon before us left there */
@@ -289,8 +308,14 @@ static void device_step(struct xen_device *dev)
         hello(dev, request);
         s = dev->session;
     }
-    if (s && s->phase == XEN_PHASE_WAIT && state == VGPU_XEN_INITIALISED)
+    if (!s || s->phase != XEN_PHASE_WAIT || state != VGPU_XEN_INITIALISED)
+        return;
+    if (vgpu_now_ns() >= dev->offer_not_before_ns) {
         offer(dev);
+    } else {
+        dev->dirty = true;
+        dev->not_before_ns = dev->offer_not_before_ns;
+    }
 }
 
 /* ---- finding devices ---- */
@@ -549,6 +574,7 @@ static int xen_accept(struct vgpu_session *base, const struct vgpu_msg_attached 
     if (!state_write(s->dev, VGPU_XEN_CONNECTED))
         return -EIO;
     s->phase = XEN_PHASE_ATTACHED;
+    s->accepted = true;
     return 0;
 }
 
@@ -567,9 +593,18 @@ static void xen_session_close(struct vgpu_session *base)
 {
     struct xen_session *s = (struct xen_session *)base;
     struct xen_device *dev = s->dev;
+    bool accepted = s->accepted;
+    char request[XEN_REQUEST_BYTES];
+    struct vgpu_refusal r;
 
+    snprintf(request, sizeof(request), "%s", s->request);
     session_free(s);
-    state_write(dev, VGPU_XEN_CLOSED);
+    if (accepted) {
+        state_write(dev, VGPU_XEN_CLOSED);
+    } else { /* a guest that waits still is owed a reason */
+        vgpu_refuse(&r, VGPU_ATTACH_E_UNAVAILABLE, "the attachment ended before it was complete; try again");
+        refuse(dev, request, &r);
+    }
     dev->not_before_ns = 0;
     timer_set(dev->t);
 }

@@ -26,6 +26,7 @@ struct xen_session {
     struct vgpu_session base; /* first */
     struct xen_device *dev;
     enum xen_phase phase;
+    bool accepted; /* the guest was told that it is attached */
     char request[XEN_REQUEST_BYTES];
     struct vgpu_attach_limits limits;
     /* from OFFERED on */
@@ -48,6 +49,8 @@ struct xen_device {
     char answered[XEN_REQUEST_BYTES]; /* the last request that got an answer */
     bool dirty;                       /* something changed: look */
     uint64_t not_before_ns;           /* a guest that toggles its state is looked at this often, not more */
+    uint64_t offer_not_before_ns;     /* the next offer waits in proportion to what the last one cost */
+    struct vgpu_log_limit refusals;   /* of offers; the daemon has one for its own */
     struct xen_session *session;
 };
 

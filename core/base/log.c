@@ -43,7 +43,7 @@ bool vgpu_log_allowed(struct vgpu_log_limit *limit, uint64_t now_ns)
         limit->since_ns = now_ns;
         limit->lines = limit->left_out = 0;
     }
-    if (limit->lines < VGPU_LOG_LIMIT_LINES) {
+    if (limit->lines < (limit->lines_max ? limit->lines_max : VGPU_LOG_LIMIT_LINES)) {
         limit->lines++;
         return true;
     }

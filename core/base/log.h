@@ -15,9 +15,10 @@ extern const char *vgpu_log_name; /* program name shown before each line */
 
 void vgpu_log(enum vgpu_log_level level, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
-/* Keeps lines that others can cause at will down to some in a while. One thread each; zero but for `about`. */
+/* Keeps lines that others can cause at will down to some in a while. One thread each; zero but for the first two. */
 struct vgpu_log_limit {
-    const char *about; /* "guests that were refused" */
+    const char *about;  /* "guests that were refused" */
+    uint32_t lines_max; /* 0: VGPU_LOG_LIMIT_LINES */
     uint64_t since_ns;
     uint32_t lines, left_out;
 };

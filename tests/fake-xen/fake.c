@@ -9,6 +9,7 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 #include <xenevtchn.h>
 #include <xengnttab.h>
@@ -208,6 +209,8 @@ void *xs_read(struct xs_handle *h, xs_transaction_t t, const char *path, unsigne
     char full[192];
 
     done.reads++;
+    if (h->domid && fails(__func__))
+        return NULL;
     full_path(h, path, full);
     struct node *n = node_find(full);
     if (!n || (h->domid && n->owner != h->domid && n->reader != h->domid)) {
@@ -562,11 +565,20 @@ int xenevtchn_notify(xenevtchn_handle *h, evtchn_port_t port)
     return 0;
 }
 
+static bool rings_on;
+
+void fake_xen_rings_on(bool on)
+{
+    rings_on = on;
+}
+
 xenevtchn_port_or_error_t xenevtchn_pending(xenevtchn_handle *h)
 {
     uint32_t port;
 
     done.takes++;
+    if (rings_on)
+        return 1;
     return read(h->fd, &port, sizeof(port)) == sizeof(port) ? (xenevtchn_port_or_error_t)port : -1;
 }
 
@@ -699,8 +711,25 @@ int xengntshr_close(xengntshr_handle *h)
     return 0;
 }
 
+static uint64_t map_costs_ns;
+
+void fake_xen_map_costs(uint64_t ns)
+{
+    map_costs_ns = ns;
+}
+
+static uint64_t thread_ns(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
+    return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
 void *xengnttab_map_domain_grant_refs(xengnttab_handle *h, uint32_t count, uint32_t domid, uint32_t *refs, int prot)
 {
+    for (uint64_t began = map_costs_ns ? thread_ns() : 0; map_costs_ns && thread_ns() - began < map_costs_ns;)
+        ;
     for (uint32_t i = 0; i < count; i++) {
         const struct grant *g = refs[i] < GRANTS ? &grants[refs[i]] : NULL;
         if (!g || !g->used || g->domid != domid || g->to != h->domid || ((prot & PROT_WRITE) && !g->writable)) {

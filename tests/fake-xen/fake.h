@@ -25,8 +25,13 @@ void fake_xen_on_write(void (*hook)(const char *path, const char *value));
 const char *fake_xen_node(const char *path);
 /* Takes a grant back, as a hostile kernel would. */
 void fake_xen_revoke(uint32_t ref);
-/* The nth call from now of this function of xenstore's (xs_open, xs_watch, xs_write by domain 0) fails, once. NULL: none. */
+/* The nth call from now of this function of xenstore's (xs_open, xs_watch, xs_write by domain 0, xs_read by another) fails,
+ * once, with ENOMEM. NULL: none. */
 void fake_xen_fail(const char *function, unsigned nth);
+/* Each call that maps takes that much of its thread's time. */
+void fake_xen_map_costs(uint64_t ns);
+/* Channels seem to ring without end. */
+void fake_xen_rings_on(bool on);
 /* Was this grant ever mapped for writing? */
 bool fake_xen_written(uint32_t ref);
 

@@ -614,7 +614,65 @@ XEN_TEST(a_guest_that_is_closed_after_a_restore_leaves_the_void_port_alone)
     void_ports = 1;
 }
 
+/* A xenstore that does not answer is not a restore: the executor that has the pages mapped may write to them still. */
+XEN_TEST(a_xenstore_that_fails_is_not_taken_for_a_restore)
+{
+    struct vgpu_region_source src;
+    struct vgpu_region_view *v;
+
+    attach_all();
+    offered->ops->source(offered, &src);
+    src.doorbell_fd = dup(src.doorbell_fd);
+    fake_xen_domain(0);
+    cr_assert_eq(vgpu_region_grants.open(&src, &v, &err), 0, "%s", err.text);
+    vgpu_transport_xen.close(host);
+    host = NULL;
+    fake_xen_domain(DOM);
+    fake_xen_fail("xs_read", 1);
+    guest->ops->close(guest); /* looks whether it was restored, and gives its port back where it was not */
+    cr_expect(!guest->ops->released(guest), "an executor has its pages");
+    vgpu_region_grants.close(v);
+    cr_expect(guest->ops->released(guest));
+}
+
+XEN_TEST(a_void_port_that_seems_to_ring_without_end_holds_nobody_up)
+{
+    struct fake_xen_totals before, after;
+
+    attach_all();
+    fake_xen_domain_destroy(DOM);
+    turn();
+    fake_xen_domain_restore(DOM, UUID);
+    fake_xen_domain(DOM);
+    fake_xen_total(&before);
+    fake_xen_rings_on(true);
+    guest->ops->close(guest);
+    fake_xen_rings_on(false);
+    fake_xen_total(&after);
+    cr_expect_leq(after.takes - before.takes, 2);
+    void_ports = 1;
+}
+
 /* ---- a host whose calls fail ---- */
+
+XEN_TEST(an_acceptance_that_cannot_be_written_is_an_error_and_leaves_nothing)
+{
+    const struct vgpu_msg_attached reply = {.epoch = 1};
+    struct fake_xen_counts n;
+
+    cr_assert_eq(connect_guest(), 1, "%s", err.text);
+    lay_out();
+    cr_assert_eq(offer(), 0);
+    cr_assert(offered);
+    fake_xen_domain(0);
+    fake_xen_fail("xs_write", 1);
+    cr_expect_eq(offered->ops->session_accept(offered, &reply), -EIO);
+    offered->ops->session_close(offered); /* what the daemon does then */
+    offered = NULL;
+    fake_xen_count(&n);
+    cr_expect_eq(n.mapped_pages, 0);
+    cr_expect_str_eq(fake_xen_node(BACK "state"), "6");
+}
 
 XEN_TEST(open_gives_everything_back_whichever_call_fails)
 {
@@ -759,6 +817,53 @@ static void bend_revoke(struct vgpu_xen_directory *d, struct vgpu_region_header 
 XEN_TEST(a_grant_taken_back_before_it_is_mapped_is_refused)
 {
     refused_when("revoked", bend_revoke);
+}
+
+/* The lower bound is on the transport; how long the machine takes besides does not matter. */
+XEN_TEST(offers_cost_the_host_a_bounded_share_of_its_time)
+{
+    const uint64_t cost_ns = 50000000;
+    struct fake_xen_totals first, n;
+    uint64_t began_ns = vgpu_now_ns();
+
+    fake_xen_map_costs(cost_ns);
+    refused_when("magic", bend_magic); /* maps one page: the directory */
+    fake_xen_total(&first);
+    fake_xen_domain(DOM);
+    cr_assert_eq(connect_guest(), 1, "%s", err.text);
+    bend_magic(vgpu_xen_guest_directory(guest), region.header);
+    do {
+        if (guest->step == VGPU_CARRIER_WELCOMED)
+            cr_assert_eq(offer(), 0);
+        turn();
+        fake_xen_total(&n);
+    } while (n.mapped == first.mapped && vgpu_now_ns() - began_ns < 50 * 20 * cost_ns);
+    cr_expect_gt(n.mapped, first.mapped, "it is looked at in the end");
+    cr_expect_geq(vgpu_now_ns() - began_ns, 20 * cost_ns);
+    fake_xen_map_costs(0);
+}
+
+XEN_TEST(a_guest_that_is_refused_again_and_again_does_not_fill_the_log)
+{
+    char text[16384];
+    uint64_t began = vgpu_now_ns();
+    int log = memfd_create("log", 0), before = dup(STDERR_FILENO);
+    unsigned lines = 0;
+
+    cr_assert(log >= 0 && before >= 0 && dup2(log, STDERR_FILENO) >= 0);
+    for (int i = 0; i < 20; i++)
+        refused_when("magic", bend_magic);
+    dup2(before, STDERR_FILENO);
+    ssize_t bytes = pread(log, text, sizeof(text) - 1, 0);
+    cr_assert_gt(bytes, 0, "the first are told");
+    text[bytes] = '\0';
+    for (const char *at = text; (at = strstr(at, "refused: ")); at++)
+        lines++;
+    unsigned windows = 1 + (unsigned)((vgpu_now_ns() - began) / VGPU_LOG_LIMIT_NS);
+    cr_expect_leq(lines, 5 * (windows + 1));
+    cr_expect_geq(lines, 1u);
+    close(log);
+    close(before);
 }
 
 XEN_TEST(a_uuid_that_the_guest_could_have_written_counts_for_nothing)
