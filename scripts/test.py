@@ -32,7 +32,7 @@ DEFAULT = {
     'hostile': 'guests that keep no rule, beside neighbours that verify every result',
     'instructions': 'what a descriptor costs in instructions, against a baseline',
     'kill': 'kill -9 of daemon, executors, guests and a writer of the store: each completed once, nothing lost or left behind',
-    'xen': 'a real Xen in QEMU: dom0 with the daemon, guests in domUs',
+    'xen': 'a real Xen in QEMU: dom0 with the daemon, guests in domUs (less frequent cases: xen-more, xen-cycles, by name)',
     'asan': 'unit, conformance, fuzz, e2e, hostile and kill under AddressSanitizer, LeakSanitizer and UBSan',
     'tsan': 'stress and conformance under ThreadSanitizer',
 }
@@ -40,7 +40,9 @@ DEFAULT = {
 # tests in a suite of this name.
 NAMED = {
     'gpu': 'needs the CUDA Toolkit to build and an NVIDIA GPU to run on',
-    'xen-ten': 'ten domains at once; PVH domains; grant limits; save and restore; leaks',
+    'xen-ten': 'ten Xen domains at once: pools, priorities, large vectors',
+    'xen-more': 'save and restore, grant limits, hot-plug; PVH domains',
+    'xen-cycles': 'fifty domains that come, attach, detach and go: nothing may leak',
     'xen-pvh': 'dom0 and its guests as PVH domains, which the emulator does not always survive',
     'iommu': 'needs QEMU, and packages from apt: the kernel and busybox',
     'numa': 'needs QEMU, and packages from apt: the kernel and busybox',
@@ -57,7 +59,8 @@ NEEDY = {'xen'}
 # Suites with a build of their own.
 SPECIAL = [*special.SUITES, 'coverage']
 # Suites whose tests keep several cores busy: one program at a time, or they disturb each other.
-SERIAL = {'gpu', 'ml', 'stress', 'ordering', 'kill', 'soak', 'hostile', 'xen', 'xen-ten', 'xen-pvh', 'iommu', 'numa',
+SERIAL = {'gpu', 'ml', 'stress', 'ordering', 'kill', 'soak', 'hostile', 'xen', 'xen-ten', 'xen-more', 'xen-cycles', 'xen-pvh',
+          'iommu', 'numa',
           'probes'}
 # Much waiting, little work; tests that measure something say is_parallel: false.
 PROCESSES = {'e2e': 2}
@@ -66,8 +69,8 @@ PROCESSES = {'e2e': 2}
 SLICE_S = {'fuzz': 30, 'kill': 40}
 SLICE_DEFAULT_S = 60
 CAMPAIGN_S = {'fuzz': 600, 'hostile': 1200, 'kill': 1200}
-SUITE_LIMIT_S = {'xen-ten': 3600, 'gpu': 3600, 'ml': 3600, 'asan-full': 3600, 'tsan-full': 3600, 'mutants': 7200, 'fuzz': 7200,
-                 'hostile': 7200, 'kill': 7200}
+SUITE_LIMIT_S = {'xen-more': 3600, 'xen-cycles': 3600, 'gpu': 3600, 'ml': 3600, 'asan-full': 3600, 'tsan-full': 3600,
+                 'mutants': 7200, 'fuzz': 7200, 'hostile': 7200, 'kill': 7200}
 SUITE_LIMIT_DEFAULT_S = 1500
 
 

@@ -47,7 +47,7 @@ wait_until() {
     shift
     until "$@" >/dev/null 2>&1; do
         read -r now _ </proc/uptime
-        [ "${now%.*}" -lt "$until" ] || return 1
+        [ "${now%.*}" -lt "$until" ] || { echo "lab: waited in vain: $*" >&2; return 1; }
         sleep 0.$pause
         [ $pause -ge 5 ] || pause=$((pause + 1))
     done

@@ -3,9 +3,11 @@
  * vgpu-lab-reach: may this domain reach into another one? Talks to the hypervisor itself, without libvgpu.
  *
  *   map DOMID REF ro|rw       maps one granted page; "mapped", or the error
- *   write DOMID REF           maps it read-only and writes to it: the CPU must refuse (a signal)
+ *   write DOMID REF ro|rw     maps it and writes to it what stands there: a page that is mapped read-only the CPU must
+ *                             refuse (a signal)
  *   bind DOMID PORT           binds an event channel
  *   offer DOMID               opens an event channel for that domain alone, prints its port, and waits to be killed
+ *   garbage ROUNDS            writes anything to the nodes of its own device, or removes them, again and again
  *   nodes read|write PATH...  how many of these xenstore nodes it can read, or write to; "N of M"; 0: all, 1: not all
  *
  * Exit 0: reached; 1: refused (the line says how); 2: wrong arguments or no Xen here.
@@ -49,10 +51,10 @@ static int map(uint32_t domid, uint32_t ref, int prot)
     return 0;
 }
 
-static int write_read_only(uint32_t domid, uint32_t ref)
+static int write_to(uint32_t domid, uint32_t ref, int prot)
 {
     xengnttab_handle *x = xengnttab_open(NULL, 0);
-    volatile uint32_t *page = x ? xengnttab_map_grant_ref(x, domid, ref, PROT_READ) : NULL;
+    uint32_t *page = x ? xengnttab_map_grant_ref(x, domid, ref, prot) : NULL;
 
     if (!page) {
         printf("not mapped: %s\n", strerror(errno));
@@ -65,7 +67,7 @@ static int write_read_only(uint32_t domid, uint32_t ref)
         printf("refused: signal %d\n", how);
         return 1;
     }
-    page[0] = page[0];
+    __atomic_fetch_or(page, 0, __ATOMIC_RELAXED); /* a write that changes nothing: the page may be in use */
     printf("written\n");
     return 0;
 }
@@ -122,12 +124,54 @@ static int nodes_reach(bool writing, char **paths, int n)
     return reached == n ? 0 : 1;
 }
 
+/* Handshakes made of anything, while an attachment may come and go. */
+static int garbage(unsigned rounds)
+{
+    static const char *const values[] = {"", "4294967297", "-1", "2", "rubbish"};
+    struct xs_handle *xs = xs_open(0);
+    uint64_t rng = (uint64_t)getpid() << 16 | 1;
+    unsigned written = 0, removed = 0;
+
+    if (!xs) {
+        printf("xenstore: %s\n", strerror(errno));
+        return 2;
+    }
+    for (unsigned i = 0; i < rounds; i++) {
+        unsigned n = 0;
+        char path[128], state[4];
+        char **names = xs_directory(xs, XBT_NULL, "device/vgpu/0", &n);
+        for (unsigned k = 0; names && k < n; k++) {
+            rng ^= rng << 13, rng ^= rng >> 7, rng ^= rng << 17;
+            const char *value = values[rng % 5];
+            snprintf(path, sizeof(path), "device/vgpu/0/%.60s", names[k]);
+            if (rng >> 32 & 3)
+                written += xs_write(xs, XBT_NULL, path, value, (unsigned)strlen(value));
+            else
+                removed += xs_rm(xs, XBT_NULL, path);
+        }
+        free(names);
+        /* A whole request with rubbish in it, which is answered; every other one goes on to an offer. */
+        snprintf(path, sizeof(path), "%016llx", (unsigned long long)rng);
+        snprintf(state, sizeof(state), "%u", i % 8);
+        written += xs_write(xs, XBT_NULL, "device/vgpu/0/request-id", path, 16);
+        written += xs_write(xs, XBT_NULL, "device/vgpu/0/abi-version", "65536", 5);
+        written += xs_write(xs, XBT_NULL, "device/vgpu/0/ring-ref", values[i % 5], (unsigned)strlen(values[i % 5]));
+        written += xs_write(xs, XBT_NULL, "device/vgpu/0/state", state, 1);
+        usleep(20000);
+    }
+    xs_close(xs);
+    printf("%u nodes written, %u removed\n", written, removed);
+    return written >= rounds && removed ? 0 : 1;
+}
+
 int main(int argc, char **argv)
 {
     char *end = NULL;
 
     if (argc == 3 && strcmp(argv[1], "offer") == 0)
         return offer_channel((uint32_t)strtoul(argv[2], NULL, 10));
+    if (argc == 3 && strcmp(argv[1], "garbage") == 0)
+        return garbage((unsigned)strtoul(argv[2], NULL, 10));
     if (argc < 4)
         return 2;
     if (strcmp(argv[1], "nodes") == 0)
@@ -139,8 +183,8 @@ int main(int argc, char **argv)
     }
     if (strcmp(argv[1], "map") == 0 && argc > 4)
         return map(domid, number, strcmp(argv[4], "rw") == 0 ? PROT_READ | PROT_WRITE : PROT_READ);
-    if (strcmp(argv[1], "write") == 0)
-        return write_read_only(domid, number);
+    if (strcmp(argv[1], "write") == 0 && argc > 4)
+        return write_to(domid, number, strcmp(argv[4], "rw") == 0 ? PROT_READ | PROT_WRITE : PROT_READ);
     if (strcmp(argv[1], "bind") == 0)
         return bind_channel(domid, number);
     return 2;

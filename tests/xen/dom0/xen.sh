@@ -42,41 +42,40 @@ guest_create() {
     } >"/etc/xen/$name.cfg"
     xl create -q $paused "/etc/xen/$name.cfg" >"/tmp/create.$name" 2>&1 </dev/null || { cat "/tmp/create.$name"; return 1; }
 }
-# Its number, which changes with a reboot or a restore. Asked of xenstore first: starting xl takes a while here.
-guest_id() {
-    local id
-    read -r id 2>/dev/null <"/tmp/domid.$1" && [ "$(xenstore-read "/local/domain/$id/name" 2>/dev/null)" = "$1" ] ||
-        id=$(xl domid "$1" 2>/dev/null) || return 1
-    echo "$id" >"/tmp/domid.$1"
-    echo "$id"
+# Its number, which changes with a reboot or a restore.
+guest_id() { vgpu-lab-agent id "$1"; }
+# nodes_up SECONDS NODE...: all these are there.
+nodes_up() {
+    local seconds=$(($1 * ${PATIENCE:-1}))
+    shift
+    vgpu-lab-agent await $seconds "$@" || { echo "lab: waited in vain for $*" >&2; return 1; }
 }
 guest_up() { # NAME [SECONDS]: its init waits for commands
-    wait_until "${2:-60}" xenstore-exists "/local/domain/$(guest_id "$1")/data/ready"
+    local id
+    id=$(guest_id "$1") && nodes_up "${2:-60}" "/local/domain/$id/data/ready"
 }
+device() { echo "/local/domain/$(guest_id "$1")/device/vgpu/0"; }
+device_up() { nodes_up "${2:-20}" "$(device "$1")/state"; } # NAME [SECONDS]: it has a device
 guest_log() { tail -n "${2:-20}" "/var/log/xen/console/guest-$1.log"; }
 
 # guest_start NAME COMMAND: the guest's init runs it in its shell; at most 3000 bytes. guest_wait NAME SECONDS: its exit
 # status, its last line of output in REPLY.
-guest_start() {
-    local number
-    # Counted in a file: it is also called in subshells.
-    number=$(($(cat "/tmp/started.$1" 2>/dev/null) + 1))
-    echo $number >"/tmp/started.$1"
-    xenstore-write "/local/domain/$(guest_id "$1")/lab/command" "$number $(printf %s "$2" | base64 -w 0)"
-}
-guest_answered() { case $(xenstore-read "$1/data/reply" 2>/dev/null) in "$2 "*) ;; *) return 1 ;; esac; }
-guest_wait() {
-    local path answer
-    path=/local/domain/$(guest_id "$1")
+guest_start() { vgpu-lab-agent start "$1" "$2"; }
+guest_answer() { # STATUS OF THE AGENT, ITS ANSWER
     REPLY='no answer'
-    wait_until "$2" guest_answered "$path" "$(cat "/tmp/started.$1")" || return 124
-    answer=$(xenstore-read "$path/data/reply")
-    answer=${answer#* }
-    REPLY=${answer#* }
-    return "${answer%% *}"
+    [ "$1" -eq 0 ] || { echo "lab: no answer ($1)" >&2; return 124; }
+    REPLY=${2#* }
+    return "${2%% *}"
+}
+guest_wait() {
+    local answer
+    answer=$(vgpu-lab-agent wait "$1" $(($2 * ${PATIENCE:-1})))
+    guest_answer $? "$answer"
 }
 guest_run() { # NAME SECONDS COMMAND
-    guest_start "$1" "$3" && guest_wait "$1" "$2"
+    local answer
+    answer=$(vgpu-lab-agent run "$1" $(($2 * ${PATIENCE:-1})) "$3")
+    guest_answer $? "$answer"
 }
 # A command that goes on while others run.
 guest_background() { # NAME COMMAND
@@ -92,7 +91,6 @@ guest_destroy() {
     id=$(guest_id "$1")
     xl destroy "$1" && wait_until 20 no_domain "$id"
 }
-device() { echo "/local/domain/$(guest_id "$1")/device/vgpu/0"; }
 
 # ---- what Xen itself counts: its debug keys print to its console ring ----
 xen_key() {

@@ -10,7 +10,7 @@ wait_until 30 flow_gets_on g1
 register 3 --pool=A --priority=low --uuid=$UUID3 --arena-bytes=16M
 limits_guest() { # FURTHER ARGUMENTS: g3, with 8192 pages for programs to lend
     guest_create g3 uuid=$UUID3 memory=160 args=lab.grants=8192 "$@" && guest_up g3 &&
-        wait_until 20 xenstore-exists "$(device g3)/state"
+        device_up g3
 }
 limits_guest
 channels_before=$(channels_used 0)

@@ -17,7 +17,7 @@ pools:
   - {name: A, executor: exec-A}
 C
 vgpu_start
-wait_until 20 xenstore-exists "$(device g1)/state"
+device_up g1
 guest_background g1 "vgpu-lab-guest count 300 >/tmp/count"
 guest_run g1 30 'vgpu-lab-guest await /tmp/count.attached; pidof vgpu-lab-guest'
 guest=$REPLY
@@ -27,7 +27,7 @@ strict=$(awk 'and($3, 4)' /tmp/grants | wc -l)
 check strict-pages "$strict pages are read-only, ${LENT:-0} without strict_ro" [ "$strict" -ge $((${LENT:-0} + 16)) ]
 written=0
 for ref in $(awk 'and($3, 4) { print $1 }' /tmp/grants); do
-    reached=$(vgpu-lab-reach write "$D1" "$ref")
+    reached=$(vgpu-lab-reach write "$D1" "$ref" ro)
     [ "${reached%%:*}" = refused ] || written=$((written + 1))
 done
 check strict-write "dom0 can write to $written of them" [ "$written" -eq 0 ]

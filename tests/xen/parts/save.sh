@@ -12,7 +12,7 @@ old=$(guest_id g1)
 check save "domain $old" xl save g1 /tmp/g1.save
 check restore 'from the same file' xl restore /tmp/g1.save
 rm -f /tmp/g1.save
-wait_until 30 xenstore-exists "$(device g1)/state"
+device_up g1 30
 guest_run g1 60 'vgpu-vecadd --size 256'
 status=$?
 check restored-works "as domain $(guest_id g1): $REPLY" [ $status -eq 0 ]
@@ -44,5 +44,5 @@ check saved-attached "it attached again and works: $(flow_done g1)" [ $status -e
 guest_run g1 20 'touch /tmp/stop; sleep 3; tail -n 1 /tmp/flow; exit $(cat /tmp/flow.status)'
 info saved-attached "its process when it ends: exit $?, $REPLY; $(bugs) kernel BUGs on its console"
 guest_destroy g1
-guest_create g1 uuid=$UUID1 && guest_up g1 && wait_until 20 xenstore-exists "$(device g1)/state"
+guest_create g1 uuid=$UUID1 && guest_up g1 && device_up g1
 mark saved

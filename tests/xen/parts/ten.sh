@@ -35,7 +35,7 @@ while read -r name pool priority; do
     register "$number" --pool="$pool" --priority="$priority" --uuid="$uuid" --arena-bytes=$arena
     guest_create "$name" uuid="$uuid" $more
 done </tmp/plan
-devices_up() { local n; for n; do wait_until 60 xenstore-exists "$(device "$n")/state" || return 1; done; }
+devices_up() { local n; for n; do device_up "$n" 60 || return 1; done; }
 ten_up() { guests_up $NAMES && devices_up $NAMES; }
 ten_up
 status=$?
