@@ -32,6 +32,7 @@ nodes_before=$(nodes) resident_before=$(resident)
 done_cycles=0
 while [ $done_cycles -lt "$CYCLES" ] && cycle $done_cycles; do
     done_cycles=$((done_cycles + 1))
+    [ $((done_cycles % 5)) -ne 0 ] || mark cycle $done_cycles
 done
 check domain-cycles "$done_cycles of $CYCLES; $REPLY" [ $done_cycles -eq "$CYCLES" ]
 same_memory() { [ "$(free_mib)" -ge "$memory_before" ]; }
