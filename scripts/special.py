@@ -11,6 +11,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+import time
 
 import testlog
 from mesontest import Build
@@ -30,8 +31,9 @@ ASAN = {
     'suites': ['unit', 'conformance', 'fuzz', 'e2e', 'hostile', 'kill'],
     'build': 'asan',
 }
-# The compiler's own work is a third of such a run: -O1, and nothing built that the tests do not need.
-COMMON = ['--buildtype=debugoptimized', '-Doptimization=1', '-Db_lundef=false', '-Dbench=disabled']
+# The compiler's own work is a third of such a run: -O1, of debug information only what reports name (functions, lines),
+# and nothing built that the tests do not need.
+COMMON = ['--buildtype=debugoptimized', '-Doptimization=1', '-Dc_args=-g1', '-Db_lundef=false', '-Dbench=disabled']
 ASAN_OPTIONS = [*COMMON, '-Db_sanitize=address,undefined']
 TSAN = {
     'options': [*COMMON, '-Db_sanitize=thread'],
@@ -105,13 +107,13 @@ def try_canaries(spec, build, env, reports, prefix, outcome):
 
 def run(root, name, limit_s):
     """Returns (testlog.Outcome, path of the full log). Raises BuildError."""
-    spec = SUITES[name]
+    spec, started = SUITES[name], time.monotonic()
     build = Build(root, directory(root, spec['build']))
     build.configure(spec['options'])
     tests = build.tests(spec['suites'])
     names = [t for t in tests if t not in spec['later']]
     build.compile([CANARY, *build.needed(names)])
-    outcome = testlog.Outcome(name)
+    outcome = testlog.Outcome(name, build_seconds=time.monotonic() - started)
     prefix = fixed_addresses() if spec['build'] == 'tsan' else []
     with tempfile.TemporaryDirectory(prefix=f'vgpu-{name}-') as reports:
         env = environment(spec, reports)

@@ -62,8 +62,9 @@ SPECIAL = [*special.SUITES, 'coverage']
 SERIAL = {'gpu', 'ml', 'stress', 'ordering', 'kill', 'soak', 'hostile', 'xen', 'xen-ten', 'xen-more', 'xen-cycles', 'xen-pvh',
           'iommu', 'numa',
           'probes'}
-# Much waiting, little work; tests that measure something say is_parallel: false.
-PROCESSES = {'e2e': 2}
+# More at once than there are CPUs: much waiting, little work. Tests that measure something, or keep all CPUs busy, say
+# is_parallel: false, and priority: -1, so that they come last and no gap opens before each. None: one for each CPU.
+PROCESSES = {'unit': 4, 'ctl': 4, 'e2e': 4, 'conformance': 3}
 # Campaigns: how long they look for something, in seconds. Part of the default run, and run by name.
 # VGPU_TEST_SLICE_S in the environment replaces both.
 SLICE_S = {'fuzz': 30, 'kill': 40}
@@ -104,6 +105,12 @@ def show_list():
             out(f'  {name:{width}}{why}')
 
 
+def costs(seconds):
+    """One line: what each suite took, the longest first, so that everybody sees where a run's time goes."""
+    each = ', '.join(f'{name} {taken:.0f}' for name, taken in sorted(seconds.items(), key=lambda item: -item[1]))
+    return f'seconds: {sum(seconds.values()):.0f} in all: {each}'
+
+
 def report(name, outcome, log):
     parts = [f'{outcome.passed} passed']
     if outcome.failed:
@@ -111,6 +118,8 @@ def report(name, outcome, log):
     if outcome.skipped:
         parts.append(f'{len(outcome.skipped)} skipped')
     out(f'{name:<12} {", ".join(parts):<36} {outcome.seconds:7.1f} s')
+    if outcome.build_seconds:
+        out(f'    of which   {outcome.build_seconds:.0f} s building')
     for line in outcome.shows:
         out(f'    shows      {line}')
     for line in outcome.skipped:
@@ -170,14 +179,16 @@ def main():
         return 0
     chosen, missing_suites = choose(args.suites, have)
     absent = list(missing_suites)
-    total = testlog.Outcome('all')
+    total, seconds = testlog.Outcome('all'), {}
     for name in chosen:
+        started = time.monotonic()
         try:
             outcome, log = (run_special(name) if name in SPECIAL
                             else run_plain(name, build, bool(args.suites)))
         except BuildError as error:
             outcome, log = testlog.Outcome(name), error.log
             outcome.fail(str(error), error.text)
+        seconds[name] = time.monotonic() - started
         if name in {*NAMED, *NEEDY} and outcome.passed + outcome.failed == 0 and outcome.skipped:
             # This machine does not have what it takes; where it was asked for, the exit status says so too.
             out(f'{name:<12} cannot run: {"; ".join(outcome.skipped)}')
@@ -197,6 +208,8 @@ def main():
         missing = [s for s in NAMED if s not in have]
         if missing:
             out(f'not yet part of this version: {" ".join(missing)}')
+    if len(seconds) > 1:
+        out(costs(seconds))
     line = f'{total.passed} passed, {total.failed} failed'
     out(line + (f', {len(total.skipped)} skipped' if total.skipped else ''))
     if total.failed:

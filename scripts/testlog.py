@@ -30,6 +30,7 @@ class Outcome:
     failures: list = field(default_factory=list)  # (title, output)
     shows: list = field(default_factory=list)
     seconds: float = 0.0
+    build_seconds: float = 0.0  # of them, in a build of the suite's own
 
     def add(self, other):
         self.passed += other.passed

@@ -133,15 +133,17 @@ void conformance_mem_alloc(const struct conformance_subject *s)
     struct rig r;
 
     rig_open(&r, s, &large);
+    struct vgpu_work dirt = w_fill(REF_D(MIB), 0xbad0bad0u, 24 * MIB);
     for (size_t i = 0; i < LEN(sizes); i++)
         for (size_t o = 0; o < LEN(offsets); o++) {
-            struct vgpu_work dirt = w_fill(REF_D(MIB), 0xbad0bad0u, 24 * MIB);
             rig_send(&r, 0, &dirt);
             model_apply(&r, 0, &dirt, NULL);
             struct vgpu_work w = w_alloc(REF_D(MIB + offsets[o]), sizes[i]);
             rig_run(&r, 0, &w);
             if (o == 0)
                 rig_compare(&r);
+            /* Dirt again where it is gone; what went too far stays, for the next look at all of it. */
+            dirt = w_fill(REF_D(MIB + offsets[o]), 0xbad0bad0u, (sizes[i] + 3) & ~UINT64_C(3));
         }
     rig_close(&r);
 }

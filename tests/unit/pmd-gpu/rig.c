@@ -102,6 +102,7 @@ void rig_close(struct rig *r)
     free(r->pool);
     free(r->free);
     free(r->heap_shadow);
+    free(r->heap_copy);
 }
 
 static void check_result(struct rig_vm *v, const struct rig_op *ro)
@@ -285,11 +286,11 @@ void rig_compare(struct rig *r)
         compare_bytes("arena", vm, r->vm[vm].arena, r->vm[vm].shadow, r->config.arena_bytes);
     if (!r->s->computes || r->config.heap_bytes == 0 || r->config.unshadowed)
         return;
-    uint8_t *got = malloc(r->config.heap_bytes);
-    CHECK(got, "out of memory");
-    rig_read(r, 0, REF_D(0), got, r->config.heap_bytes);
-    compare_bytes("heap", 0, got, r->heap_shadow, r->config.heap_bytes);
-    free(got);
+    if (!r->heap_copy)
+        r->heap_copy = malloc(r->config.heap_bytes);
+    CHECK(r->heap_copy, "out of memory");
+    rig_read(r, 0, REF_D(0), r->heap_copy, r->config.heap_bytes);
+    compare_bytes("heap", 0, r->heap_copy, r->heap_shadow, r->config.heap_bytes);
 }
 
 void rig_run(struct rig *r, uint32_t vm, const struct vgpu_work *w)

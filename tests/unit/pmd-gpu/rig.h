@@ -38,6 +38,7 @@ struct rig {
     struct rig_config config;
     struct rig_vm *vm;
     uint8_t *heap_shadow;
+    uint8_t *heap_copy; /* rig_compare()'s, from its first time on */
     struct rig_op *pool; /* in_flight of them */
     struct rig_op **free;
     uint32_t n_free;
