@@ -192,11 +192,17 @@ static void state_set(struct vgpu_programs *p, struct prog_vm *vm, uint32_t from
         vgpu_keeper_wake(p->keeper);
 }
 
-/* Completes what a worker will not complete any more. */
+/* Completes what a worker will not complete any more. What it ran until then is its VM's time, as if it had ended. */
 static void sent_lost(struct vgpu_programs *p, struct prog_vm *vm)
 {
     uint16_t status = vm->cancelled ? VGPU_E_CANCELLED : vm->timed_out ? VGPU_E_TIMEOUT : VGPU_E_LOST;
 
+    if (vm->sent.head && vm->sent.head->op->work.opcode == VGPU_OP_EXECUTE) {
+        uint64_t ns = p->now_ns - vm->head_since;
+        vm->device_ns += ns;
+        if (vm->usage)
+            vgpu_count(vm->usage, ns);
+    }
     for (struct node *n; (n = list_take(&vm->sent)) != NULL;) {
         finish(p, n, status, 0);
         if (status == VGPU_E_TIMEOUT) /* the one at fault; those behind it did not have their turn */

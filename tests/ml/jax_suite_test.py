@@ -90,7 +90,7 @@ def main():
     p.add_argument('files', nargs='*')
     p.add_argument('--count', type=int, default=10)
     p.add_argument('--limit-s', type=float, default=10)
-    p.add_argument('--total-s', type=float, default=180, help='begins with no further file after so long; default 240')
+    p.add_argument('--total-s', type=float, default=180, help='begins with no further file after so long; default %(default)g')
     p.add_argument('--seed', type=int, default=int(os.environ.get('VGPU_TEST_SEED', '1')))
     p.add_argument('--out')
     args = p.parse_args()

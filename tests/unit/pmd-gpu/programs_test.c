@@ -331,12 +331,16 @@ Test(programs, a_worker_that_dies_costs_its_vm_what_it_held)
 
 Test(programs, deadline)
 {
+    uint64_t used_ns = 0;
+
     rig_open("deadline_ms=1500");
+    d.ops->region_usage(d.b, 0, &used_ns);
     uint32_t hangs = execute(0, FAKE_HANG), word = fill(0, 0), other = execute(1, FAKE_OK);
     collect();
     expect(hangs, VGPU_E_TIMEOUT);
     expect(word, VGPU_OK);
     expect(other, VGPU_OK);
+    cr_expect_geq(used_ns, 1500000000u, "an endless loop has its time in the accounts: %llu ns", (unsigned long long)used_ns);
     uint32_t again = execute(0, FAKE_OK);
     collect();
     expect(again, VGPU_OK);
