@@ -185,8 +185,8 @@ def harm(tally, host, build):
     running = []
     for vm, _, _, kind in HOSTILE:
         # `nice`: a guest has CPUs of its own; what counts is what the host does for it.
-        running.append((kind, subprocess.Popen(['nice', '-n', '19', sys.executable, '-B', os.path.join(frame.HERE, 'hostile.py'), kind],
-                                               env={**host.env(vm), **env}, stdin=subprocess.DEVNULL, text=True,
+        command = ['nice', '-n', '19', sys.executable, '-B', os.path.join(frame.HERE, 'hostile.py'), kind]
+        running.append((kind, subprocess.Popen(command, env={**host.env(vm), **env}, stdin=subprocess.DEVNULL, text=True,
                                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT)))
     for kind, process in running:
         try:
