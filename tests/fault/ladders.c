@@ -93,11 +93,12 @@ static void attach_and_leave(const struct e2e_host *h)
     raw_close(&g);
 }
 
+static char answer[65536]; /* the last one, as far as it is read */
+
 /* One request; an answer or a closed connection, within the time that a client would wait. */
 static void say(const struct e2e_host *h, const char *request)
 {
     struct sockaddr_un to = {.sun_family = AF_UNIX};
-    char answer[65536];
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
     snprintf(to.sun_path, sizeof(to.sun_path), "%.107s", h->control_socket);
@@ -106,7 +107,8 @@ static void say(const struct e2e_host *h, const char *request)
     (void)!write(fd, "\n", 1);
     struct pollfd p = {.fd = fd, .events = POLLIN};
     e2e_check(poll(&p, 1, E2E_WAIT_MS) == 1, "no answer to %s", request);
-    (void)!read(fd, answer, sizeof(answer));
+    ssize_t n = read(fd, answer, sizeof(answer) - 1);
+    answer[n > 0 ? n : 0] = 0;
     close(fd);
 }
 
@@ -145,6 +147,16 @@ static void ask_all(const struct e2e_host *h)
 
     for (size_t i = 0; i < sizeof(requests) / sizeof(requests[0]); i++)
         say(h, requests[i]);
+}
+
+static unsigned traces_refused;
+
+/* What one VM's descriptors left, read and put together. */
+static void ask_trace(const struct e2e_host *h)
+{
+    say(h, "{\"command\":\"trace\",\"args\":{\"vm_id\":2,\"action\":\"on\",\"sample\":1}}");
+    say(h, "{\"command\":\"trace\",\"args\":{\"vm_id\":2,\"action\":\"dump\"}}");
+    traces_refused += strstr(answer, "no memory for the trace") != NULL;
 }
 
 static pid_t executor;
@@ -263,6 +275,16 @@ static void control(void)
     host_stop(&h);
 }
 
+static void trace(void)
+{
+    struct e2e_host h;
+
+    running_host(&h, "vgpud", false);
+    each_call(&h, "trace", nothing, ask_trace, 40);
+    e2e_check(traces_refused > 0, "no dump of a trace was without memory");
+    host_stop(&h);
+}
+
 static void executors(void)
 {
     struct e2e_host h;
@@ -344,7 +366,8 @@ static void start_in_process(void)
 
 static const struct e2e_test tests[] = {
     {"attach", attach, 1800},       {"control", control, 1800},
-    {"executors", executors, 1800}, {"executor_itself", executor_itself, 1800},
-    {"start", start, 3600},         {"start_in_process", start_in_process, 3600},
+    {"trace", trace, 1800},         {"executors", executors, 1800},
+    {"executor_itself", executor_itself, 1800}, {"start", start, 3600},
+    {"start_in_process", start_in_process, 3600},
 };
 E2E_MAIN(tests)
