@@ -7,7 +7,8 @@
  *                 +- PAUSED <-+                               outstanding ones completed as LOST, then attached anew
  *
  * A VM enters or leaves its poll core's table by a new table being published and a grace period passing; only then does
- * the control thread touch what belonged to the poll core.
+ * the control thread touch what belonged to the poll core. All that come and go in one turn of the control thread's loop do
+ * so together (vgpud_tables_flush).
  */
 #define URCU_INLINE_SMALL_FUNCTIONS
 #include <urcu-qsbr.h>
@@ -92,6 +93,8 @@ static struct vgpu_poll_table *table_fill(struct vgpud *d, uint32_t poller, stru
             t->vms[t->vm_count++] = a->vm;
             t->by_slot[s] = a->vm;
         }
+        if (a->state != VGPU_ATTACH_FREE && a->vm->poll_core == poller)
+            a->listed = a->state == VGPU_ATTACH_ACTIVE;
     }
     return t;
 }
@@ -108,9 +111,35 @@ void vgpud_tables_publish(struct vgpud *d)
         old[i] = vgpu_poller_publish(d->pollers[i], table_fill(d, i, next));
     }
     synchronize_rcu();
+    d->tables_dirty = false;
+    d->table_changes++;
     for (uint32_t i = 0; i < d->poller_count; i++)
         if (old[i])
             d->tables_spare[i][0] = old[i];
+    for (uint32_t s = 0; s < d->config.max_vms; s++) {
+        struct vgpu_attachment *a = &d->attachments[s];
+        if (a->state != VGPU_ATTACH_ACTIVE || !a->ack_due)
+            continue;
+        /* A doorbell that rang before the poll core knew the VM was not taken in, and cannot ring again until it is. */
+        a->ack_due = false;
+        if (a->vm->session)
+            a->vm->session->ops->doorbell_ack(a->vm->session);
+    }
+}
+
+/*
+ * A grace period lasts until each poll core has had its turn on its CPU, on a crowded machine some 100 ms. When an executor's
+ * VMs all come back, or many guests end at once, one is enough for all of them: what administrators ask waits for no more.
+ */
+void vgpud_tables_flush(struct vgpud *d)
+{
+    if (d->tables_dirty)
+        vgpud_tables_publish(d);
+    for (uint32_t s = 0; s < d->config.max_vms; s++) {
+        struct vgpu_attachment *a = &d->attachments[s];
+        if (a->state == VGPU_ATTACH_DETACHING && !a->detach_sent)
+            vgpud_executor_detach(d, &d->executors[a->vm->executor], s);
+    }
 }
 
 /* ---- properties ---- */
@@ -478,16 +507,15 @@ static void on_attach(void *ctx, struct vgpu_session *s)
 void vgpud_detach_begin(struct vgpud *d, uint32_t slot)
 {
     struct vgpu_attachment *a = &d->attachments[slot];
-    bool listed = a->state == VGPU_ATTACH_ACTIVE;
 
+    if (a->listed)
+        d->tables_dirty = true;
     a->state = VGPU_ATTACH_DETACHING;
     a->detach_sent = false;
     a->arena_access = VGPU_ARENA_UNKNOWN;
     a->patience_ns = vgpu_now_ns() + VGPU_DETACH_PATIENCE_NS;
     deadline_set(a);
-    if (listed)
-        vgpud_tables_publish(d);
-    vgpud_executor_detach(d, &d->executors[a->vm->executor], slot);
+    vgpud_executor_detach(d, &d->executors[a->vm->executor], slot); /* unless it is listed: then with the next tables */
 }
 
 static void on_gone(void *ctx, struct vgpu_session *s)
@@ -547,10 +575,7 @@ static void attachment_accept(struct vgpud *d, struct vgpu_attachment *a)
         a->moved = false;
         vgpud_props_state(d, a, VGPU_VM_RUNNING, VGPU_BROKEN_NONE);
     }
-    vgpud_tables_publish(d);
-    /* A doorbell that rang before the poll core knew the VM was not taken in, and cannot ring again until it is. */
-    if (vm->session)
-        vm->session->ops->doorbell_ack(vm->session);
+    a->ack_due = d->tables_dirty = true;
 }
 
 /* An executor's control thread does one thing after another. That it has answered shows that it works: those who wait

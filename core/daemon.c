@@ -539,6 +539,7 @@ void vgpud_run(struct vgpud *d, int ready_fd)
         for (int i = 0; i < n; i++)
             dispatch(d, ev[i].data.ptr);
         tick(d);
+        vgpud_tables_flush(d);
     }
 }
 

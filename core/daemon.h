@@ -94,6 +94,8 @@ struct vgpu_attachment {
     bool accepted;            /* the guest was told: a second STARTING is a re-attach after a restart */
     bool gone;                /* the peer went away */
     bool detach_sent;
+    bool listed;  /* in its poll core's table, as far as it is known to be out of it */
+    bool ack_due; /* its doorbell, once it is listed */
     bool broken_told;
     uint64_t deadline_ns;     /* of STARTING and DETACHING */
     uint64_t patience_ns;     /* of DETACHING: no answer to another VM moves the deadline beyond */
@@ -161,6 +163,8 @@ struct vgpud {
     uint64_t started_ns, serving_ns;
     uint64_t last_epoch, epochs_end; /* epochs below epochs_end are reserved for us, also over a crash */
     uint64_t table_generation;
+    bool tables_dirty;      /* what they should say has changed: published at the end of this turn */
+    uint64_t table_changes; /* grace periods waited for */
     struct vgpu_poll_table *tables_spare[VGPU_CONFIG_MAX_POLL_CORES][2]; /* not published; [1] is NULL after the first time */
     uint32_t vm_gen;
     uint32_t in_flight_max; /* limits.in_flight at the start: what rings and journals were made for */
@@ -220,6 +224,8 @@ void vgpud_vms_lost(struct vgpud *d, struct vgpu_executor *e);
 void vgpud_vms_resume(struct vgpud *d, struct vgpu_executor *e);
 /* Rebuilds and publishes every poll core's table, waits a grace period, frees the old ones. */
 void vgpud_tables_publish(struct vgpud *d);
+/* The same for what may wait for the end of a turn of the loop (tables_dirty), then what had to wait for it. */
+void vgpud_tables_flush(struct vgpud *d);
 void vgpud_attach_tick(struct vgpud *d, uint64_t now_ns);
 bool vgpud_attach_pending(const struct vgpud *d);
 /* Shutdown: cancels what is queued; true once nothing is outstanding. */

@@ -369,7 +369,7 @@ static void on_message(struct vgpud *d, struct vgpu_executor *e, const struct vg
             snprintf(e->sandbox, sizeof(e->sandbox), "%s", m->text);
             vgpu_log(VGPU_LOG_INFO, "executor %s: sandbox: %s", e->config->name, e->sandbox);
         }
-        vgpud_tables_publish(d);
+        d->tables_dirty = true;
         vgpud_vms_resume(d, e);
         break;
     case VGPU_EXEC_MSG_FAILED:
@@ -462,6 +462,8 @@ void vgpud_executor_detach(struct vgpud *d, struct vgpu_executor *e, uint32_t sl
     struct vgpu_attachment *a = &d->attachments[slot];
     struct vgpu_exec_msg m = {.type = VGPU_EXEC_MSG_DETACH, .slot = slot};
 
+    if (a->listed) /* a poll core may still hand it work */
+        return;
     if (e->in_process) {
         if (!a->detach_sent)
             vgpu_exec_detach_begin(e->in_process, slot);

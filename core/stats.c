@@ -263,9 +263,9 @@ static json_t *stats(void *ctx, int64_t vm_id)
     c.pool_latency = calloc(d->config.pool_count, sizeof(*c.pool_latency));
     c.pool_completed = calloc(d->config.pool_count, sizeof(*c.pool_completed));
     if (c.pool_latency && c.pool_completed && vgpu_store_each_vm(d->store, NULL, -1, collect_vm, &c, &err) == 0) {
-        json_t *daemon = json_pack("{s:s, s:i, s:f, s:s}", "version", VGPU_VERSION, "pid", (int)getpid(), "uptime_s",
-                                   (double)(vgpu_now_ns() - d->started_ns) / 1e9, "startup",
-                                   vgpu_report_text(&d->startup_report));
+        json_t *daemon = json_pack("{s:s, s:i, s:f, s:I, s:s}", "version", VGPU_VERSION, "pid", (int)getpid(), "uptime_s",
+                                   (double)(vgpu_now_ns() - d->started_ns) / 1e9, "table_changes",
+                                   (json_int_t)d->table_changes, "startup", vgpu_report_text(&d->startup_report));
         out = json_pack("{s:o, s:o, s:o, s:o, s:O}", "daemon", daemon, "poll_cores", vgpud_pollers_json(d), "executors",
                         vgpud_executors_json(d), "pools", pools_json(d, &c), "vms", c.vms);
     }

@@ -506,6 +506,66 @@ static void what_a_guest_gets(void)
     e2e_host_stop(&h);
 }
 
+#define MANY 12u
+
+static long long daemon_figure(const struct e2e_host *h, const char *command, const char *part, const char *name)
+{
+    char error[256];
+    json_t *all = e2e_ask(h, command, json_object(), error, sizeof(error));
+    const json_t *of = part ? json_object_get(all, part) : all, *figure = json_object_get(of, name);
+
+    e2e_check(json_is_integer(figure), "%s says no %s", command, name);
+    long long value = json_integer_value(figure);
+    json_decref(all);
+    return value;
+}
+
+/* All of its threads, by the signal that is sent. */
+static void daemon_stopped(const struct e2e_host *h, bool stop)
+{
+    char path[64], state = 0;
+
+    snprintf(path, sizeof(path), "/proc/%d/stat", (int)h->pid);
+    e2e_check(kill(h->pid, stop ? SIGSTOP : SIGCONT) == 0, "kill: %s", strerror(errno));
+    for (int i = 0; stop && state != 'T' && i < 5000; i++) {
+        FILE *f = fopen(path, "r");
+        if (f && fscanf(f, "%*d (%*[^)]) %c", &state) != 1)
+            state = 0;
+        if (f)
+            fclose(f);
+        e2e_sleep_ms(1);
+    }
+    e2e_check(!stop || state == 'T', "vgpud does not stop");
+}
+
+/* A change of the poll cores' tables waits for all of them, which is long where CPUs are few: one serves all who leave. */
+static void leave_together(void)
+{
+    struct e2e_host h;
+    struct raw_guest g[MANY];
+
+    e2e_host_start(&h, NULL);
+    e2e_register(&h, 1, MANY, "A", "medium", NULL);
+    for (unsigned i = 0; i < MANY; i++) {
+        raw_connect(&g[i], &h, i + 1);
+        e2e_check(raw_hello(&g[i]) == 0, "%s", g[i].error.text);
+        int fd = raw_region(&g[i], 0, RAW_SEALS_GOOD);
+        e2e_check(raw_attach(&g[i], g[i].header.region_bytes, &fd, 1) == 0, "%s", g[i].error.text);
+        close(fd);
+    }
+    long long before = daemon_figure(&h, "stats", "daemon", "table_changes");
+    daemon_stopped(&h, true);
+    for (unsigned i = 0; i < MANY; i++)
+        raw_close(&g[i]);
+    daemon_stopped(&h, false);
+    e2e_eventually(daemon_figure(&h, "status", NULL, "attached_vms") == 0, "they do not leave");
+    long long changes = daemon_figure(&h, "stats", "daemon", "table_changes") - before;
+    e2e_check(changes > 0 && changes <= 3, "%u guests left in %lld changes of the tables", MANY, changes);
+    e2e_shows("%u guests that ended at once left in %lld grace periods", MANY, changes);
+    still_good(&h, 1);
+    e2e_host_stop(&h);
+}
+
 static const struct e2e_test tests[] = {
     {"library_errors", library_errors, 0},
     {"removed_vm", removed_vm, 0},
@@ -518,5 +578,6 @@ static const struct e2e_test tests[] = {
     {"headers", headers, 0},
     {"larger_than_registered", larger_than_registered, 0},
     {"what_a_guest_gets", what_a_guest_gets, 0},
+    {"leave_together", leave_together, 0},
 };
 E2E_MAIN(tests)
