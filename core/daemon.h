@@ -28,6 +28,8 @@
 #define VGPU_MAP_DEADLINE_NS UINT64_C(60000000000)       /* registering a large arena takes long */
 #define VGPU_DETACH_PATIENCE_NS UINT64_C(300000000000)   /* whatever it answers to others meanwhile */
 #define VGPU_START_DEADLINE_NS UINT64_C(60000000000)    /* an executor that does not become ready is killed */
+#define VGPU_QUIET_NS UINT64_C(5000000000)               /* an executor that says nothing for so long is asked */
+#define VGPU_ANSWER_DEADLINE_NS UINT64_C(30000000000)    /* and killed if it does not answer */
 #define VGPU_SHUTDOWN_DEADLINE_NS UINT64_C(10000000000) /* after that what is in flight is abandoned */
 #define VGPU_SUSPECT_DEATHS 3u /* a VM with work in flight at each of so many deaths is named */
 
@@ -60,6 +62,7 @@ struct vgpu_executor {
     uint64_t generation;    /* device generation: goes up with each start */
     uint64_t restarts;
     uint64_t started_ns, restart_at_ns;
+    uint64_t heard_ns, asked_ns; /* its last message; 0: not asked since */
     struct vgpu_breaker breaker;
     struct vgpu_search search;
     bool killed_by_us;      /* this incarnation: for what it did not do in time, not for what it ran */

@@ -407,6 +407,8 @@ void vgpud_executor_event(struct vgpud *d, struct vgpu_executor *e)
             break;
         }
         m.text[sizeof(m.text) - 1] = 0;
+        e->heard_ns = vgpu_now_ns();
+        e->asked_ns = 0;
         on_message(d, e, &m);
     }
     struct pollfd p = {.fd = e->pid_fd, .events = POLLIN};
@@ -477,6 +479,34 @@ void vgpud_executor_detach(struct vgpud *d, struct vgpu_executor *e, uint32_t sl
 
 /* ---- time ---- */
 
+static bool maps_something(const struct vgpud *d, const struct vgpu_executor *e)
+{
+    for (uint32_t s = 0; s < d->config.max_vms; s++) {
+        const struct vgpu_attachment *a = &d->attachments[s];
+        if ((a->state == VGPU_ATTACH_STARTING || a->state == VGPU_ATTACH_DETACHING) && a->vm->executor == e->index)
+            return true;
+    }
+    return false;
+}
+
+/* One that stands still (stopped, frozen) while nobody comes or goes would hold up its guests for ever. What it maps
+ * or lets go of has deadlines of its own; an answer that we have not read yet is one. */
+static void ask_whether_there(struct vgpud *d, struct vgpu_executor *e, uint64_t now_ns)
+{
+    struct vgpu_exec_msg m = {.type = VGPU_EXEC_MSG_PING};
+    struct pollfd p = {.fd = e->control_fd, .events = POLLIN};
+
+    if (maps_something(d, e) || now_ns < e->heard_ns + VGPU_QUIET_NS)
+        return;
+    if (!e->asked_ns) {
+        e->asked_ns = now_ns; /* one whose socket is full does not read */
+        ssize_t ignored = vgpu_fd_send(e->control_fd, &m, sizeof(m), NULL, 0, MSG_DONTWAIT);
+        (void)ignored;
+    } else if (!e->killed_by_us && now_ns > e->asked_ns + VGPU_ANSWER_DEADLINE_NS && poll(&p, 1, 0) == 0) {
+        vgpud_executor_kill(d, e, "it does not answer (stopped, or no CPU time?)");
+    }
+}
+
 void vgpud_executors_tick(struct vgpud *d, uint64_t now_ns)
 {
     for (uint32_t i = 0; i < d->executor_count; i++) {
@@ -485,6 +515,8 @@ void vgpud_executors_tick(struct vgpud *d, uint64_t now_ns)
             executor_start(d, e);
         else if (e->state == VGPU_EXECUTOR_STARTING && now_ns - e->started_ns > VGPU_START_DEADLINE_NS)
             vgpud_executor_kill(d, e, "its backend did not open in time");
+        else if (e->state == VGPU_EXECUTOR_READY && !e->in_process)
+            ask_whether_there(d, e, now_ns);
         if (e->in_process)
             for (uint32_t s = 0; s < d->config.max_vms; s++) {
                 struct vgpu_attachment *a = &d->attachments[s];

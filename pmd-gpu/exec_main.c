@@ -161,6 +161,8 @@ static void serve(struct main_state *m, const struct vgpu_exec_msg *msg, int *fd
         m->detaching_count++;
         vgpu_exec_detach_begin(m->exec, msg->slot);
         wake_loop(m);
+    } else if (msg->type == VGPU_EXEC_MSG_PING) {
+        reply(m, VGPU_EXEC_MSG_PONG, 0, 0, NULL);
     }
 }
 

@@ -16,6 +16,8 @@ enum vgpu_exec_msg_type {
     VGPU_EXEC_MSG_DETACH = 5,   /* vgpud -> exec */
     VGPU_EXEC_MSG_DETACHED = 6, /* exec -> vgpud: nothing of this VM is touched any more */
     VGPU_EXEC_MSG_LOST = 7,     /* exec -> vgpud: the device is gone for good (text: why); the process ends */
+    VGPU_EXEC_MSG_PING = 8,     /* vgpud -> exec: are you there? */
+    VGPU_EXEC_MSG_PONG = 9,     /* exec -> vgpud */
 };
 #define VGPU_EXEC_FLAG_BOUNCED 1u /* ATTACHED: the device reaches the arena through copies only */
 struct vgpu_exec_msg {

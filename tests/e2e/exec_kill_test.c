@@ -308,6 +308,29 @@ static void crash_loop(void)
     e2e_host_stop(&h);
 }
 
+/* An executor that is stopped, not dead: its guests only wait, so nothing but its silence tells. Half a minute. */
+static void stands_still(void)
+{
+    struct e2e_host h;
+    struct vgpu_request nop = {.opcode = VGPU_OP_NOP};
+    struct vgpu_completion c;
+
+    e2e_host_start(&h, NULL);
+    e2e_register(&h, 1, 1, "A", "medium", NULL);
+    struct vgpu *v = e2e_open(&h, 1, NULL);
+    e2e_sleep_ms(12000); /* asked twice, it answers: it is the same one afterwards */
+    pid_t was = e2e_executor_pid(&h, "A");
+    e2e_check(generation(v) == 1, "generation %llu: killed for nothing", (unsigned long long)generation(v));
+    e2e_check(kill(was, SIGSTOP) == 0, "%s", strerror(errno));
+    e2e_check(vgpu_submit(v, &nop, NULL) == 0, "%s", vgpu_strerror(v));
+    int n = vgpu_wait(v, &c, 1, UINT64_C(60000000000));
+    e2e_check(n == 1 && c.status == VGPU_E_LOST, "%d, status %u: %s", n, c.status, vgpu_strerror(v));
+    e2e_eventually(vgpu_nop(v) == 0, "not served again: %s", vgpu_strerror(v));
+    e2e_check(generation(v) == 2, "generation %llu", (unsigned long long)generation(v));
+    vgpu_close(v);
+    e2e_host_stop(&h);
+}
+
 static const struct e2e_test tests[] = {
     {"crash_loop", crash_loop, 0},
     {"killed", killed, 120},
@@ -315,5 +338,6 @@ static const struct e2e_test tests[] = {
     {"device_memory", device_memory, 0},
     {"crash_operation", crash_operation, 0},
     {"attach_while_down", attach_while_down, 0},
+    {"stands_still", stands_still, 150},
 };
 E2E_MAIN(tests)

@@ -52,6 +52,10 @@ MUTANTS = [
 
         '    if (status == VGPU_OK && overlaps(out->dst, d->n, out->src0, d->n))\n        status = VGPU_E_OVERLAP;\n    return',
      '    return', 'rings-opcode', [], 'plain'),
+    ('vet-long-key', 'the upper bits of a key, which protobuf drops, hide a field', 'pmd-gpu/programs/vet.c',
+     ' || key > UINT32_MAX;', ';', 'pmd-gpu-vet', [], 'plain'),
+    ('vet-attributes', 'a custom call may name its target a second time', 'pmd-gpu/programs/vet.c',
+     'mask & OP_ATTRS && !others_only(b, attrs)', 'false && !others_only(b, attrs)', 'pmd-gpu-vet', [], 'plain'),
     ('heap-double-free', 'a buffer may be freed twice', 'rings/memspace.c',
      'handle > ms->max_handles || !ms->handles[handle].bytes)\n        return -EBADF;\n    uint64_t off',
      'handle > ms->max_handles)\n        return -EBADF;\n    uint64_t off', 'rings-memspace', [], 'plain'),
