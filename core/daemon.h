@@ -203,6 +203,9 @@ int vgpud_queues_prepare(struct vgpud *d, const uint32_t *executors, uint32_t n,
 /* A pool that came after the start, into this slot of the configuration, on a queue that was prepared. */
 void vgpud_executor_pool_add(struct vgpud *d, struct vgpu_executor *e, uint32_t pool, const struct vgpu_pool_config *config);
 int vgpud_executors_open(struct vgpud *d, struct vgpu_err *err);
+/* Can this executor serve the programs that it is to? Told before it is started, since it would be again and again.
+ * executor_path may be "": then vgpu-worker is looked at only where it is named. 0 or -errno. */
+int vgpud_programs_check(const struct vgpu_executor_config *e, const char *executor_path, struct vgpu_err *err);
 /* Ends the processes and waits for them: from here on nobody writes into a guest's memory. */
 void vgpud_executors_stop(struct vgpud *d);
 void vgpud_executors_close(struct vgpud *d);

@@ -598,19 +598,25 @@ static int sandbox_try(struct vgpud *d, struct vgpu_err *err)
     return rc == -ENOENT || rc == -EACCES ? 0 : rc;
 }
 
-/* What every vgpu-exec that it would start again and again would say. */
-static int programs_check(const struct vgpu_executor *e, struct vgpu_err *err)
+int vgpud_programs_check(const struct vgpu_executor_config *e, const char *executor_path, struct vgpu_err *err)
 {
     struct vgpu_programs_options options;
     struct vgpu_err why;
+    char worker[VGPU_PROGRAMS_PATH_BYTES];
 
-    if (e->config->programs[0] && e->config->in_process)
-        return vgpu_err_set(err, EINVAL, "executor %s: programs need a process; set in_process to false", e->config->name);
-    if (vgpu_programs_parse(e->config->programs, &options, &why))
-        return vgpu_err_set(err, EINVAL, "executor %s: %.400s; correct executors.programs", e->config->name, why.text);
-    if (options.plugin[0] && access(options.plugin, R_OK))
+    if (e->programs[0] && e->in_process)
+        return vgpu_err_set(err, EINVAL, "executor %s: programs need a process; set in_process to false", e->name);
+    if (vgpu_programs_parse(e->programs, &options, &why))
+        return vgpu_err_set(err, EINVAL, "executor %s: %.400s; correct executors.programs", e->name, why.text);
+    if (!options.plugin[0])
+        return 0;
+    if (access(options.plugin, R_OK))
         return vgpu_err_set(err, errno, "executor %s: programs: cannot read the plugin %s: %s; correct executors.programs",
-                            e->config->name, options.plugin, strerror(errno));
+                            e->name, options.plugin, strerror(errno));
+    vgpu_programs_worker_path(&options, executor_path, worker);
+    if (worker[0] == '/' && access(worker, X_OK))
+        return vgpu_err_set(err, errno, "executor %s: programs: cannot run %s: %s; build with pjrt_c_api.h (./run setup "
+                            "--programs), or name it with worker= in executors.programs", e->name, worker, strerror(errno));
     return 0;
 }
 
@@ -636,7 +642,7 @@ int vgpud_executors_open(struct vgpud *d, struct vgpu_err *err)
         struct vgpu_executor *e = &d->executors[i];
         if (e->queues == 0)
             e->queues = 1; /* serves no pool yet */
-        int rc = programs_check(e, err);
+        int rc = vgpud_programs_check(e->config, d->executor_path, err);
         if (rc == 0)
             rc = resolve_backend(d, e, err);
         if (rc == 0)

@@ -43,6 +43,9 @@ static int check(struct vgpu_config *c, const char *path)
         if (strcmp(e->backend, "auto") != 0 && !vgpu_backend_find(e->backend))
             faults += fprintf(stderr, "%s: executor %s: backend %s is not in this build; expected one of %s, or auto\n",
                               path, e->name, e->backend, vgpu_backend_names()) > 0;
+        struct vgpu_err err;
+        if (vgpud_programs_check(e, c->executor_path, &err))
+            faults += fprintf(stderr, "%s: %s\n", path, err.text) > 0;
     }
     if (c->executor_path[0] && access(c->executor_path, X_OK))
         faults += fprintf(stderr, "%s: paths.executor: %s cannot be run: %s\n", path, c->executor_path,

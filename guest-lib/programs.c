@@ -89,7 +89,8 @@ static int run(struct vgpu *v, const struct vgpu_request *req)
     }
     struct vgpu_request ask = {
         .opcode = VGPU_OP_PROGRAM_INFO, .sub = VGPU_PROGRAM_ERROR, .dst = room, .n = ERROR_BYTES};
-    if (vgpu_run_blocking(v, &ask) == 0) {
+    int asked = vgpu_run_blocking(v, &ask);
+    if (asked == 0) {
         char text[ERROR_BYTES + 1];
         uint64_t n = v->last.value < ERROR_BYTES ? v->last.value : ERROR_BYTES;
         memcpy(text, room.host_ptr, n);
@@ -99,6 +100,12 @@ static int run(struct vgpu *v, const struct vgpu_request *req)
             failed.error_static = v->error_static;
             failed.error = v->error;
         }
+    }
+    if (asked == -EIO && rc == -EIO) { /* no process that could tell: it does not start */
+        vgpu_failf(v, EIO, "%s failed: the host cannot run programs now; the log of its vgpud says why",
+                   vgpu_opcode_info(req->opcode)->name);
+        failed.error_static = v->error_static;
+        failed.error = v->error;
     }
     vgpu_arena_free(v, &room);
     said_restore(v, &failed);

@@ -130,7 +130,7 @@ static const char *op_name(enum op_kind kind)
     static const char *const names[] = {
         [OP_PUT] = "copying to the device", [OP_GET] = "copying from the device", [OP_EXECUTE] = "an execution",
         [OP_FREE] = "freeing a tensor",     [OP_LOAD] = "loading a program",      [OP_UNLOAD] = "freeing a program",
-        [OP_INFO] = "asking for a signature", [OP_ASK] = "asking for an error",
+        [OP_INFO] = "asking about programs", [OP_ASK] = "asking for an error",
     };
 
     return names[kind];
@@ -241,8 +241,12 @@ static void told(PJRT_Client *c, struct op *ask)
     const char *text = ask->owned;
     bool ours = !ask->status && op->failure == c->failures && text[0];
 
+    /* Where neither it nor the question is served, there is no process that could: it does not start. */
+    bool nobody = op->status == VGPU_E_BACKEND && ask->status == VGPU_E_BACKEND;
     op->error = vgpu_pjrt_error(code_of(op->status), "vgpu: %s failed: %s", op_name(op->kind),
-                                ours ? text : vgpu_status_string(op->status));
+                                nobody ? "the host cannot run programs now; the log of its vgpud says why"
+                                : ours ? text
+                                       : vgpu_status_string(op->status));
     /* No such program: then nothing of this guest is there, since it goes only as a whole. It is loaded again when used. */
     if (ask->value == UINT64_MAX)
         all_lost(c, VGPU_E_LOST, "the host's process that served this guest ended");

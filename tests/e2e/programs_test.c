@@ -224,8 +224,39 @@ static void no_worker(void)
     e2e_host_stop(&host);
 }
 
+/* What vgpud would not start with, --check-config says too. */
+static void checked(void)
+{
+    static const struct {
+        const char *programs, *said;
+    } rows[] = {
+        {"plugn=/x", "there is no \"plugn\""},
+        {"plugin=/nowhere.so", "cannot read the plugin /nowhere.so"},
+        {"plugin=/dev/null,worker=/nowhere", "cannot run /nowhere"},
+        {"plugin=/dev/null,deadline_ms=0", "deadline_ms needs a whole number"},
+        {"plugin=/dev/null", "good"},
+    };
+    for (uint32_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        char path[] = "/tmp/vgpu-e2e-check-XXXXXX", command[512], said[1024] = "";
+        int fd = mkstemp(path);
+        e2e_check(fd >= 0, "%s", strerror(errno));
+        dprintf(fd, "executors:\n  - {name: exec0, backend: cpu, programs: \"%s\"}\n", rows[i].programs);
+        dprintf(fd, "pools:\n  - {name: A, executor: exec0}\n");
+        close(fd);
+        snprintf(command, sizeof(command), "%s --check-config %s 2>&1", getenv("VGPU_E2E_VGPUD"), path);
+        FILE *f = popen(command, "r");
+        e2e_check(f, "%s: %s", command, strerror(errno));
+        said[fread(said, 1, sizeof(said) - 1, f)] = 0;
+        int status = pclose(f);
+        unlink(path);
+        e2e_check(strstr(said, rows[i].said), "%s: %s", rows[i].programs, said);
+        e2e_check((status == 0) == (strcmp(rows[i].said, "good") == 0), "%s: status %x", rows[i].programs, (unsigned)status);
+    }
+}
+
 static const struct e2e_test tests[] = {
     {"one_for_each_vm", one_for_each_vm, 0}, {"a_worker_dies", a_worker_dies, 0}, {"the_executor_dies", the_executor_dies, 0},
     {"vgpud_dies", vgpud_dies, 0},           {"no_worker", no_worker, 0},
+    {"checked", checked, 0},
 };
 E2E_MAIN(tests)
