@@ -424,11 +424,18 @@ int vgpud_pool_find(const struct vgpud *d, const char *name)
     return -1;
 }
 
-/* How long the executor may take for one VM: what it registers or gives back, at 2 GiB a second, comes on top. */
-static void deadline_set(struct vgpu_attachment *a)
+/*
+ * How long the executor may take for one VM: what it registers or gives back, at 2 GiB a second, comes on top. A program's
+ * worker has memory that we know nothing of, and a driver to give it back to: a guest that has it grow and leaves must not
+ * cost the others their executor.
+ */
+static void deadline_set(const struct vgpud *d, struct vgpu_attachment *a)
 {
     uint64_t bytes = a->vm->view.arena_bytes + a->vm->space.bytes;
-    uint64_t limit_ns = a->state == VGPU_ATTACH_STARTING ? VGPU_MAP_DEADLINE_NS : VGPU_DETACH_DEADLINE_NS;
+    bool workers = d->executors[a->vm->executor].config->programs[0] != 0;
+    uint64_t limit_ns = a->state == VGPU_ATTACH_STARTING ? VGPU_MAP_DEADLINE_NS :
+                        workers                          ? VGPU_WORKER_DEADLINE_NS :
+                                                           VGPU_DETACH_DEADLINE_NS;
 
     a->deadline_ns = vgpu_now_ns() + limit_ns + bytes / 2;
     if (a->state == VGPU_ATTACH_DETACHING && a->deadline_ns > a->patience_ns)
@@ -479,7 +486,7 @@ static int attach_begin(struct vgpud *d, struct vgpu_session *s, struct vgpu_ref
     }
     vm_bind_exchange(d, a->vm);
     a->state = VGPU_ATTACH_STARTING;
-    deadline_set(a);
+    deadline_set(d, a);
     s->user = a;
     if (vgpud_executor_attach(d, e, slot)) {
         s->user = NULL;
@@ -514,7 +521,7 @@ void vgpud_detach_begin(struct vgpud *d, uint32_t slot)
     a->detach_sent = false;
     a->arena_access = VGPU_ARENA_UNKNOWN;
     a->patience_ns = vgpu_now_ns() + VGPU_DETACH_PATIENCE_NS;
-    deadline_set(a);
+    deadline_set(d, a);
     vgpud_executor_detach(d, &d->executors[a->vm->executor], slot); /* unless it is listed: then with the next tables */
 }
 
@@ -585,7 +592,7 @@ static void executor_answered(struct vgpud *d, uint32_t executor)
     for (uint32_t s = 0; s < d->config.max_vms; s++) {
         struct vgpu_attachment *a = &d->attachments[s];
         if ((a->state == VGPU_ATTACH_STARTING || a->state == VGPU_ATTACH_DETACHING) && a->vm->executor == executor)
-            deadline_set(a);
+            deadline_set(d, a);
     }
 }
 
@@ -686,7 +693,7 @@ void vgpud_vms_resume(struct vgpud *d, struct vgpu_executor *e)
             continue;
         vm_bind_exchange(d, a->vm);
         a->state = VGPU_ATTACH_STARTING;
-        deadline_set(a);
+        deadline_set(d, a);
         if (vgpud_executor_attach(d, e, s))
             a->state = VGPU_ATTACH_PAUSED; /* tried again on the next tick */
     }

@@ -25,6 +25,7 @@
 /* An executor that does not let go of a VM, or does not map one, is killed. Both count from its last answer, and take
  * longer with much memory: see vgpud_attach_tick(). */
 #define VGPU_DETACH_DEADLINE_NS UINT64_C(5000000000)
+#define VGPU_WORKER_DEADLINE_NS UINT64_C(60000000000)    /* a detach where programs have workers: see deadline_set() */
 #define VGPU_MAP_DEADLINE_NS UINT64_C(60000000000)       /* registering a large arena takes long */
 #define VGPU_DETACH_PATIENCE_NS UINT64_C(300000000000)   /* whatever it answers to others meanwhile */
 #define VGPU_START_DEADLINE_NS UINT64_C(60000000000)    /* an executor that does not become ready is killed */
