@@ -45,7 +45,7 @@ TSAN = {
 SUITES = {
     'asan': {**ASAN, 'options': ASAN_OPTIONS, 'later': ASAN_LATER, 'slice_s': 8},
     'asan-full': {**ASAN, 'options': ASAN_OPTIONS, 'later': (), 'slice_s': 60},
-    'tsan': {**TSAN, 'later': TSAN_LATER, 'slice_s': 8},
+    'tsan': {**TSAN, 'later': TSAN_LATER, 'slice_s': 8, 'stress_scale': 0.4},
     'tsan-full': {**TSAN, 'later': (), 'slice_s': 60},
 }
 CANARY = os.path.join('tests', 'style', 'canary')
@@ -77,6 +77,8 @@ def environment(spec, reports):
     for name, value in spec['variables'].items():
         own = os.environ.get(name)
         env[name] = f'{value}:log_path={reports}/report' + (f':{own}' if own else '')
+    if 'stress_scale' in spec:
+        env['VGPU_STRESS_SCALE'] = os.environ.get('VGPU_STRESS_SCALE', str(spec['stress_scale']))
     # Counts of iterations shrink by this factor: sanitizers cost 2 to 20 times.
     env['VGPU_TEST_SCALE'] = os.environ.get('VGPU_TEST_SCALE', '0.1')
     return env

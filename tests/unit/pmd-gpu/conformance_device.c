@@ -420,7 +420,7 @@ void conformance_mixed_sizes(const struct conformance_subject *s)
     const struct rig_config config = {.vms = 4, .queues = 2, .in_flight = 48, .heap_bytes = 32 * MIB,
                                       .arena_bytes = 64 * KIB, .engines = true};
     const uint64_t sizes[] = {3000, 40000, 300001, 5000, 1 * MIB - 3};
-    const uint32_t rounds = 20 + s->random_ops / 2500;
+    const uint32_t rounds = 10 + s->random_ops / 2000;
     struct rig r;
 
     rig_open(&r, s, &config);

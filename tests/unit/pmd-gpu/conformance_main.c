@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The conformance cases as a plain program: for sanitizers, and for machines without Criterion.
- *   conformance SUBJECT [CASE...]     VGPU_TEST_SEED and VGPU_TEST_OPS change the random mix
+ *   conformance SUBJECT [CASE...]     VGPU_TEST_SEED and VGPU_TEST_OPS change the random mix, VGPU_TEST_ROUNDS how
+ *                                     often regions come and go
  * The last line is "N passed, N failed". Exit 77: the subject cannot run on this machine, and why.
  */
 #include <errno.h>
@@ -88,7 +89,7 @@ static void run_case(size_t i)
 int main(int argc, char **argv)
 {
     const struct conformance_subject *found = argc > 1 ? conformance_subject_find(argv[1]) : NULL;
-    const char *seed = getenv("VGPU_TEST_SEED"), *ops = getenv("VGPU_TEST_OPS");
+    const char *seed = getenv("VGPU_TEST_SEED"), *ops = getenv("VGPU_TEST_OPS"), *rounds = getenv("VGPU_TEST_ROUNDS");
 
     if (!found)
         return usage();
@@ -97,6 +98,8 @@ int main(int argc, char **argv)
         subject.seed = strtoull(seed, NULL, 0);
     if (ops)
         subject.random_ops = (uint32_t)strtoul(ops, NULL, 0);
+    if (rounds)
+        subject.region_rounds = (uint32_t)strtoul(rounds, NULL, 0);
     vgpu_clock_init();
     if (!can_run())
         return 77;
