@@ -51,7 +51,7 @@ SUITES = {
 CANARY = os.path.join('tests', 'style', 'canary')
 TIMEOUT_SCALE = 5
 # At once: many tests wait more than they work. Those that measure say is_parallel: false.
-PROCESSES = 3
+PROCESSES = 4
 
 
 def directory(root, name):
