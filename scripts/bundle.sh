@@ -175,7 +175,7 @@ case $target in
     mkdir -p "$(dirname "$target")"
     # Repeatable: the same files give the same bytes.
     pack=(tar --sort=name --owner=0 --group=0 --numeric-owner --mtime="@${SOURCE_DATE_EPOCH:-0}" -C "$work" -c "$name")
-    if [[ $target == *.xz ]]; then "${pack[@]}" | xz -T0 -6 >"$work/out"; else "${pack[@]}" | gzip -n9 >"$work/out"; fi
+    if [[ $target == *.xz ]]; then "${pack[@]}" | xz -T0 -6 >"$work/out"; else "${pack[@]}" | gzip -n6 >"$work/out"; fi
     bytes=$(stat -c %s "$work/out")
     if [ $with_cuda -eq 0 ] && [ "$bytes" -gt $limit_bytes ]; then
         du -a "$dir" | sort -n | tail -n 12 >&2
