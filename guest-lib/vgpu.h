@@ -154,11 +154,13 @@ struct vgpu_program {
     uint64_t code_bytes, temp_bytes; /* device memory; 0: not known */
     struct vgpu_tensor *output;      /* [outputs]: their types and shapes, handle 0; freed by vgpu_program_free() */
 };
-/* Compiles on the host: seconds. 0, or -errno: -EOPNOTSUPP (no programs here), -EINVAL (refused), -EIO (does not compile). */
+/* Compiles on the host: seconds. 0, or -errno: -EOPNOTSUPP (no programs here), -EINVAL (refused), -EIO (does not compile),
+ * -ENOMEM (the arena has no room for all of it: larger than vgpu_options.arena_bytes, or that is used up). */
 int vgpu_program_load(struct vgpu *v, enum vgpu_program_format format, const void *code, uint64_t bytes,
                       struct vgpu_program *out);
 int vgpu_program_free(struct vgpu *v, struct vgpu_program *p);
-/* Runs once and waits. out: [p->outputs], made here, the caller's; inputs stay, but those that the program donates. */
+/* Runs once and waits. out: [p->outputs], made here, the caller's; inputs stay, but those that the program donates. The host
+ * checks how many inputs there are and how many bytes they have, not their shapes: a matrix in place of its transpose runs. */
 int vgpu_program_execute(struct vgpu *v, const struct vgpu_program *p, const struct vgpu_tensor *const *in, uint32_t n_in,
                          struct vgpu_tensor *out);
 /* A request for the same, to be submitted by the caller. `list` is arena memory of at least 2 * (n_in + p->outputs) bytes
