@@ -5,8 +5,10 @@
  */
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "raw.h"
@@ -350,6 +352,64 @@ static void huge_header_gone(void)
     e2e_host_stop(&h);
 }
 
+/* vgpud's own hugepages and a guest's: whoever is killed, the pool is as full as before once all are gone. */
+struct hugepage_guest {
+    const struct e2e_host *h;
+    int told; /* a byte when it works */
+};
+
+static void hugepage_guest(void *arg)
+{
+    struct hugepage_guest *g = arg;
+    struct vgpu *v = e2e_open(g->h, 1, &(struct vgpu_options){.flags = VGPU_OPEN_HUGEPAGES});
+
+    e2e_check(v->region.bytes % HUGE == 0, "libvgpu did not get hugepages");
+    e2e_check(vgpu_nop(v) == 0 && write(g->told, "x", 1) == 1, "%s", vgpu_strerror(v));
+    for (;;)
+        vgpu_nop(v);
+}
+
+static void hugepages_come_back(void)
+{
+    struct e2e_host h;
+    int pipes[2];
+    char byte;
+
+    needs_pages_that_can_go();
+    e2e_hugepages_need(32);
+    const long before = e2e_hugepages("free_hugepages");
+    long least = before;
+    e2e_host_start(&h, &(struct e2e_options){.arena_bytes = "8M", .hugepages = true});
+    e2e_register(&h, 1, 1, "A", "medium", NULL);
+    for (unsigned round = 0; round < 3; round++) { /* an executor, a guest, vgpud */
+        e2e_check(pipe(pipes) == 0, "pipe: %s", strerror(errno));
+        struct hugepage_guest g = {.h = &h, .told = pipes[1]};
+        pid_t guest = e2e_fork(hugepage_guest, &g);
+        close(pipes[1]);
+        e2e_check(read(pipes[0], &byte, 1) == 1, "the guest does not work");
+        long now = e2e_hugepages("free_hugepages");
+        least = now < least ? now : least;
+        if (round == 0) {
+            pid_t old = e2e_executor_pid(&h, "A"), next;
+            e2e_check(kill(old, SIGKILL) == 0, "kill: %s", strerror(errno));
+            e2e_eventually((next = e2e_executor_pid(&h, "A")) > 0 && next != old, "pool A stays down");
+        }
+        if (round == 2)
+            e2e_host_kill(&h);
+        e2e_check(kill(guest, SIGKILL) == 0 && waitpid(guest, NULL, 0) == guest, "guest: %s", strerror(errno));
+        close(pipes[0]);
+        char state[32] = "";
+        e2e_eventually(round == 2 || (e2e_vm_state(&h, 1, state, sizeof(state)), !strcmp(state, "registered")), "VM 1 is \"%s\"",
+                       state);
+    }
+    e2e_check(least < before, "no hugepage was in use");
+    e2e_eventually(e2e_hugepages("free_hugepages") == before, "%ld hugepages are free, before there were %ld",
+                   e2e_hugepages("free_hugepages"), before);
+    e2e_shows("%ld hugepages in use came back after an executor, a guest and vgpud were killed -9", before - least);
+    e2e_host_restart(&h);
+    e2e_host_stop(&h);
+}
+
 static const struct e2e_test tests[] = {
     {"plain_holes", plain_holes, 0},
     {"plain_holes_in_process", plain_holes_in_process, 0},
@@ -358,5 +418,6 @@ static const struct e2e_test tests[] = {
     {"huge_rings_gone", huge_rings_gone, 0},
     {"huge_completion_ring_gone", huge_completion_ring_gone, 0},
     {"huge_header_gone", huge_header_gone, 0},
+    {"hugepages_come_back", hugepages_come_back, 120},
 };
 E2E_MAIN(tests)

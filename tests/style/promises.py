@@ -37,6 +37,7 @@ class Tests:
     def __init__(self):
         self.files = {path for path in common.files('.c', '.py', '.pml') if path.startswith('tests/')}
         mesons = '\n'.join(text(path) for path in common.files('meson.build') if path.startswith('tests/'))
+        self.mesons = mesons
         self.suites = set(re.findall(r"suite: *\[?'([\w-]+)'", mesons))
         self.suites |= set(re.findall(r"^    '([\w-]+)': {\*\*", text('scripts/special.py'), re.M))
         self.suites |= {'coverage'}
@@ -52,6 +53,18 @@ class Tests:
         found = [path for path in self.files if path.endswith('/' + name)]
         return found[0] if len(found) == 1 else None
 
+    def runs(self, path):
+        """Is it of a test that some meson.build registers, by its file's name or what comes before _test?"""
+        stem = os.path.splitext(os.path.basename(path))[0]
+        names = {os.path.basename(path), stem, re.sub(r'_(test|fuzz)$', '', stem)}
+        if path.endswith(('.py', '.pml')) or any(re.search(rf"['/]{re.escape(name)}'", self.mesons) for name in names):
+            return True
+        for template in re.findall(r"'([\w.-]*@0@[\w.-]*)'", self.mesons):
+            value = re.fullmatch(re.escape(template).replace('@0@', r'(\w+)'), os.path.basename(path))
+            if value and f"'{value[1]}'" in self.mesons:
+                return True
+        return False
+
     def span(self, span):
         """False: nothing of this name can be run."""
         if span.endswith('*'):
@@ -66,6 +79,8 @@ def unknown(tests, number, cell, page=MODEL):
         if not path:
             yield f'{page}:{number}: there is no test {name}'
             continue
+        if not tests.runs(path):
+            yield f'{page}:{number}: {path} is run by nothing'
         for case in re.findall(r'\w+', cases):
             if not re.search(rf'\b{case}\b', text(path)):
                 yield f'{page}:{number}: {path} has no {case}'
@@ -128,7 +143,8 @@ def corpora(tests):
 
 def blind(tests):
     """Would a dead link be seen?"""
-    for cell in ('`tests/fault/no_such.c`', '`tests/fault/rules.c` no_such_case', 'suite nothing', 'mutant `no-such`'):
+    tests.files.add('tests/fault/nobody_runs_this.c')
+    for cell in ('`tests/fault/no_such.c`', '`tests/fault/nobody_runs_this.c`', '`tests/fault/rules.c` no_such_case', 'suite nothing', 'mutant `no-such`'):
         if not list(unknown(tests, 0, cell)):
             yield f'"{cell}" was taken for a test'
 
