@@ -144,7 +144,8 @@ def corpora(tests):
 def blind(tests):
     """Would a dead link be seen?"""
     tests.files.add('tests/fault/nobody_runs_this.c')
-    for cell in ('`tests/fault/no_such.c`', '`tests/fault/nobody_runs_this.c`', '`tests/fault/rules.c` no_such_case', 'suite nothing', 'mutant `no-such`'):
+    for cell in ('`tests/fault/no_such.c`', '`tests/fault/nobody_runs_this.c`',
+                 '`tests/fault/rules.c` no_such_case', 'suite nothing', 'mutant `no-such`'):
         if not list(unknown(tests, 0, cell)):
             yield f'"{cell}" was taken for a test'
 
