@@ -5,6 +5,7 @@
 jax_test.py BUILD [PART...]
 """
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -197,7 +198,29 @@ def donation(tally, runs):
         tally.check(got['memory'] < 5 * (4 << 20), f'and never more than {int(got["memory"])} bytes were in use')
 
 
-PARTS = (operations, solvers, train, minilm, threads, large, errors, survive, fork, donation, where)
+def installed(tally, runs):
+    """As `meson install` leaves it: the package finds the library in its own prefix, and says so where there is none."""
+    prefix = os.path.join(runs.where, 'prefix')
+    package, library = os.path.join(prefix, 'share/vgpu/python/jax_plugins/vgpu'), os.path.join(prefix, 'lib/x/libvgpu_pjrt.so')
+    os.makedirs(package)
+    os.makedirs(os.path.dirname(library))
+    shutil.copy(os.path.join(frame.ROOT, 'guest-lib/pjrt/python/jax_plugins/vgpu/__init__.py'), package)
+    env = runs.packaged()
+    del env['VGPU_PJRT_LIBRARY']
+    env['PYTHONPATH'] = os.path.join(prefix, 'share/vgpu/python')
+    for there in (True, False):
+        if there:
+            shutil.copy(f'{runs.build}/guest-lib/pjrt/libvgpu_pjrt.so', library)
+        else:  # named, since a system may have one
+            env['VGPU_PJRT_LIBRARY'] = os.path.join(prefix, 'none.so')
+        ran = subprocess.run([sys.executable, '-B', '-c', 'import jax; print(jax.default_backend())'], env=env,
+                             stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=LIMIT_S)
+        wanted = ran.stdout.strip() == ('vgpu' if there else 'cpu') and ('was not found' in ran.stderr) != there
+        which = 'there' if there else 'missing'
+        tally.check(wanted, f'installed, library {which}: {ran.stdout.strip()} {ran.stderr.strip()[-300:]}')
+
+
+PARTS = (operations, solvers, train, minilm, threads, large, errors, survive, fork, donation, where, installed)
 
 
 def main():
