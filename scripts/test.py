@@ -59,9 +59,8 @@ NEEDY = {'xen'}
 # Suites with a build of their own.
 SPECIAL = [*special.SUITES, 'coverage']
 # Suites whose tests keep several cores busy: one program at a time, or they disturb each other.
-SERIAL = {'gpu', 'ml', 'stress', 'ordering', 'kill', 'soak', 'hostile', 'xen', 'xen-ten', 'xen-more', 'xen-cycles', 'xen-pvh',
-          'iommu', 'numa',
-          'probes'}
+SERIAL = {'gpu', 'ml', 'stress', 'soak', 'hostile', 'xen', 'xen-ten', 'xen-more', 'xen-cycles', 'xen-pvh', 'iommu',
+          'numa', 'probes'}
 # More at once than there are CPUs: much waiting, little work. Tests that measure something, or keep all CPUs busy, say
 # is_parallel: false, and priority: -1, so that they come last and no gap opens before each. None: one for each CPU.
 PROCESSES = {'unit': 4, 'ctl': 4, 'e2e': 4, 'conformance': 3}
