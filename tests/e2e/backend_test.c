@@ -385,7 +385,9 @@ static void slow_registration(void)
     }
     pthread_join(thread[2], NULL);
     e2e_check(vgpu_nop(o[2].v) == 0, "%s", vgpu_strerror(o[2].v));
-    e2e_check(worst_ms < 2000, "a NOP of the attached VM took %llu ms", (unsigned long long)worst_ms);
+    /* One that waited for a registration took 6 s; a machine may be busy enough for a second. */
+    e2e_check(worst_ms < 4000 && rounds > 100, "an attached VM ran %llu NOPs, one of them in %llu ms",
+              (unsigned long long)rounds, (unsigned long long)worst_ms);
     e2e_check(e2e_executor_pid(&h, "A") == pid, "the executor was killed");
     e2e_shows("while others registered for %s ms, an attached VM ran %llu NOPs one by one, the slowest in %llu ms",
               REGISTER_MS, (unsigned long long)rounds, (unsigned long long)worst_ms);
@@ -421,7 +423,9 @@ static void slow_start(void)
             back = e2e_now_ms() - start_ms;
     }
     e2e_check(c.status == VGPU_OK && back >= 2000, "status %u after %llu ms", c.status, (unsigned long long)back);
-    e2e_check(worst_ms < 1000, "a NOP of pool A took %llu ms", (unsigned long long)worst_ms);
+    /* One that waited for the start took as long as it. */
+    e2e_check(worst_ms < 2000 && rounds > 100, "pool A ran %llu NOPs, one of them in %llu ms",
+              (unsigned long long)rounds, (unsigned long long)worst_ms);
     e2e_check(e2e_executor_pid(&h, "A") == pid_a, "pool A has a new executor");
     e2e_shows("pool A ran %llu NOPs one by one, the slowest in %llu ms, while pool B's executor took 3 s to start",
               (unsigned long long)rounds, (unsigned long long)worst_ms);
