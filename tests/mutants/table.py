@@ -195,6 +195,9 @@ MUTANTS = [
     ('programs-turn-lost', 'a turn that was stopped for somebody who then left is not taken up again',
      'pmd-gpu/programs/programs.c', '        if (p->turn_ends_ns == 0) /* who it was to make room for has left */\n'
      '            p->turn_ends_ns = turn_end(p);\n', '', 'pmd-gpu-programs', ['--filter', 'programs/a_turn_that*'], 'plain'),
+    ('programs-lost-time-free', 'what ran until its deadline is in no account', 'pmd-gpu/programs/programs.c',
+     '        vm->device_ns += ns;\n        if (vm->usage)\n            vgpu_count(vm->usage, ns);\n    }\n    for',
+     '        (void)ns;\n    }\n    for', 'pmd-gpu-programs', ['--filter', 'programs/deadline'], 'plain'),
     ('programs-no-credit-deadline', 'a worker that gives no room back has no deadline', 'pmd-gpu/programs/programs.c',
      '    if ((!vm->sent.head && !vm->full_since) || vm', '    if (!vm->sent.head || vm', 'pmd-gpu-programs',
      ['--filter', 'programs/a_worker_that_keeps*'], 'plain'),
