@@ -33,6 +33,7 @@
 #define FLIGHTS       1024u /* descriptors that may be outstanding */
 #define HANDLES       VGPU_HANDLE_MAX
 #define PLATFORM_NAME "vgpu"
+#define VGPU_PJRT_TEXT_BYTES 400u /* of what the host says about a failure */
 
 struct PJRT_Error {
     atomic_uint refs;
@@ -186,6 +187,8 @@ struct PJRT_Client {
     PJRT_Buffer *buffers;
     PJRT_LoadedExecutable *executables;
     uint64_t failures;
+    uint64_t told_of;                      /* the failure that `told` is about */
+    char told[VGPU_PJRT_TEXT_BYTES + 1];   /* what the host said last */
     bool down; /* that the host went away was noticed */
     uint64_t live_bytes, peak_bytes, allocations;
     struct PJRT_Device device, *devices[1];

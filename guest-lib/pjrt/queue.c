@@ -25,7 +25,6 @@
 #define PIECE_BYTES_MIN   (UINT64_C(64) << 10)
 #define COPY_LOCKED_BYTES (UINT64_C(64) << 10) /* more is copied without the lock */
 #define HEAD_BYTES        64u                  /* dimensions, before the data */
-#define TEXT_BYTES        400u
 #define HARVEST           32u
 #define SLICE_IDLE_MS     1000 /* between looks at a host that says nothing */
 #define SLICE_BUSY_MS     200
@@ -234,12 +233,12 @@ static bool worth_asking(const struct op *op)
 
 static void issue(PJRT_Client *c);
 
-/* The host said why, in `owned`. It tells about its last failure: where another one came since, that is of no use. */
+/* The host said why, of its last failure, and says it once: it may have been the answer to somebody else's question. */
 static void told(PJRT_Client *c, struct op *ask)
 {
     struct op *op = ask->about;
-    const char *text = ask->owned;
-    bool ours = !ask->status && op->failure == c->failures && text[0];
+    const char *text = c->told;
+    bool ours = op->failure == c->told_of && text[0];
 
     /* Where neither it nor the question is served, there is no process that could: it does not start. */
     bool nobody = op->status == VGPU_E_BACKEND && ask->status == VGPU_E_BACKEND;
@@ -274,7 +273,7 @@ static void op_end(PJRT_Client *c, struct op *op)
     } else if (worth_asking(op)) {
         struct op *ask = vgpu_pjrt_op_new(OP_ASK, 0);
         op->asked = true;
-        if (ask && (ask->owned = calloc(1, TEXT_BYTES + 1)) == NULL) {
+        if (ask && (ask->owned = calloc(1, VGPU_PJRT_TEXT_BYTES + 1)) == NULL) {
             vgpu_pjrt_op_free(ask);
             ask = NULL;
         }
@@ -543,12 +542,12 @@ static enum verdict issue_ask(PJRT_Client *c, struct op *op)
             return verdict;
         op->at = 1;
     }
-    verdict = room_for(c, op, TEXT_BYTES, &f);
+    verdict = room_for(c, op, VGPU_PJRT_TEXT_BYTES, &f);
     if (verdict != ISSUED)
         return verdict;
-    f->bytes = TEXT_BYTES;
+    f->bytes = VGPU_PJRT_TEXT_BYTES;
     struct vgpu_request r = {
-        .opcode = VGPU_OP_PROGRAM_INFO, .sub = VGPU_PROGRAM_ERROR, .dst = f->room, .n = TEXT_BYTES};
+        .opcode = VGPU_OP_PROGRAM_INFO, .sub = VGPU_PROGRAM_ERROR, .dst = f->room, .n = VGPU_PJRT_TEXT_BYTES};
     return send(c, f, &r);
 }
 
@@ -651,8 +650,13 @@ static void completed(PJRT_Client *c, const struct vgpu_completion *done)
     } else if (!done->status && (op->kind == OP_INFO || (op->kind == OP_ASK && f->at == 0))) {
         memcpy(op->kind == OP_INFO ? op->to : op->owned, f->room.host_ptr,
                done->value < f->bytes ? done->value : f->bytes);
+        if (op->kind == OP_ASK && *(const char *)op->owned) { /* about the last failure so far, whoever's question it was */
+            memcpy(c->told, op->owned, sizeof(c->told));
+            c->told_of = c->failures;
+        }
     }
-    c->failures += done->status != VGPU_OK; /* each replaces what the host would say about those before it */
+    /* Each replaces what the host would say about those before it, but for a tensor that was never made and is let go of. */
+    c->failures += done->status != VGPU_OK && op->kind != OP_FREE;
     flight_free(c, f);
     if (done->status == VGPU_E_LOST || done->status == VGPU_E_TIMEOUT)
         all_lost(c, done->status,

@@ -76,6 +76,8 @@ static uint16_t info(const struct vgpu_work *w, uint8_t *arena, uint64_t *value)
         const char *text = w->sub == VGPU_PROGRAM_HOST ? FAKE_ABOUT : f.error;
         *value = strlen(text);
         memcpy(arena + w->dst, text, *value < w->n ? *value : w->n);
+        if (w->sub == VGPU_PROGRAM_ERROR)
+            f.error[0] = '\0';
         return VGPU_OK;
     }
     if (!f.loaded[w->arg[0]])
@@ -168,7 +170,7 @@ uint16_t fake_program(const struct vgpu_work *w, uint8_t *arena, uint64_t *value
         return VGPU_OK;
     default:
         if (!t->there)
-            return say(VGPU_E_HANDLE, "there is no such tensor");
+            return VGPU_E_HANDLE; /* as a worker: nothing is said */
         tensor_end(handle);
         return VGPU_OK;
     }
