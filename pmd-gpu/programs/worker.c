@@ -6,6 +6,7 @@
  * where the executor itself does, it is not there.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -169,6 +170,19 @@ static int give_up(const char *policy, bool subprocess, char *text, size_t bytes
     return vgpu_sandbox_enter(&p, &report, err);
 }
 
+/* Where the host runs out of memory the kernel ends a process that serves one VM, not one that serves many. If it may not be
+ * said, it is not. */
+static void first_to_go(void)
+{
+    int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+
+    if (fd < 0)
+        return;
+    ssize_t ignored = write(fd, "1000", 4);
+    (void)ignored;
+    close(fd);
+}
+
 int main(int argc, char **argv)
 {
     static struct worker w;
@@ -193,6 +207,7 @@ int main(int argc, char **argv)
         struct rlimit r = {limits[1] << 20, limits[1] << 20};
         setrlimit(RLIMIT_DATA, &r);
     }
+    first_to_go();
     char layers[1024] = "";
     if (give_up(argv[5], limits[3] != 0, layers, sizeof(layers), &err))
         fail(&w, err.text);

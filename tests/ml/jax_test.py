@@ -160,6 +160,9 @@ def survive(tally, runs):
         ready = app.stdout.readline().strip()
         killed = worker_of(runs.host.daemon.pid)
         for pid in killed:
+            with open(f'/proc/{pid}/oom_score_adj', encoding='ascii') as f:
+                tally.check(f.read().strip() == '1000', 'the worker is the first to go where memory runs out')
+        for pid in killed:
             os.kill(pid, signal.SIGKILL)
         until = time.monotonic() + 30
         while any(os.path.exists(f'/proc/{pid}') for pid in killed) and time.monotonic() < until:
