@@ -50,7 +50,8 @@ static int share_error(const struct xen_guest *g, int code, struct vgpu_err *err
         return vgpu_err_set(err, ENOSPC,
                             "cannot grant %" PRIu64 " pages: %s; ask for a smaller arena, raise the parameter limit of "
                             "xen-gntalloc (now %" PRIu64 " pages, all programs together), or this domain's max_grant_frames (512 "
-                            "pages each) and Xen's gnttab_max_frames",
+                            "pages each) and Xen's gnttab_max_frames; where a smaller arena had worked before, load xen-gntalloc "
+                            "again: Linux 6.1's counts wrongly after a request that it could not fulfil",
                             pages, strerror(code), limit);
     return vgpu_err_set(err, code, "cannot grant %" PRIu64 " pages: %s", pages, strerror(code));
 }
