@@ -69,8 +69,8 @@ PROCESSES = {'unit': 4, 'ctl': 4, 'e2e': 4, 'conformance': 3}
 SLICE_S = {'fuzz': 30, 'kill': 40}
 SLICE_DEFAULT_S = 60
 CAMPAIGN_S = {'fuzz': 600, 'hostile': 1200, 'kill': 1200}
-SUITE_LIMIT_S = {'xen-more': 3600, 'xen-cycles': 3600, 'gpu': 3600, 'ml': 3600, 'asan-full': 3600, 'tsan-full': 3600,
-                 'mutants': 7200, 'fuzz': 7200, 'hostile': 7200, 'kill': 7200}
+SUITE_LIMIT_S = {'xen-ten': 1800, 'xen-more': 3600, 'xen-cycles': 3600, 'gpu': 3600, 'ml': 3600, 'asan-full': 3600,
+                 'tsan-full': 3600, 'mutants': 7200, 'fuzz': 7200, 'hostile': 7200, 'kill': 7200}
 SUITE_LIMIT_DEFAULT_S = 1500
 
 

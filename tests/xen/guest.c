@@ -70,6 +70,9 @@ static struct vgpu *open_with(uint64_t spin_ns, uint64_t arena_bytes)
     exit(3);
 }
 
+/* Between two looks at a file: ten domains that wait must leave two emulated processors to those that work. */
+#define LOOK_MS 200
+
 static bool there(const char *path)
 {
     return access(path, F_OK) == 0;
@@ -157,7 +160,7 @@ static int run_order(unsigned n, const char *dir)
     touch(dir, "attached");
     snprintf(path, sizeof(path), "%s/go", dir);
     while (!there(path))
-        e2e_sleep_ms(50);
+        e2e_sleep_ms(LOOK_MS);
     for (unsigned i = 0; i < n; i++)
         e2e_check(vgpu_submit(v, &nop, NULL) == 0, "%s", vgpu_strerror(v));
     touch(dir, "submitted");
@@ -199,7 +202,7 @@ static int run_cycles(unsigned n)
 /* A shell's loop starts a program for each look, and ten of those leave an emulated machine no time for anything else. */
 static int run_await(char **files)
 {
-    for (;; e2e_sleep_ms(50))
+    for (;; e2e_sleep_ms(LOOK_MS))
         for (char **file = files; *file; file++)
             if (there(*file)) {
                 printf("%s\n", *file);

@@ -32,7 +32,7 @@ BOOTS_MAX = 3
 # suite: [(parts, seconds that they may take, options of Lab.boot)]: one boot each. Limits are for a machine that is busy.
 SUITES = {
     'xen': [(['start', 'precheck', 'work', 'walls', 'hostile', 'leaks', 'life', 'quiet'], 1200, {})],
-    'xen-ten': [(['ten'], 1200, {'memory_mib': 2800})],
+    'xen-ten': [(['ten'], 1500, {'memory_mib': 2800})],
     'xen-more': [
         (['start', 'work', 'limits', 'plug', 'save'], 1200,
          {'dom0_mib': 1100, 'memory_mib': 1800, 'xen': 'gnttab_max_maptrack_frames=8'}),
