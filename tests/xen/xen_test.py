@@ -35,7 +35,7 @@ SUITES = {
     'xen-ten': [(['ten'], 1500, {'memory_mib': 2800})],
     'xen-more': [
         (['start', 'work', 'limits', 'plug', 'save'], 1200,
-         {'dom0_mib': 1100, 'memory_mib': 1800, 'xen': 'gnttab_max_maptrack_frames=8'}),
+         {'dom0_mib': 1100, 'memory_mib': 1800, 'xen': 'gnttab_max_maptrack_frames=16'}),
         (['start', 'work', 'walls'], 1200, PVH),
     ],
     'xen-cycles': [(['start', 'work', 'leaks', 'cycles'], 3000, {'arguments': 'lab.cycles=50 lab.attaches=50'})],
