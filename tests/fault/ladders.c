@@ -93,6 +93,56 @@ static void attach_and_leave(const struct e2e_host *h)
     raw_close(&g);
 }
 
+static off_t log_bytes(const struct e2e_host *h)
+{
+    char path[2 * E2E_PATH_BYTES];
+    struct stat st;
+
+    snprintf(path, sizeof(path), "%s/vgpud.log", h->dir);
+    return stat(path, &st) ? 0 : st.st_size;
+}
+
+/* Does the log say this behind `from`? */
+static bool log_says(const struct e2e_host *h, off_t from, const char *what)
+{
+    char path[2 * E2E_PATH_BYTES], text[16384] = "";
+
+    snprintf(path, sizeof(path), "%s/vgpud.log", h->dir);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd >= 0 ? pread(fd, text, sizeof(text) - 1, from) : 0;
+    close(fd);
+    text[n > 0 ? n : 0] = 0;
+    return strstr(text, what) != NULL;
+}
+
+static struct raw_guest leaver;
+
+static void leave_prepare(const struct e2e_host *h)
+{
+    for (int i = 0; i < 500; i++) { /* the one before it may not have left yet */
+        raw_connect(&leaver, h, 1);
+        int fd = raw_region(&leaver, 0, RAW_SEALS_GOOD);
+        bool there = raw_hello(&leaver) == 0 && raw_attach(&leaver, leaver.header.region_bytes, &fd, 1) == 0;
+        close(fd);
+        if (there)
+            return;
+        raw_close(&leaver);
+        e2e_sleep_ms(10);
+    }
+    e2e_check(false, "VM 1 cannot attach: %s", leaver.error.text);
+}
+
+/* A guest that ends, while vgpud lets go of it. */
+static void leave(const struct e2e_host *h)
+{
+    off_t from = log_bytes(h);
+
+    raw_close(&leaver);
+    for (int i = 0; i < 1000 && e2e_host_alive(h) && !log_says(h, from, "VM 1 detached"); i++)
+        e2e_sleep_ms(1);
+    e2e_sleep_ms(5); /* what is let go of after that line */
+}
+
 static char answer[65536]; /* the last one, as far as it is read */
 
 /* One request; an answer or a closed connection, within the time that a client would wait. */
@@ -165,28 +215,6 @@ static pid_t executor;
 static void executor_find(const struct e2e_host *h)
 {
     e2e_eventually((executor = e2e_executor_pid(h, "A")) > 0, "pool A stays down");
-}
-
-static off_t log_bytes(const struct e2e_host *h)
-{
-    char path[2 * E2E_PATH_BYTES];
-    struct stat st;
-
-    snprintf(path, sizeof(path), "%s/vgpud.log", h->dir);
-    return stat(path, &st) ? 0 : st.st_size;
-}
-
-/* Does the log say this behind `from`? */
-static bool log_says(const struct e2e_host *h, off_t from, const char *what)
-{
-    char path[2 * E2E_PATH_BYTES], text[16384] = "";
-
-    snprintf(path, sizeof(path), "%s/vgpud.log", h->dir);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    ssize_t n = fd >= 0 ? pread(fd, text, sizeof(text) - 1, from) : 0;
-    close(fd);
-    text[n > 0 ? n : 0] = 0;
-    return strstr(text, what) != NULL;
 }
 
 static void executor_again(const struct e2e_host *h)
@@ -263,6 +291,15 @@ static void attach(void)
 
     running_host(&h, "vgpud", false);
     each_call(&h, "attach", nothing, attach_and_leave, MOST_CALLS);
+    host_stop(&h);
+}
+
+static void leaving(void)
+{
+    struct e2e_host h;
+
+    running_host(&h, "vgpud", false);
+    each_call(&h, "leaving", leave_prepare, leave, MOST_CALLS);
     host_stop(&h);
 }
 
@@ -365,7 +402,8 @@ static void start_in_process(void)
 }
 
 static const struct e2e_test tests[] = {
-    {"attach", attach, 1800},       {"control", control, 1800},
+    {"attach", attach, 1800},       {"leaving", leaving, 1800},
+    {"control", control, 1800},
     {"trace", trace, 1800},         {"executors", executors, 1800},
     {"executor_itself", executor_itself, 1800}, {"start", start, 3600},
     {"start_in_process", start_in_process, 3600},
