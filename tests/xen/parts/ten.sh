@@ -65,29 +65,43 @@ check large-vectors "$REPLY" [ $? -eq 0 ]
 # All queue up while the devices stand still: their executors are stopped, and go on when everything was accepted. EACH is
 # less than a quarter of the ring.
 EACH=200
-all 60 "rm -rf /tmp/o; mkdir /tmp/o
-    (vgpu-lab-guest order $EACH /tmp/o >/tmp/o/out 2>&1; echo \$? >/tmp/o/status) </dev/null >/dev/null 2>&1 &"
-all 120 'vgpu-lab-guest await /tmp/o/attached /tmp/o/status; cat /tmp/o/out; [ -e /tmp/o/attached ]'
-check order-attached "ten at once${WRONG:+; wrong:$WRONG}" [ -z "$WRONG" ]
 vms() { $CTL stats --json | sed 's/{"vm_id"/\n&/g' | sed -n 's/^{"vm_id": *\([0-9]*\),.*"accepted": *\([0-9]*\).*/\1 \2/p'; }
-vms >/tmp/accepted.before
-executors=$(pidof vgpu-exec)
-kill -STOP $executors
-# Low first, so that an order of arrival would be another one.
-for priority in low medium high; do
-    for name in $(awk -v p=$priority '$3 == p { print $1 }' /tmp/plan); do guest_start "$name" 'touch /tmp/o/go
-        vgpu-lab-guest await /tmp/o/submitted /tmp/o/status'; done
-    for name in $(awk -v p=$priority '$3 == p { print $1 }' /tmp/plan); do guest_wait "$name" 60; done
-done
 all_accepted() {
     vms >/tmp/accepted
     awk -v each=$EACH 'NR == FNR { b[$1] = $2; next } $2 - b[$1] == each { n++ } END { exit n != 10 }' \
         /tmp/accepted.before /tmp/accepted
 }
-check order-queued "$EACH of each were accepted while both executors stood still" wait_until 60 all_accepted
-kill -CONT $executors
-all 120 'vgpu-lab-guest await /tmp/o/status; tail -n 1 /tmp/o/out; exit $(cat /tmp/o/status)'
-check order-completed "each of them once, all well${WRONG:+; wrong:$WRONG}" [ -z "$WRONG" ]
+order_round() { # sets ATTACHED, QUEUED, COMPLETED: who did not; 1: the executors did not live through it
+    local executors name priority
+    all 60 "rm -rf /tmp/o; mkdir /tmp/o
+        (vgpu-lab-guest order $EACH /tmp/o >/tmp/o/out 2>&1; echo \$? >/tmp/o/status) </dev/null >/dev/null 2>&1 &"
+    all 120 'vgpu-lab-guest await /tmp/o/attached /tmp/o/status; cat /tmp/o/out; [ -e /tmp/o/attached ]'
+    ATTACHED=$WRONG
+    vms >/tmp/accepted.before
+    executors=$(pidof vgpu-exec)
+    kill -STOP $executors
+    # Low first, so that an order of arrival would be another one.
+    for priority in low medium high; do
+        for name in $(awk -v p=$priority '$3 == p { print $1 }' /tmp/plan); do guest_start "$name" 'touch /tmp/o/go
+            vgpu-lab-guest await /tmp/o/submitted /tmp/o/status'; done
+        for name in $(awk -v p=$priority '$3 == p { print $1 }' /tmp/plan); do guest_wait "$name" 60; done
+    done
+    wait_until 60 all_accepted
+    QUEUED=$?
+    kill -CONT $executors
+    all 120 'vgpu-lab-guest await /tmp/o/status; tail -n 1 /tmp/o/out; exit $(cat /tmp/o/status)'
+    COMPLETED=$WRONG
+    [ "$(pidof vgpu-exec)" = "$executors" ]
+}
+# vgpud ends an executor that does not answer for half a minute; on a crowded machine all this may take longer.
+round=1
+until order_round || [ $round -eq 3 ]; do
+    info order "round $round took so long that vgpud gave up the executors that stood still; again"
+    round=$((round + 1))
+done
+check order-attached "ten at once${ATTACHED:+; wrong:$ATTACHED}" [ -z "$ATTACHED" ]
+check order-queued "$EACH of each were accepted while both executors stood still, round $round" [ $QUEUED -eq 0 ]
+check order-completed "each of them once, all well${COMPLETED:+; wrong:$COMPLETED}" [ -z "$COMPLETED" ]
 mark ordered
 # By sequence numbers of execution; each executor, so each pool, has its own. A guest's first and last are its answer.
 last() { # POOL PRIORITY: the last of these
