@@ -157,6 +157,17 @@ Test(cuda_open, a_resident_kernel_whose_end_nobody_would_see_loses_the_device)
     _exit(0); /* as vgpu-exec does: a lost device gives nothing back */
 }
 
+/* copies: arenas are reached through them. One is registered where the machine has a huge page for it, else allocated. */
+static void usage(bool copies, struct vgpu_fake_usage *u)
+{
+    vgpu_fake_usage(u);
+    if (!copies)
+        return;
+    u->allocations += u->registrations;
+    u->registrations = 0;
+    u->pinned_bytes = u->registered_bytes = 0;
+}
+
 Test(cuda_open, region_del_and_close_leave_nothing)
 {
     const char *const ways[] = {"engine=resident,park_ms=0", "engine=stream", "engine=resident,park_ms=0,register=0"};
@@ -168,12 +179,12 @@ Test(cuda_open, region_del_and_close_leave_nothing)
         snprintf(options, sizeof(options), FAKE ",%s", ways[i]);
         struct device *d = device_open(options);
         chains_run(d);
-        vgpu_fake_usage(&first);
+        usage(i == 2, &first);
         cr_assert_eq(first.registrations, i == 2 ? 0 : VMS);
         for (int round = 0; round < 5; round++) {
             for (uint32_t vm = 0; vm < VMS; vm++)
                 ops->region_del(d->b, vm);
-            vgpu_fake_usage(&u);
+            usage(i == 2, &u);
             cr_assert_eq(u.registrations, 0);
             cr_assert(i != 2 || first.allocations - u.allocations == VMS);
             /* Workers that ran run again, without anyone asking. */
@@ -183,7 +194,7 @@ Test(cuda_open, region_del_and_close_leave_nothing)
                 for (int twice = 0; twice < 2; twice++)
                     cr_assert_eq(ops->region_add(d->b, vm, d->words[vm], ARENA_BYTES, -1, 0, &err), 0, "%s", err.text);
             chains_run(d);
-            vgpu_fake_usage(&u);
+            usage(i == 2, &u);
             cr_assert_eq(memcmp(&first, &u, sizeof(u)), 0, "%s: memory has changed", ways[i]);
         }
         ops->close(d->b); /* regions and all */
