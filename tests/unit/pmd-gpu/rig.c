@@ -150,14 +150,15 @@ uint32_t rig_poll(struct rig *r, uint32_t max)
     return n;
 }
 
-/* Beside a virtual machine that has both CPUs at a better nice value, a minute was too short. */
-#define LOST_NS UINT64_C(180000000000)
+#define LOST_NS UINT64_C(180000000000) /* longer than the deadline of the device (subjects.c) */
 
 static void poll_some(struct rig *r)
 {
     uint64_t start = vgpu_now_ns();
 
     for (uint32_t empty = 1; rig_poll(r, 64) == 0; empty++) {
+        CHECK(empty % 256 || !r->ops->lost || !r->ops->lost(r->b), "the device is lost: %s",
+              r->ops->lost_reason ? r->ops->lost_reason(r->b) : "");
         CHECK(vgpu_now_ns() - start < LOST_NS, "%u in flight and no completion for three minutes", r->in_flight);
         if (r->s->asynchronous && empty % 256 == 0)
             sched_yield(); /* the device may be a thread of this machine */
