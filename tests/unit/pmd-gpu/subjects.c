@@ -9,8 +9,9 @@
 /* An asynchronous device: completions come when they come, in the order of submit for each VM alone. Its deadline is long: what
  * stands for the device may be a thread that a crowded machine keeps from its CPU for longer than the default's ten seconds. */
 #define CUDA(engine, more, number)                                                                                     \
-    .backend = "cuda", .options = "deadline_ms=90000,engine=" engine more, .options_from = "VGPU_TEST_CUDA_OPTIONS", .computes = true,   \
-    .serves_debug = true, .asynchronous = true, .random_ops = 100000, .region_rounds = 300, .seed = SEED + (number)
+    .backend = "cuda", .options = "deadline_ms=90000,engine=" engine more, .options_from = "VGPU_TEST_CUDA_OPTIONS",   \
+    .computes = true, .serves_debug = true, .asynchronous = true, .random_ops = 100000, .region_rounds = 300,          \
+    .seed = SEED + (number)
 
 const struct conformance_subject conformance_subjects[] = {
     {.name = "null",
