@@ -268,13 +268,6 @@ static uint64_t execute_spin(const struct vgpu *v)
     return v->program_wait_ns < VGPU_PROGRAM_BUSY_WAIT_NS ? 2 * VGPU_PROGRAM_BUSY_WAIT_NS : VGPU_PROGRAM_SPIN_NS_DEFAULT;
 }
 
-static void execute_took(struct vgpu *v, uint64_t ns)
-{
-    uint64_t most = 4 * VGPU_PROGRAM_BUSY_WAIT_NS; /* one that was slow is forgotten after a few */
-
-    v->program_wait_ns = v->program_wait_ns - v->program_wait_ns / 4 + (ns < most ? ns : most) / 4;
-}
-
 int vgpu_program_execute(struct vgpu *v, const struct vgpu_program *p, const struct vgpu_tensor *const *in,
                          uint32_t n_in, struct vgpu_tensor *out)
 {
@@ -292,7 +285,7 @@ int vgpu_program_execute(struct vgpu *v, const struct vgpu_program *p, const str
         v->spin_ns = execute_spin(v);
         uint64_t from = vgpu_now_ns();
         rc = run(v, &r);
-        execute_took(v, vgpu_now_ns() - from);
+        v->program_wait_ns = vgpu_average_ns(v->program_wait_ns, vgpu_now_ns() - from, 4 * VGPU_PROGRAM_BUSY_WAIT_NS);
         v->spin_ns = spin_ns;
         for (uint32_t i = 0; rc && i < p->outputs; i++)
             vgpu_tensor_forget(v, &out[i]);

@@ -14,6 +14,12 @@
 #include <x86intrin.h>
 #endif
 
+/* A moving average, of which the newest sample is a quarter. A sample counts as most_ns at most: a slow one is soon forgotten. */
+static inline uint64_t vgpu_average_ns(uint64_t average_ns, uint64_t sample_ns, uint64_t most_ns)
+{
+    return average_ns - average_ns / 4 + (sample_ns < most_ns ? sample_ns : most_ns) / 4;
+}
+
 static inline uint64_t vgpu_now_ns(void)
 {
     struct timespec ts;

@@ -716,8 +716,8 @@ static bool harvest(PJRT_Client *c)
     if (c->v->link == VGPU_LINK_UP)
         c->down = false;
     if (n) { /* how long work takes here decides how long polling for it is worth it */
-        uint64_t now = vgpu_now_ns(), gap = now - c->since_ns < 4 * BUSY_SPIN_NS ? now - c->since_ns : 4 * BUSY_SPIN_NS;
-        c->gap_ns = c->gap_ns - c->gap_ns / 4 + gap / 4;
+        uint64_t now = vgpu_now_ns();
+        c->gap_ns = vgpu_average_ns(c->gap_ns, now - c->since_ns, 4 * BUSY_SPIN_NS);
         c->since_ns = now;
     }
     take_out(c, done, n);

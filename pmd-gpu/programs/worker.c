@@ -73,8 +73,7 @@ static bool answer(struct worker *w)
     if (w->answered == w->taken || !vgpu_load_acquire(&item->done)) /* R1 pairs with R1 in worker_item_done() */
         return false;
     worker_end(w, item);
-    uint64_t took = vgpu_now_ns() - item->taken_ns;
-    w->wait_ns = w->wait_ns - w->wait_ns / 4 + (took < 2 * BUSY_SPIN_NS ? took : 2 * BUSY_SPIN_NS) / 4;
+    w->wait_ns = vgpu_average_ns(w->wait_ns, vgpu_now_ns() - item->taken_ns, 2 * BUSY_SPIN_NS);
     struct vgpu_worker_reply r = {.status = item->status, .value = item->value, .device_ns = item->device_ns};
     while (vgpu_prod_push(&w->rep, (const struct vgpu_slot *)&r, 1) != 1)
         vgpu_pause(); /* there is a slot for each request without a reply */
